@@ -1,0 +1,47 @@
+package signer
+
+import (
+	"encoding/binary"
+	"fmt"
+	"io"
+	"time"
+)
+
+const (
+	externalIDRandom  = 19 // digits, so 32 in all, after the 13 of the time in milliseconds
+	externalIDLongest = 36 // what DOKU takes; that it be numeric is the standard's word
+)
+
+// ExternalID returns a new X-EXTERNAL-ID: 32 digits, the time now in
+// milliseconds followed by 19 random ones read from random. Sidecars need not
+// agree on anything to stay apart: two ids made in the same millisecond are
+// equal once in 10^19, and ids made in different milliseconds never are. The
+// error is random's.
+func ExternalID(now time.Time, random io.Reader) (string, error) {
+	const space = uint64(1e19)
+	var b [8]byte
+	for {
+		if _, err := io.ReadFull(random, b[:]); err != nil {
+			return "", fmt.Errorf("making external id: %w", err)
+		}
+		// Numbers beyond the largest multiple of the space are drawn again, so
+		// that all ids are equally likely. 10^19 fits once into 64 bits.
+		if n := binary.BigEndian.Uint64(b[:]); n < space {
+			return fmt.Sprintf("%013d%0*d", now.UnixMilli(), externalIDRandom, n), nil
+		}
+	}
+}
+
+// ValidExternalID reports whether id may be sent as X-EXTERNAL-ID: 1 to 36
+// digits.
+func ValidExternalID(id string) bool {
+	if id == "" || len(id) > externalIDLongest {
+		return false
+	}
+	for i := range len(id) {
+		if id[i] < '0' || id[i] > '9' {
+			return false
+		}
+	}
+	return true
+}

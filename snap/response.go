@@ -1,0 +1,98 @@
+package snap
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strconv"
+)
+
+// Case is a case code: what went right or wrong, as the HTTP status together
+// with the two digits that tell cases of one status apart.
+type Case struct {
+	Status  int    // HTTP status
+	Number  int    // 0 to 99
+	Message string // the standard's wording; some cases take a detail in brackets
+}
+
+// The cases that the sidecar answers with. The wording is the standard's
+// ("HTTP Status and Case Code" on DOKU's pages); callers are told to look at
+// the code only.
+var (
+	Successful         = Case{http.StatusOK, 0, "Successful"}
+	BadRequest         = Case{http.StatusBadRequest, 0, "Bad Request"}
+	InvalidFieldFormat = Case{http.StatusBadRequest, 1, "Invalid Field Format"}
+	InvalidMandatory   = Case{http.StatusBadRequest, 2, "Invalid Mandatory Field"}
+	Unauthorized       = Case{http.StatusUnauthorized, 0, "Unauthorized. [Signature]"}
+	UnknownClient      = Case{http.StatusUnauthorized, 0, "Unauthorized. [Unknown client]"}
+	InvalidToken       = Case{http.StatusUnauthorized, 1, "Invalid Token (B2B)"}
+	NotFound           = Case{http.StatusNotFound, 0, "Not Found"}
+	MethodNotAllowed   = Case{http.StatusMethodNotAllowed, 0, "Requested Function Is Not Supported"}
+	RequestTimeout     = Case{http.StatusRequestTimeout, 0, "Request Timeout"}
+	Conflict           = Case{http.StatusConflict, 0, "Conflict"}
+	BodyTooLarge       = Case{http.StatusRequestEntityTooLarge, 0, "Request Entity Too Large"}
+	GeneralError       = Case{http.StatusInternalServerError, 0, "General Error"}
+	ExternalError      = Case{http.StatusInternalServerError, 2, "External Server Error"}
+	Unavailable        = Case{http.StatusServiceUnavailable, 0, "Service Unavailable"}
+	Timeout            = Case{http.StatusGatewayTimeout, 0, "Timeout"}
+)
+
+// With returns c with a detail behind its message, such as the field's name
+// in "Invalid Mandatory Field X-TIMESTAMP".
+func (c Case) With(detail string) Case {
+	c.Message += " " + detail
+	return c
+}
+
+// Code returns the seven-digit response code of c for service: HTTP status,
+// service code, case number, such as "4012501".
+func (c Case) Code(service Service) string {
+	return fmt.Sprintf("%03d%s%02d", c.Status, service, c.Number)
+}
+
+// Answer is the body of a SNAP response that carries nothing but its outcome.
+type Answer struct {
+	ResponseCode    string `json:"responseCode"`
+	ResponseMessage string `json:"responseMessage"`
+}
+
+// Answer returns the body that tells c to a caller of service.
+func (c Case) Answer(service Service) []byte {
+	body, err := json.Marshal(Answer{c.Code(service), c.Message})
+	if err != nil {
+		panic(err) // two strings always encode
+	}
+	return body
+}
+
+// ResponseCode is a response code as read from a body: DOKU's documents show
+// it as a string, and in places as a number.
+type ResponseCode string
+
+// UnmarshalJSON accepts a JSON string or a number.
+func (c *ResponseCode) UnmarshalJSON(data []byte) error {
+	var n json.Number
+	if err := json.Unmarshal(data, &n); err == nil {
+		*c = ResponseCode(n)
+		return nil
+	}
+	var s string
+	if err := json.Unmarshal(data, &s); err != nil {
+		return fmt.Errorf("response code: expected a string or a number: %w", err)
+	}
+	*c = ResponseCode(s)
+	return nil
+}
+
+// Case returns the HTTP status and case number in c, and false if c is not
+// seven digits.
+func (c ResponseCode) Case() (status, number int, ok bool) {
+	if len(c) != 7 {
+		return 0, 0, false
+	}
+	n, err := strconv.ParseUint(string(c), 10, 32)
+	if err != nil {
+		return 0, 0, false
+	}
+	return int(n / 10000), int(n % 100), true
+}

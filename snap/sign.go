@@ -1,0 +1,52 @@
+package snap
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+)
+
+// The headers of a SNAP call, spelled as the standard spells them. HTTP
+// compares header names without regard to case.
+const (
+	HeaderTimestamp     = "X-TIMESTAMP"
+	HeaderSignature     = "X-SIGNATURE"
+	HeaderPartnerID     = "X-PARTNER-ID"
+	HeaderExternalID    = "X-EXTERNAL-ID"
+	HeaderChannelID     = "CHANNEL-ID"
+	HeaderClientKey     = "X-CLIENT-KEY"
+	HeaderAuthorization = "Authorization"
+)
+
+// Digest returns the SHA-256 of body, which enters the string to sign in
+// lower-case hexadecimal. It hashes body as it is: minify or canonicalize it
+// first. An absent body is the empty string.
+func Digest(body []byte) [sha256.Size]byte {
+	return sha256.Sum256(body)
+}
+
+// AppendStringToSign appends the string to sign of the symmetric signature
+// and returns the extended slice (DOKU, "Symmetric Signature"):
+//
+//	method ":" target ":" token ":" lower(hex(digest)) ":" timestamp
+//
+// method is the HTTP method in upper case; target the path with its query, as
+// on the request line, without scheme and host; token the B2B token without
+// "Bearer "; timestamp the X-TIMESTAMP header to the byte.
+func AppendStringToSign(dst []byte, method, target, token string, digest [sha256.Size]byte, timestamp string) []byte {
+	dst = append(dst, method...)
+	dst = append(dst, ':')
+	dst = append(dst, target...)
+	dst = append(dst, ':')
+	dst = append(dst, token...)
+	dst = append(dst, ':')
+	dst = hex.AppendEncode(dst, digest[:])
+	dst = append(dst, ':')
+	return append(dst, timestamp...)
+}
+
+// TokenStringToSign returns the string to sign of a token request, which is
+// signed asymmetrically (DOKU, "Asymmetric Signature"): the client id and
+// X-TIMESTAMP with a "|" between them. The body of a token request is not signed.
+func TokenStringToSign(clientID, timestamp string) string {
+	return clientID + "|" + timestamp
+}

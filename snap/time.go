@@ -1,0 +1,57 @@
+package snap
+
+import (
+	"errors"
+	"fmt"
+	"time"
+)
+
+// WIB is Western Indonesian Time, UTC+7 all year: the zone of DOKU's days. An
+// X-EXTERNAL-ID must be unique within one WIB day.
+var WIB = time.FixedZone("WIB", 7*60*60)
+
+// ErrTimestamp is returned for an X-TIMESTAMP that is not of the form that
+// [ParseTimestamp] accepts.
+var ErrTimestamp = errors.New("invalid timestamp")
+
+const timestampLayout = "2006-01-02T15:04:05-07:00"
+
+// Timestamp returns t as an X-TIMESTAMP: whole seconds with the offset of
+// WIB, such as "2024-03-26T16:01:41+07:00". DOKU's pages show this form and
+// "Z"; both are in use.
+func Timestamp(t time.Time) string {
+	return t.In(WIB).Format(timestampLayout)
+}
+
+// ParseTimestamp reads an X-TIMESTAMP: RFC 3339 with "T", seconds, an optional
+// fraction after a point, and "Z" or an offset. It is for judging the age of a
+// call only; what is signed is always the header's own text. The error wraps
+// [ErrTimestamp].
+func ParseTimestamp(s string) (time.Time, error) {
+	const shortest, longest = len("2006-01-02T15:04:05Z"), len("2006-01-02T15:04:05.123456789+07:00")
+	if len(s) < shortest || len(s) > longest {
+		return time.Time{}, fmt.Errorf("%w: expected %d to %d characters such as 2024-03-26T16:01:41+07:00, found %d",
+			ErrTimestamp, shortest, longest, len(s))
+	}
+	// time.Parse takes a comma before the fraction and a lower-case offset is
+	// refused by it already; RFC 3339 knows the point only.
+	if s[19] == ',' {
+		return time.Time{}, fmt.Errorf("%w: a comma before the fraction", ErrTimestamp)
+	}
+	t, err := time.Parse(time.RFC3339, s)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("%w: expected a form such as 2024-03-26T16:01:41+07:00, found %q", ErrTimestamp, s)
+	}
+	return t, nil
+}
+
+// Day returns the WIB day of t, such as "2024-03-26".
+func Day(t time.Time) string {
+	return t.In(WIB).Format(time.DateOnly)
+}
+
+// DayEnd returns the first instant of the WIB day after that of t.
+func DayEnd(t time.Time) time.Time {
+	year, month, day := t.In(WIB).Date()
+	return time.Date(year, month, day+1, 0, 0, 0, 0, WIB)
+}
