@@ -1,12 +1,14 @@
+// Command caddy is Caddy with this module, for `go build` and debuggers.
+// Releases are built by xcaddy.sh.
 package main
 
 import (
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
-
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
-	_ "github.com/golang-jwt/jwt/v5"
-	_ "github.com/hashicorp/go-retryablehttp"
-	_ "github.com/patrickmn/go-cache"
+
+	_ "github.com/caddy-doku/caddy-doku/caddymodule"
 )
 
-func main() { caddycmd.Main() }
+func main() {
+	caddycmd.Main()
+}

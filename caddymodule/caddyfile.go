@@ -1,0 +1,326 @@
+package caddymodule
+
+import (
+	"encoding/json"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+	"github.com/dustin/go-humanize"
+)
+
+func init() {
+	httpcaddyfile.RegisterGlobalOption("doku", parseApp)
+	httpcaddyfile.RegisterDirective("doku_sign", parseSign)
+	httpcaddyfile.RegisterHandlerDirective("doku_token", parseToken)
+	httpcaddyfile.RegisterHandlerDirective("doku_verify", parseVerify)
+	httpcaddyfile.RegisterDirectiveOrder("doku_token", httpcaddyfile.Before, "reverse_proxy")
+	httpcaddyfile.RegisterDirectiveOrder("doku_verify", httpcaddyfile.Before, "reverse_proxy")
+	httpcaddyfile.RegisterDirectiveOrder("doku_sign", httpcaddyfile.Before, "reverse_proxy")
+}
+
+func parseApp(d *caddyfile.Dispenser, existing any) (any, error) {
+	if existing != nil {
+		return nil, d.Err("the global option doku is already specified; write all accounts in one block")
+	}
+	app := new(App)
+	if err := app.UnmarshalCaddyfile(d); err != nil {
+		return nil, err
+	}
+	return httpcaddyfile.App{Name: "doku", Value: caddyconfig.JSON(app, nil)}, nil
+}
+
+// UnmarshalCaddyfile sets up the app from Caddyfile tokens. Syntax:
+//
+//	doku {
+//		environment sandbox|production|<base_url>
+//		account [<name>] {
+//			client_id          <id>
+//			secret_key         <key> [<previous>...]
+//			private_key        <path>|<key>
+//			passphrase         <passphrase>
+//			doku_public_key    <path>|<key> [<another>...]
+//			inbound_client_key <key>
+//			inbound_partner_id <id>
+//		}
+//	}
+func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // consume the option's name
+	if d.NextArg() {
+		return d.ArgErr()
+	}
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		switch d.Val() {
+		case "environment":
+			if err := once(d, &a.Environment); err != nil {
+				return err
+			}
+		case "account":
+			account := new(Account)
+			if err := account.UnmarshalCaddyfile(d); err != nil {
+				return err
+			}
+			a.Accounts = append(a.Accounts, account)
+		default:
+			return unknown(d, "environment", "account")
+		}
+	}
+	return nil
+}
+
+// UnmarshalCaddyfile sets up an account from Caddyfile tokens; the syntax is
+// part of [App.UnmarshalCaddyfile]'s.
+func (a *Account) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	if d.NextArg() {
+		a.Name = d.Val()
+	}
+	if d.NextArg() {
+		return d.ArgErr()
+	}
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		var err error
+		switch d.Val() {
+		case "client_id":
+			err = once(d, &a.ClientID)
+		case "secret_key":
+			err = several(d, &a.SecretKeys)
+		case "private_key":
+			err = once(d, &a.PrivateKey)
+		case "passphrase":
+			err = once(d, &a.Passphrase)
+		case "doku_public_key":
+			err = several(d, &a.DOKUPublicKeys)
+		case "inbound_client_key":
+			err = once(d, &a.InboundClientKey)
+		case "inbound_partner_id":
+			err = once(d, &a.InboundPartnerID)
+		default:
+			err = unknown(d, "client_id", "secret_key", "private_key", "passphrase", "doku_public_key", "inbound_client_key", "inbound_partner_id")
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// parseSign sets up the handler doku_sign and, behind it, the proxy to DOKU:
+//
+//	doku_sign [<matcher>] { … }
+//
+// is the same as
+//
+//	reverse_proxy [<matcher>] {
+//		dynamic doku
+//		transport doku
+//	}
+//
+// with the handler doku_sign in front.
+func parseSign(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
+	if !h.Next() {
+		return nil, h.ArgErr()
+	}
+	matcher, err := h.ExtractMatcherSet()
+	if err != nil {
+		return nil, err
+	}
+	sign := new(Sign)
+	if err := sign.UnmarshalCaddyfile(h.Dispenser); err != nil {
+		return nil, err
+	}
+	proxy := &reverseproxy.Handler{
+		TransportRaw:        caddyconfig.JSONModuleObject(struct{}{}, "protocol", "doku", nil),
+		DynamicUpstreamsRaw: caddyconfig.JSONModuleObject(struct{}{}, "source", "doku", nil),
+	}
+	route := caddyhttp.Route{
+		HandlersRaw: []json.RawMessage{
+			caddyconfig.JSONModuleObject(sign, "handler", "doku_sign", nil),
+			caddyconfig.JSONModuleObject(proxy, "handler", "reverse_proxy", nil),
+		},
+	}
+	if matcher != nil {
+		route.MatcherSetsRaw = []caddy.ModuleMap{matcher}
+	}
+	return []httpcaddyfile.ConfigValue{{Class: "route", Value: route}}, nil
+}
+
+// UnmarshalCaddyfile sets up the handler from Caddyfile tokens. Syntax:
+//
+//	doku_sign [<matcher>] {
+//		account    <name>
+//		body       canonical|strict|minify
+//		max_body   <size>
+//		channel_id <id>
+//		timeout    <duration>
+//	}
+func (s *Sign) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	return block(d, func() error {
+		switch d.Val() {
+		case "account":
+			return once(d, &s.Account)
+		case "body":
+			return once(d, &s.Body)
+		case "max_body":
+			return size(d, &s.MaxBody)
+		case "channel_id":
+			return once(d, &s.ChannelID)
+		case "timeout":
+			return duration(d, &s.Timeout)
+		}
+		return unknown(d, "account", "body", "max_body", "channel_id", "timeout")
+	})
+}
+
+func parseToken(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+	t := new(Token)
+	return t, t.UnmarshalCaddyfile(h.Dispenser)
+}
+
+// UnmarshalCaddyfile sets up the handler from Caddyfile tokens. Syntax:
+//
+//	doku_token [<matcher>] {
+//		account <name>
+//	}
+func (t *Token) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // consume the directive's name
+	return block(d, func() error {
+		if d.Val() == "account" {
+			return once(d, &t.Account)
+		}
+		return unknown(d, "account")
+	})
+}
+
+func parseVerify(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+	v := new(Verify)
+	return v, v.UnmarshalCaddyfile(h.Dispenser)
+}
+
+// UnmarshalCaddyfile sets up the handler from Caddyfile tokens. Syntax:
+//
+//	doku_verify [<matcher>] {
+//		account  <name>
+//		service  <code>
+//		max_body <size>
+//		timeout  <duration>
+//	}
+func (v *Verify) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // consume the directive's name
+	return block(d, func() error {
+		switch d.Val() {
+		case "account":
+			return once(d, &v.Account)
+		case "service":
+			return once(d, &v.Service)
+		case "max_body":
+			return size(d, &v.MaxBody)
+		case "timeout":
+			return duration(d, &v.Timeout)
+		}
+		return unknown(d, "account", "service", "max_body", "timeout")
+	})
+}
+
+// UnmarshalCaddyfile sets up the transport from Caddyfile tokens: the
+// subdirectives of the http transport. Syntax:
+//
+//	transport doku {
+//		<options of the http transport...>
+//	}
+func (t *Transport) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	return t.HTTPTransport.UnmarshalCaddyfile(d)
+}
+
+// UnmarshalCaddyfile sets up the upstream source from Caddyfile tokens. Syntax:
+//
+//	dynamic doku
+func (u *Upstreams) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // consume the source's name
+	if d.NextArg() {
+		return d.ArgErr()
+	}
+	if d.NextBlock(0) {
+		return d.Errf("unexpected '%s': dynamic doku has no options", d.Val())
+	}
+	return nil
+}
+
+// block reads a directive without arguments, whose name has been consumed, and
+// calls option for each of its subdirectives.
+func block(d *caddyfile.Dispenser, option func() error) error {
+	if d.NextArg() {
+		return d.ArgErr()
+	}
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		if err := option(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// once reads the only argument of a subdirective that may be given once.
+func once(d *caddyfile.Dispenser, into *string) error {
+	name := d.Val()
+	if *into != "" {
+		return d.Errf("%s is already specified", name)
+	}
+	if !d.AllArgs(into) {
+		return d.ArgErr()
+	}
+	return nil
+}
+
+// several reads one or more arguments; the subdirective may be repeated.
+func several(d *caddyfile.Dispenser, into *[]string) error {
+	args := d.RemainingArgs()
+	if len(args) == 0 {
+		return d.ArgErr()
+	}
+	*into = append(*into, args...)
+	return nil
+}
+
+func size(d *caddyfile.Dispenser, into *int64) error {
+	name, text := d.Val(), ""
+	if err := once(d, &text); err != nil {
+		return err
+	}
+	n, err := humanize.ParseBytes(text)
+	if err != nil || n == 0 || n > 1<<30 {
+		return d.Errf("%s: expected a size such as 1MiB, at most 1GiB, found '%s'", name, text)
+	}
+	*into = int64(n) //nolint:gosec // at most 1 GiB
+	return nil
+}
+
+func duration(d *caddyfile.Dispenser, into *caddy.Duration) error {
+	name, text := d.Val(), ""
+	if err := once(d, &text); err != nil {
+		return err
+	}
+	parsed, err := caddy.ParseDuration(text)
+	if err != nil || parsed <= 0 {
+		return d.Errf("%s: expected a duration such as 20s, found '%s'", name, text)
+	}
+	*into = caddy.Duration(parsed)
+	return nil
+}
+
+func unknown(d *caddyfile.Dispenser, allowed ...string) error {
+	return d.Errf("unrecognized subdirective '%s'; expected one of: %s", d.Val(), strings.Join(allowed, ", "))
+}
+
+var (
+	_ caddyfile.Unmarshaler = (*App)(nil)
+	_ caddyfile.Unmarshaler = (*Account)(nil)
+	_ caddyfile.Unmarshaler = (*Sign)(nil)
+	_ caddyfile.Unmarshaler = (*Token)(nil)
+	_ caddyfile.Unmarshaler = (*Verify)(nil)
+	_ caddyfile.Unmarshaler = (*Transport)(nil)
+	_ caddyfile.Unmarshaler = (*Upstreams)(nil)
+)

@@ -1,0 +1,314 @@
+package caddymodule
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/caddy-doku/caddy-doku/signer"
+	"github.com/caddy-doku/caddy-doku/snap"
+)
+
+func init() {
+	caddy.RegisterModule(Sign{})
+}
+
+// Sign prepares a plain call of the app's for DOKU and settles everything that
+// can go wrong on this side of the wire: it reads the body, up to a limit, and
+// makes it canonical, gives the call an X-EXTERNAL-ID, and sees to it that there
+// is a B2B token. It must be followed by a `reverse_proxy` with the transport
+// `doku`, which signs; the Caddyfile directive `doku_sign` sets up both.
+//
+// A call that cannot be sent is answered here, with JSON of DOKU's shape
+// (`responseCode`, `responseMessage`) and the header `X-Doku-Error`:
+//
+// | X-Doku-Error | HTTP status | meaning |
+// |---|---|---|
+// | `body_too_large` | 413 | larger than `max_body`; nothing was sent |
+// | `body_unreadable` | 400 | the app's request ended early; nothing was sent |
+// | `body_not_json` | 400 | with the offset; nothing was sent |
+// | `body_unsafe` | 400 | only with `body strict`: what DOKU may read otherwise, with its JSON path; nothing was sent |
+// | `external_id` | 400 | the app's X-EXTERNAL-ID is not 1 to 36 digits; nothing was sent |
+// | `token` | 503 | no B2B token to be had; nothing was sent |
+// | `unreachable` | 503 | no connection to DOKU; nothing was sent |
+// | `outcome_unknown` | 504 | sent, but no answer came; DOKU may have done it: ask for the status, don't create again |
+//
+// DOKU's own answers pass through as they are, with the header
+// `X-Doku-External-Id` added.
+type Sign struct {
+	// The name of the account. Default: the only one.
+	Account string `json:"account,omitempty"`
+
+	// What is done to the body before it is signed and sent: `canonical` (the
+	// default) leaves no white space and no needless escapes, so that the hash
+	// comes out the same whatever DOKU does to the body before hashing it;
+	// `strict` does the same and refuses what cannot be made safe, such as
+	// amounts written as floating-point numbers and duplicate keys; `minify`
+	// only removes white space.
+	Body string `json:"body,omitempty"`
+
+	// The largest body in bytes. Default: 1 MiB.
+	MaxBody int64 `json:"max_body,omitempty"`
+
+	// The CHANNEL-ID of calls that have none of their own. Default: `H2H`.
+	ChannelID string `json:"channel_id,omitempty"`
+
+	// How long a call may take in all, waiting for a token included. Default: `60s`.
+	Timeout caddy.Duration `json:"timeout,omitempty"`
+
+	account *Account
+	log     *slog.Logger
+	now     func() time.Time
+	random  io.Reader
+}
+
+// The ways to treat a body.
+const (
+	bodyCanonical = "canonical"
+	bodyStrict    = "strict"
+	bodyMinify    = "minify"
+)
+
+const defaultMaxBody = 1 << 20
+
+// CaddyModule returns the Caddy module information.
+func (Sign) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "http.handlers.doku_sign", New: func() caddy.Module { return new(Sign) }}
+}
+
+// Provision finds the account and sets the defaults.
+func (s *Sign) Provision(ctx caddy.Context) error {
+	var err error
+	if _, s.account, err = loadApp(ctx, s.Account); err != nil {
+		return err
+	}
+	if s.Body == "" {
+		s.Body = bodyCanonical
+	}
+	if s.MaxBody == 0 {
+		s.MaxBody = defaultMaxBody
+	}
+	if s.ChannelID == "" {
+		s.ChannelID = "H2H"
+	}
+	if s.Timeout == 0 {
+		s.Timeout = caddy.Duration(time.Minute)
+	}
+	s.log, s.now, s.random = ctx.Slogger(), time.Now, rand.Reader
+	return registerMetrics(ctx.GetMetricsRegistry())
+}
+
+// Validate checks the options.
+func (s *Sign) Validate() error {
+	switch s.Body {
+	case bodyCanonical, bodyStrict, bodyMinify:
+	default:
+		return fmt.Errorf("body: expected canonical, strict or minify, found %q", s.Body)
+	}
+	if s.MaxBody < 0 || s.Timeout < 0 {
+		return errors.New("max_body and timeout must be positive")
+	}
+	return nil
+}
+
+// call is a call to DOKU on its way, from Sign to the transport.
+type call struct {
+	account    *Account
+	service    snap.Service
+	externalID string
+	channelID  string
+	body       []byte
+	digest     [sha256.Size]byte
+	written    atomic.Bool // whether any of it may have reached DOKU
+}
+
+type callKey struct{}
+
+// localError is why a call was not sent, or has no answer.
+type localError struct {
+	c      snap.Case
+	reason string
+	err    error
+}
+
+func (e *localError) Error() string { return e.err.Error() }
+func (e *localError) Unwrap() error { return e.err }
+
+// ServeHTTP prepares the call, hands it on, and answers if it cannot be made.
+func (s *Sign) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	ctx, cancel := context.WithTimeout(r.Context(), time.Duration(s.Timeout))
+	defer cancel()
+	c, err := s.prepare(ctx, w, r)
+	if err == nil {
+		out := r.WithContext(context.WithValue(ctx, callKey{}, c))
+		out.Body, out.ContentLength = nil, 0 // the transport has the bytes
+		w.Header().Set(headerExternalID, c.externalID)
+		err = next.ServeHTTP(w, out)
+		if err == nil {
+			outboundCalls.WithLabelValues(string(c.service), "answered").Inc()
+			return nil
+		}
+		err = c.failure(err)
+	}
+	failed := new(localError)
+	if !errors.As(err, &failed) {
+		return err
+	}
+	outboundCalls.WithLabelValues(string(c.service), failed.reason).Inc()
+	s.log.LogAttrs(ctx, slog.LevelWarn, "call not made", slog.String("account", s.account.Name), slog.String("service", string(c.service)),
+		slog.String("external_id", c.externalID), slog.String("reason", failed.reason), slog.String("error", failed.Error()))
+	return answer(w, c.service, failed.c, failed.reason)
+}
+
+// prepare reads the app's request. The call it returns is never nil.
+func (s *Sign) prepare(ctx context.Context, w http.ResponseWriter, r *http.Request) (*call, error) {
+	c := &call{account: s.account, channelID: r.Header.Get(snap.HeaderChannelID)}
+	c.service, _ = snap.ServiceOf(r.Method, r.URL.Path)
+	ctx, span := startSpan(ctx, "doku.prepare", trace.WithAttributes(
+		attribute.String("doku.account", s.account.Name), attribute.String("doku.service_code", string(c.service))))
+	defer span.End()
+	err := s.fill(ctx, c, w, r)
+	if err != nil {
+		span.SetStatus(codes.Error, err.Error())
+	}
+	return c, err
+}
+
+func (s *Sign) fill(ctx context.Context, c *call, w http.ResponseWriter, r *http.Request) error {
+	if c.channelID == "" {
+		c.channelID = s.ChannelID
+	}
+	if err := s.identify(c, r.Header); err != nil {
+		return err
+	}
+	if err := s.readBody(ctx, c, w, r); err != nil {
+		return err
+	}
+	if _, ok := s.account.tokens.Current(); ok {
+		return nil
+	}
+	ctx, span := startSpan(ctx, "doku.token")
+	defer span.End()
+	if _, err := s.account.tokens.Token(ctx); err != nil {
+		return noToken(err)
+	}
+	return nil
+}
+
+// identify gives the call the app's X-EXTERNAL-ID or a new one.
+func (s *Sign) identify(c *call, h http.Header) (err error) {
+	values := h.Values(snap.HeaderExternalID)
+	if len(values) == 0 {
+		if c.externalID, err = signer.ExternalID(s.now(), s.random); err != nil {
+			return &localError{snap.GeneralError, "external_id", err}
+		}
+		return nil
+	}
+	if len(values) > 1 || !signer.ValidExternalID(values[0]) {
+		return &localError{snap.InvalidFieldFormat.With("X-EXTERNAL-ID: expected 1 to 36 digits, once; or leave it out"), "external_id",
+			errors.New("X-EXTERNAL-ID of the app is not 1 to 36 digits, once")}
+	}
+	c.externalID = values[0]
+	return nil
+}
+
+// readBody reads the app's body and makes it ready to be signed and sent.
+func (s *Sign) readBody(ctx context.Context, c *call, w http.ResponseWriter, r *http.Request) error {
+	raw, err := readAll(w, r, s.MaxBody)
+	if err != nil {
+		var tooLarge *http.MaxBytesError
+		if errors.As(err, &tooLarge) {
+			return &localError{snap.BodyTooLarge.With(fmt.Sprintf("[more than max_body, %d bytes]", s.MaxBody)), "body_too_large", err}
+		}
+		return &localError{snap.BadRequest.With("[the request body ended early]"), "body_unreadable", err}
+	}
+	if len(raw) > 0 {
+		var hazards []snap.Hazard
+		if s.Body == bodyMinify {
+			c.body, err = snap.AppendMinified(make([]byte, 0, len(raw)), raw)
+		} else {
+			c.body, hazards, err = snap.AppendCanonical(make([]byte, 0, len(raw)), raw)
+		}
+		if err != nil {
+			return &localError{snap.BadRequest.With("[the body is not JSON: " + err.Error() + "]"), "body_not_json", err}
+		}
+		if len(hazards) > 0 {
+			list := describe(hazards)
+			if s.Body == bodyStrict {
+				return &localError{snap.InvalidFieldFormat.With(list), "body_unsafe", errors.New(list)}
+			}
+			s.log.LogAttrs(ctx, slog.LevelWarn, "the body has parts that DOKU may hash otherwise than they were signed; send amounts as strings and every key once",
+				slog.String("account", s.account.Name), slog.String("service", string(c.service)), slog.String("hazards", list))
+		}
+	}
+	c.digest = snap.Digest(c.body)
+	return nil
+}
+
+func describe(hazards []snap.Hazard) string {
+	parts := make([]string, len(hazards))
+	for i, hazard := range hazards {
+		parts[i] = fmt.Sprintf("%s: %s", hazard.Path, hazard.Kind)
+	}
+	return strings.Join(parts, "; ")
+}
+
+func noToken(err error) error {
+	what := "[no B2B token: DOKU could not be reached; nothing was sent]"
+	if errors.Is(err, signer.ErrTokenRefused) {
+		what = "[no B2B token: DOKU refused the request for one; check client_id, private_key and environment; nothing was sent]"
+	} else if errors.Is(err, signer.ErrTokenAnswer) {
+		what = "[no B2B token: DOKU's answer was unusable; nothing was sent]"
+	}
+	return &localError{snap.Unavailable.With(what), "token", err}
+}
+
+// failure turns the proxy's error into what the app must know: whether DOKU
+// may have received the call.
+func (c *call) failure(err error) error {
+	var local *localError
+	if errors.As(err, &local) {
+		return local
+	}
+	if !c.written.Load() {
+		return &localError{snap.Unavailable.With("[no connection to DOKU; nothing was sent]"), "unreachable", err}
+	}
+	return &localError{snap.Timeout.With("[outcome: unknown; DOKU may have carried this out: ask for its status, do not create it again]"), "outcome_unknown", err}
+}
+
+// readAll reads a request's body of at most limit bytes, in one piece.
+func readAll(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
+	if r.Body == nil || r.ContentLength == 0 {
+		return nil, nil
+	}
+	body := http.MaxBytesReader(w, r.Body, limit)
+	if r.ContentLength < 0 {
+		return io.ReadAll(body)
+	}
+	if r.ContentLength > limit {
+		return nil, &http.MaxBytesError{Limit: limit}
+	}
+	data := make([]byte, r.ContentLength)
+	_, err := io.ReadFull(body, data)
+	return data, err
+}
+
+var (
+	_ caddy.Provisioner           = (*Sign)(nil)
+	_ caddy.Validator             = (*Sign)(nil)
+	_ caddyhttp.MiddlewareHandler = (*Sign)(nil)
+)

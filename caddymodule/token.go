@@ -1,0 +1,119 @@
+package caddymodule
+
+import (
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-doku/caddy-doku/snap"
+	"github.com/caddy-doku/caddy-doku/verifier"
+)
+
+func init() {
+	caddy.RegisterModule(Token{})
+}
+
+// Token answers DOKU's requests for a token (service 73): put it at the path
+// that is set as Token URL in DOKU's dashboard. It checks DOKU's RSA signature
+// over X-CLIENT-KEY and X-TIMESTAMP, and that the time is within 10 minutes
+// back and 2 ahead, and gives a token good for 900 s, which `doku_verify`
+// recognizes. The app never sees these requests.
+//
+// A refusal is answered with the SNAP code of the case, such as 4017300, and
+// the header `X-Doku-Error`; the precise reason is logged, counted, and set as
+// placeholder `{http.doku.reason}`.
+type Token struct {
+	// The name of the account. Default: the only one.
+	Account string `json:"account,omitempty"`
+
+	account *Account
+	log     *slog.Logger
+	now     func() time.Time
+}
+
+// CaddyModule returns the Caddy module information.
+func (Token) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "http.handlers.doku_token", New: func() caddy.Module { return new(Token) }}
+}
+
+// Provision finds the account.
+func (t *Token) Provision(ctx caddy.Context) error {
+	var err error
+	if _, t.account, err = loadApp(ctx, t.Account); err != nil {
+		return err
+	}
+	t.log, t.now = ctx.Slogger(), time.Now
+	return registerMetrics(ctx.GetMetricsRegistry())
+}
+
+// Validate checks that DOKU can be recognized.
+func (t *Token) Validate() error {
+	if len(t.account.dokuKeys) == 0 {
+		return errors.New("doku_token needs the account's doku_public_key; it is in DOKU's dashboard under Integration, API Keys")
+	}
+	return nil
+}
+
+// tokenAnswer is the body of a granted token request ("Get Token B2B").
+type tokenAnswer struct {
+	snap.Answer
+	AccessToken    string `json:"accessToken"`
+	TokenType      string `json:"tokenType"`
+	ExpiresIn      int    `json:"expiresIn"`
+	AdditionalInfo string `json:"additionalInfo"`
+}
+
+const tokenRequestLargest = 16 << 10
+
+// ServeHTTP answers a token request. It never calls next.
+func (t *Token) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
+	const service = snap.ServiceB2BToken
+	_, span := startSpan(r.Context(), "doku.issue_token")
+	defer span.End()
+	refuse := refuser{log: t.log, account: t.account.Name, service: service}
+	if r.Method != http.MethodPost {
+		w.Header().Set("Allow", http.MethodPost)
+		return refuse.refuse(w, r, snap.MethodNotAllowed, "method", errors.New("expected POST, found "+r.Method))
+	}
+	body, err := readInbound(w, r, tokenRequestLargest)
+	if err != nil {
+		return refuse.unread(w, r, err)
+	}
+	if err := t.account.requests.Verify(r.Header, body, t.now()); err != nil {
+		return refuse.refusal(w, r, err)
+	}
+	token, err := t.account.issuer.Issue()
+	if err != nil {
+		return refuse.refuse(w, r, snap.GeneralError, "issuing", err)
+	}
+	answered, err := json.Marshal(tokenAnswer{
+		Answer:      snap.Answer{ResponseCode: snap.Successful.Code(service), ResponseMessage: snap.Successful.Message},
+		AccessToken: token,
+		TokenType:   "Bearer",
+		ExpiresIn:   int(verifier.TokenLife / time.Second),
+	})
+	if err != nil {
+		return err
+	}
+	inboundCalls.WithLabelValues(string(service), "issued").Inc()
+	h := w.Header()
+	h.Set("Content-Type", "application/json")
+	h.Set("Content-Length", strconv.Itoa(len(answered)))
+	h.Set("Cache-Control", "no-store")
+	h.Set(snap.HeaderClientKey, r.Header.Get(snap.HeaderClientKey))
+	h.Set(snap.HeaderTimestamp, snap.Timestamp(t.now()))
+	_, err = w.Write(answered)
+	return err
+}
+
+var (
+	_ caddy.Provisioner           = (*Token)(nil)
+	_ caddy.Validator             = (*Token)(nil)
+	_ caddyhttp.MiddlewareHandler = (*Token)(nil)
+)

@@ -1,0 +1,251 @@
+package caddymodule
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptrace"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/caddy-doku/caddy-doku/signer"
+	"github.com/caddy-doku/caddy-doku/snap"
+)
+
+func init() {
+	caddy.RegisterModule(Transport{})
+	caddy.RegisterModule(Upstreams{})
+}
+
+// Transport signs calls to DOKU as they leave: on each attempt, it gives a copy
+// of the request the six SNAP headers, with a fresh X-TIMESTAMP and X-SIGNATURE
+// over the very method, target and body that go on the wire. It talks to the
+// environment of the `doku` app and to nothing else. If DOKU says that the token
+// is invalid (401xx01, 401xx03), it gets another and sends the call once more,
+// with the same X-EXTERNAL-ID.
+//
+// Of the app's headers only Accept, CHANNEL-ID, X-EXTERNAL-ID, X-IP-ADDRESS,
+// X-DEVICE-ID and Authorization-Customer go to DOKU; nothing about the
+// merchant's inside does.
+//
+// It takes the options of the `http` transport too, with these defaults: TLS as
+// the environment asks for it, 5 s to connect, 256 idle connections kept, no
+// compression. The handler `doku_sign` must come before the proxy.
+type Transport struct {
+	*reverseproxy.HTTPTransport
+
+	app *App
+	now func() time.Time
+}
+
+// CaddyModule returns the Caddy module information.
+func (Transport) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "http.reverse_proxy.transport.doku",
+		New: func() caddy.Module { return &Transport{HTTPTransport: new(reverseproxy.HTTPTransport)} },
+	}
+}
+
+const (
+	dialTimeout     = 5 * time.Second
+	idleConnections = 256
+)
+
+// Provision sets the defaults and prepares the HTTP transport.
+func (t *Transport) Provision(ctx caddy.Context) error {
+	if t.HTTPTransport == nil {
+		t.HTTPTransport = new(reverseproxy.HTTPTransport)
+	}
+	loaded, err := ctx.AppIfConfigured("doku")
+	if err != nil {
+		return fmt.Errorf("the global option `doku { … }` with an account is needed: %w", err)
+	}
+	t.app, t.now = loaded.(*App), time.Now
+	if t.app.base.Scheme == "https" && t.TLS == nil {
+		t.TLS = new(reverseproxy.TLSConfig)
+	}
+	if t.DialTimeout == 0 {
+		t.DialTimeout = caddy.Duration(dialTimeout)
+	}
+	if t.KeepAlive == nil {
+		t.KeepAlive = &reverseproxy.KeepAlive{MaxIdleConnsPerHost: idleConnections}
+	}
+	if t.Compression == nil {
+		t.Compression = new(bool)
+	}
+	return t.HTTPTransport.Provision(ctx)
+}
+
+// Cleanup closes idle connections.
+func (t *Transport) Cleanup() error {
+	if t.HTTPTransport == nil || t.Transport == nil {
+		return nil
+	}
+	return t.HTTPTransport.Cleanup()
+}
+
+var errNotPrepared = errors.New("the transport doku was given a request that doku_sign has not prepared; write `doku_sign` in place of this reverse_proxy, or the handler doku_sign before it, and no active health check")
+
+// RoundTrip signs a copy of req, sends it, and returns DOKU's answer.
+func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	c, ok := req.Context().Value(callKey{}).(*call)
+	if !ok {
+		return nil, caddyhttp.Error(http.StatusInternalServerError, errNotPrepared)
+	}
+	if dial, ok := reverseproxy.GetDialInfo(req.Context()); ok && dial.Address != t.app.dialAddress() {
+		return nil, caddyhttp.Error(http.StatusInternalServerError,
+			fmt.Errorf("expected the upstream of a reverse_proxy with the transport doku to be %s, found %s", t.app.dialAddress(), dial.Address))
+	}
+	resp, token, err := t.send(req, c, 1)
+	if err != nil || resp.StatusCode != http.StatusUnauthorized {
+		return resp, err
+	}
+	if refused, err := tokenRefused(resp); err != nil || !refused {
+		return resp, err
+	}
+	c.account.tokens.Invalidate(token)
+	if _, err := c.account.tokens.Token(req.Context()); err != nil {
+		return resp, nil //nolint:nilerr // DOKU's own refusal says more than that there is no other token
+	}
+	resp.Body.Close()
+	resp, _, err = t.send(req, c, 2)
+	return resp, err
+}
+
+// send makes one attempt, and returns the token that it was made with.
+func (t *Transport) send(req *http.Request, c *call, attempt int) (*http.Response, string, error) {
+	ctx, span := startSpan(req.Context(), req.Method, trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(
+		attribute.String("http.request.method", req.Method),
+		attribute.String("server.address", t.app.base.Hostname()),
+		attribute.String("doku.account", c.account.Name),
+		attribute.String("doku.service_code", string(c.service)),
+		attribute.String("doku.external_id", c.externalID),
+		attribute.Int("doku.attempt", attempt)))
+	defer span.End()
+
+	token, err := c.account.tokens.Token(ctx)
+	if err != nil {
+		return nil, "", noToken(err)
+	}
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteHeaders: func() { c.written.Store(true) }})
+	out := req.WithContext(ctx)
+	target := *req.URL
+	target.Scheme, target.Host = t.app.base.Scheme, t.app.base.Host
+	out.URL, out.Host = &target, t.app.base.Host
+	out.Header = t.headers(req, c, token)
+	out.Body, out.GetBody, out.ContentLength = http.NoBody, nil, int64(len(c.body))
+	out.Trailer, out.TransferEncoding = nil, nil
+	if len(c.body) > 0 {
+		out.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(c.body)), nil }
+		out.Body, _ = out.GetBody()
+	}
+	resp, err := t.HTTPTransport.RoundTrip(out)
+	if err != nil {
+		span.SetStatus(codes.Error, err.Error())
+		return nil, "", err
+	}
+	span.SetAttributes(attribute.Int("http.response.status_code", resp.StatusCode))
+	resp.Header.Del(headerError)
+	resp.Header.Del(headerExternalID)
+	return resp, token.Value, nil
+}
+
+// passed are the app's headers that go to DOKU besides those of a call.
+var passed = []string{"Accept", "X-Ip-Address", "X-Device-Id", "Authorization-Customer"}
+
+// headers returns the headers of an attempt: what the app may say, and the six
+// of SNAP.
+func (t *Transport) headers(req *http.Request, c *call, token signer.Token) http.Header {
+	timestamp := snap.Timestamp(t.now())
+	h := make(http.Header, 12)
+	for _, name := range passed {
+		if values := req.Header[name]; len(values) > 0 {
+			h[name] = values
+		}
+	}
+	if len(c.body) > 0 {
+		h.Set("Content-Type", "application/json")
+	}
+	h.Set("User-Agent", "caddy-doku")
+	h.Set(snap.HeaderTimestamp, timestamp)
+	h.Set(snap.HeaderPartnerID, c.account.clientID)
+	h.Set(snap.HeaderExternalID, c.externalID)
+	h.Set(snap.HeaderChannelID, c.channelID)
+	h.Set(snap.HeaderAuthorization, "Bearer "+token.Value)
+	h.Set(snap.HeaderSignature, signer.Symmetric(c.account.secrets[0], signer.Call{
+		Method:    req.Method,
+		Target:    snap.RequestTarget(req.URL.RequestURI()),
+		Token:     token.Value,
+		Digest:    c.digest,
+		Timestamp: timestamp,
+	}))
+	return h
+}
+
+const refusalLargest = 64 << 10
+
+// tokenRefused reports whether DOKU's 401 is about the token. It leaves the
+// body as it was.
+func tokenRefused(resp *http.Response) (bool, error) {
+	start, err := io.ReadAll(io.LimitReader(resp.Body, refusalLargest))
+	if err != nil {
+		resp.Body.Close()
+		return false, fmt.Errorf("reading DOKU's answer: %w", err)
+	}
+	resp.Body = struct {
+		io.Reader
+		io.Closer
+	}{io.MultiReader(bytes.NewReader(start), resp.Body), resp.Body}
+	var fields struct {
+		ResponseCode snap.ResponseCode `json:"responseCode"`
+	}
+	if json.Unmarshal(start, &fields) != nil {
+		return false, nil
+	}
+	status, number, ok := fields.ResponseCode.Case()
+	return ok && status == http.StatusUnauthorized && (number == 1 || number == 3), nil
+}
+
+// Upstreams names the one upstream that a `reverse_proxy` with the transport
+// `doku` may have: DOKU, as the environment of the `doku` app says.
+type Upstreams struct {
+	app *App
+}
+
+// CaddyModule returns the Caddy module information.
+func (Upstreams) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "http.reverse_proxy.upstreams.doku", New: func() caddy.Module { return new(Upstreams) }}
+}
+
+// Provision finds the app.
+func (u *Upstreams) Provision(ctx caddy.Context) error {
+	loaded, err := ctx.AppIfConfigured("doku")
+	if err != nil {
+		return fmt.Errorf("the global option `doku { … }` with an account is needed: %w", err)
+	}
+	u.app = loaded.(*App)
+	return nil
+}
+
+// GetUpstreams returns DOKU.
+func (u *Upstreams) GetUpstreams(*http.Request) ([]*reverseproxy.Upstream, error) {
+	return []*reverseproxy.Upstream{{Dial: u.app.dialAddress()}}, nil
+}
+
+var (
+	_ caddy.Provisioner           = (*Transport)(nil)
+	_ caddy.CleanerUpper          = (*Transport)(nil)
+	_ http.RoundTripper           = (*Transport)(nil)
+	_ reverseproxy.TLSTransport   = (*Transport)(nil)
+	_ caddy.Provisioner           = (*Upstreams)(nil)
+	_ reverseproxy.UpstreamSource = (*Upstreams)(nil)
+)

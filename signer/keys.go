@@ -1,0 +1,295 @@
+package signer
+
+import (
+	"bytes"
+	"crypto/cipher"
+	"crypto/des" //nolint:gosec // the cipher of the key files that DOKU's guide makes
+	"crypto/rsa"
+	"crypto/sha1" //nolint:gosec // likewise
+	"crypto/sha256"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"math/big"
+	"slices"
+	"strings"
+	"unicode/utf16"
+
+	"go.step.sm/crypto/pemutil"
+)
+
+// Why a key is not taken. Test for them with [errors.Is]. No error holds any
+// part of a key.
+var (
+	ErrKeyFormat   = errors.New("not a key in a known format")
+	ErrKeyKind     = errors.New("another kind of key than expected")
+	ErrKeyTooSmall = errors.New("RSA key smaller than 2048 bits")
+	ErrPassphrase  = errors.New("passphrase missing or wrong")
+)
+
+const (
+	smallestKey = 2048 // bits
+	largestKey  = 64 << 10
+	mostRounds  = 10_000_000 // of a key derivation, lest a file keep the machine busy
+)
+
+const howToConvert = "convert it with `openssl pkcs8 -topk8 -nocrypt -in <file> -out <new file>`"
+
+// ParsePrivateKey reads an RSA private key of 2048 bits or more: PKCS#1, PKCS#8,
+// or PKCS#8 encrypted with passphrase, be it the usual way (PBES2) or the one of
+// `openssl pkcs8 -v1 PBE-SHA1-3DES`, which DOKU's guide uses. The key may be PEM,
+// with any text around it, with line ends of any kind, with "\n" written out as
+// backslash and n, or on a single line; the base64 of PEM alone; or DER.
+func ParsePrivateKey(data, passphrase []byte) (*rsa.PrivateKey, error) {
+	kind, der, err := unwrap(data)
+	if err != nil {
+		return nil, err
+	}
+	if strings.Contains(kind, "PUBLIC") || kind == "CERTIFICATE" {
+		return nil, fmt.Errorf("%w: expected a private key, found a %s", ErrKeyKind, strings.ToLower(kind))
+	}
+	if key, err := privateFromDER(der); key != nil || !errors.Is(err, ErrKeyFormat) {
+		return key, err
+	}
+	if der, err = decrypt(der, passphrase); err != nil {
+		return nil, err
+	}
+	key, err := privateFromDER(der)
+	if errors.Is(err, ErrKeyFormat) {
+		return nil, ErrPassphrase // decrypted to nonsense
+	}
+	return key, err
+}
+
+func privateFromDER(der []byte) (*rsa.PrivateKey, error) {
+	key, err := x509.ParsePKCS1PrivateKey(der)
+	if err != nil {
+		var parsed any
+		if parsed, err = x509.ParsePKCS8PrivateKey(der); err != nil {
+			if _, err := x509.ParsePKIXPublicKey(der); err == nil {
+				return nil, fmt.Errorf("%w: expected a private key, found a public key", ErrKeyKind)
+			}
+			return nil, fmt.Errorf("%w: expected an RSA private key, PKCS#1 or PKCS#8", ErrKeyFormat)
+		}
+		var isRSA bool
+		if key, isRSA = parsed.(*rsa.PrivateKey); !isRSA {
+			return nil, fmt.Errorf("%w: expected an RSA private key, found %T", ErrKeyKind, parsed)
+		}
+	}
+	if err := key.Validate(); err != nil {
+		return nil, fmt.Errorf("%w: the RSA key is inconsistent", ErrKeyFormat)
+	}
+	return key, bigEnough(&key.PublicKey)
+}
+
+// ParsePublicKey reads an RSA public key of 2048 bits or more: SubjectPublicKeyInfo
+// ("PUBLIC KEY"), PKCS#1 ("RSA PUBLIC KEY") or an X.509 certificate, written in
+// any of the ways that [ParsePrivateKey] takes.
+func ParsePublicKey(data []byte) (*rsa.PublicKey, error) {
+	kind, der, err := unwrap(data)
+	if err != nil {
+		return nil, err
+	}
+	if strings.Contains(kind, "PRIVATE") {
+		return nil, fmt.Errorf("%w: expected DOKU's public key, found a private key", ErrKeyKind)
+	}
+	if key, err := x509.ParsePKCS1PublicKey(der); err == nil {
+		return key, bigEnough(key)
+	}
+	var parsed any
+	if parsed, err = x509.ParsePKIXPublicKey(der); err != nil {
+		certificate, err := x509.ParseCertificate(der)
+		if err != nil {
+			if _, err := privateFromDER(der); err == nil {
+				return nil, fmt.Errorf("%w: expected DOKU's public key, found a private key", ErrKeyKind)
+			}
+			return nil, fmt.Errorf("%w: expected an RSA public key, as DOKU's dashboard shows it", ErrKeyFormat)
+		}
+		parsed = certificate.PublicKey
+	}
+	key, isRSA := parsed.(*rsa.PublicKey)
+	if !isRSA {
+		return nil, fmt.Errorf("%w: expected an RSA public key, found %T", ErrKeyKind, parsed)
+	}
+	return key, bigEnough(key)
+}
+
+func bigEnough(key *rsa.PublicKey) error {
+	if bits := key.N.BitLen(); bits < smallestKey {
+		return fmt.Errorf("%w: it has %d", ErrKeyTooSmall, bits)
+	}
+	return nil
+}
+
+// Fingerprint returns what tells a public key from others and may be logged:
+// "SHA256:" and the base64 of the SHA-256 of its SubjectPublicKeyInfo.
+func Fingerprint(key *rsa.PublicKey) string {
+	der, err := x509.MarshalPKIXPublicKey(key)
+	if err != nil {
+		return "SHA256:invalid"
+	}
+	sum := sha256.Sum256(der)
+	return "SHA256:" + base64.RawStdEncoding.EncodeToString(sum[:])
+}
+
+// unwrap returns the DER in data and the PEM type, if it has one.
+func unwrap(data []byte) (kind string, der []byte, err error) {
+	if len(data) > largestKey {
+		return "", nil, fmt.Errorf("%w: more than %d bytes", ErrKeyFormat, largestKey)
+	}
+	if len(data) > 0 && data[0] == 0x30 { // an ASN.1 sequence
+		return "", data, nil
+	}
+	text := strings.NewReplacer(`\r`, "", `\n`, "\n", "\r", "\n", "\ufeff", "").Replace(string(data))
+	text = strings.Trim(strings.TrimSpace(text), `"'`)
+	if strings.Contains(text, "Proc-Type: 4,ENCRYPTED") {
+		return "", nil, fmt.Errorf("%w: encrypted in the old way of PKCS#1; %s", ErrKeyFormat, howToConvert)
+	}
+	if _, after, found := strings.Cut(text, "-----BEGIN "); found {
+		kind, after, _ = strings.Cut(after, "-----")
+		body, _, ended := strings.Cut(after, "-----END ")
+		if !ended {
+			return "", nil, fmt.Errorf("%w: PEM without its END line", ErrKeyFormat)
+		}
+		text = body
+	}
+	der, err = base64.StdEncoding.DecodeString(strings.Join(strings.Fields(text), ""))
+	if err != nil || len(der) == 0 {
+		return "", nil, fmt.Errorf("%w: expected PEM or base64", ErrKeyFormat)
+	}
+	return kind, der, nil
+}
+
+// encryptedKey is EncryptedPrivateKeyInfo of RFC 5208.
+type encryptedKey struct {
+	Algorithm pkix.AlgorithmIdentifier
+	Data      []byte
+}
+
+var (
+	oidPBES2       = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 5, 13}
+	oidPBESHA13DES = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 12, 1, 3} // RFC 7292, appendix C
+)
+
+// decrypt opens an encrypted PKCS#8 key.
+func decrypt(der, passphrase []byte) ([]byte, error) {
+	var sealed encryptedKey
+	if rest, err := asn1.Unmarshal(der, &sealed); err != nil || len(rest) > 0 {
+		return nil, fmt.Errorf("%w: expected an RSA private key, PKCS#1 or PKCS#8", ErrKeyFormat)
+	}
+	if len(passphrase) == 0 {
+		return nil, fmt.Errorf("%w: the key is encrypted; give its passphrase, or %s", ErrPassphrase, howToConvert)
+	}
+	switch {
+	case sealed.Algorithm.Algorithm.Equal(oidPBES2):
+		if rounds := pbes2Rounds(sealed.Algorithm.Parameters.FullBytes); rounds > mostRounds {
+			return nil, fmt.Errorf("%w: %d rounds of key derivation, at most %d are done", ErrKeyFormat, rounds, mostRounds)
+		}
+		open, err := pemutil.DecryptPKCS8PrivateKey(der, passphrase)
+		if err != nil {
+			return nil, fmt.Errorf("%w (or an encryption that is not known here; %s)", ErrPassphrase, howToConvert)
+		}
+		return open, nil
+	case sealed.Algorithm.Algorithm.Equal(oidPBESHA13DES):
+		return decryptPBESHA13DES(sealed, passphrase)
+	}
+	return nil, fmt.Errorf("%w: encrypted by algorithm %s; %s", ErrKeyFormat, sealed.Algorithm.Algorithm, howToConvert)
+}
+
+// pbes2Rounds returns the iteration count of PBES2 parameters (RFC 8018, A.4),
+// or 0 if they are not PBKDF2's.
+func pbes2Rounds(parameters []byte) int {
+	var p struct {
+		KDF struct {
+			Algorithm asn1.ObjectIdentifier
+			Params    struct {
+				Salt   []byte
+				Rounds int
+				Length int                      `asn1:"optional"`
+				PRF    pkix.AlgorithmIdentifier `asn1:"optional"`
+			}
+		}
+		Cipher pkix.AlgorithmIdentifier
+	}
+	if _, err := asn1.Unmarshal(parameters, &p); err != nil {
+		return 0
+	}
+	return p.KDF.Params.Rounds
+}
+
+// decryptPBESHA13DES opens a key that `openssl pkcs8 -v1 PBE-SHA1-3DES` made.
+// The libraries that know this encryption open whole PKCS#12 files only, so its
+// few lines are here.
+func decryptPBESHA13DES(sealed encryptedKey, passphrase []byte) ([]byte, error) {
+	var p struct {
+		Salt   []byte
+		Rounds int
+	}
+	if _, err := asn1.Unmarshal(sealed.Algorithm.Parameters.FullBytes, &p); err != nil || p.Rounds < 1 || p.Rounds > mostRounds {
+		return nil, fmt.Errorf("%w: unusable encryption parameters", ErrKeyFormat)
+	}
+	const keyPurpose, ivPurpose = 1, 2
+	password := bmpString(string(passphrase))
+	block, err := des.NewTripleDESCipher(pkcs12Derive(password, p.Salt, p.Rounds, keyPurpose, 24)) //nolint:gosec // see the import
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrKeyFormat, err)
+	}
+	if len(sealed.Data) == 0 || len(sealed.Data)%block.BlockSize() != 0 {
+		return nil, fmt.Errorf("%w: encrypted data of %d bytes", ErrKeyFormat, len(sealed.Data))
+	}
+	open := make([]byte, len(sealed.Data))
+	iv := pkcs12Derive(password, p.Salt, p.Rounds, ivPurpose, block.BlockSize())
+	cipher.NewCBCDecrypter(block, iv).CryptBlocks(open, sealed.Data)
+	padding := int(open[len(open)-1])
+	if padding < 1 || padding > block.BlockSize() || !bytes.Equal(open[len(open)-padding:], bytes.Repeat([]byte{byte(padding)}, padding)) {
+		return nil, ErrPassphrase
+	}
+	return open[:len(open)-padding], nil
+}
+
+// bmpString encodes a password for PKCS#12: big-endian UTF-16 with a zero at
+// the end (RFC 7292, B.1).
+func bmpString(s string) []byte {
+	var b []byte
+	for _, unit := range append(utf16.Encode([]rune(s)), 0) {
+		b = append(b, byte(unit>>8), byte(unit))
+	}
+	return b
+}
+
+// pkcs12Derive derives size bytes for a purpose from password and salt, with
+// SHA-1 (RFC 7292, B.2; the letters are its).
+func pkcs12Derive(password, salt []byte, rounds int, purpose byte, size int) []byte {
+	const v = sha1.BlockSize
+	fill := func(b []byte) []byte {
+		if len(b) == 0 {
+			return nil
+		}
+		full := bytes.Repeat(b, (v+len(b)-1)/len(b)+len(b)/v)
+		return full[:(len(b)+v-1)/v*v]
+	}
+	var (
+		one  = big.NewInt(1)
+		d    = bytes.Repeat([]byte{purpose}, v)
+		i    = slices.Concat(fill(salt), fill(password))
+		mod  = new(big.Int).Lsh(one, 8*v)
+		keys []byte
+	)
+	for len(keys) < size {
+		a := sha1.Sum(slices.Concat(d, i)) //nolint:gosec // see the import
+		for range rounds - 1 {
+			a = sha1.Sum(a[:]) //nolint:gosec // see the import
+		}
+		keys = append(keys, a[:]...)
+		b := new(big.Int).SetBytes(bytes.Repeat(a[:], v/len(a)+1)[:v])
+		b.Add(b, one)
+		for at := 0; at < len(i); at += v {
+			part := new(big.Int).SetBytes(i[at : at+v])
+			part.Add(part, b).Mod(part, mod).FillBytes(i[at : at+v])
+		}
+	}
+	return keys[:size]
+}

@@ -1,0 +1,173 @@
+package verifier
+
+import (
+	"crypto"
+	"crypto/hkdf"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+
+	"github.com/caddy-doku/caddy-doku/snap"
+)
+
+// TokenRequest checks DOKU's requests for a token (service 73): X-SIGNATURE is
+// RSASSA-PKCS1-v1_5 with SHA-256 over X-CLIENT-KEY, "|" and X-TIMESTAMP (DOKU,
+// "Asymmetric Signature"). It is safe for concurrent use.
+type TokenRequest struct {
+	ClientKey string           // what X-CLIENT-KEY must be: the client id, unless DOKU was given another
+	Keys      []*rsa.PublicKey // DOKU's; one must match. Several during a change of keys.
+	Window    Window
+}
+
+// Verify checks a request's headers and body at the instant now. The error is
+// a [*Refusal].
+func (t *TokenRequest) Verify(h http.Header, body []byte, now time.Time) error {
+	clientKey, err := header(h, snap.HeaderClientKey)
+	if err != nil {
+		return err
+	}
+	timestamp, err := header(h, snap.HeaderTimestamp)
+	if err != nil {
+		return err
+	}
+	sent, err := header(h, snap.HeaderSignature)
+	if err != nil {
+		return err
+	}
+	if err := grantType(body); err != nil {
+		return err
+	}
+	if _, err := t.Window.check(timestamp, now); err != nil {
+		return err
+	}
+	if subtle.ConstantTimeCompare([]byte(clientKey), []byte(t.ClientKey)) != 1 {
+		return refuse(snap.UnknownClient, "%w: X-CLIENT-KEY is %.40q", ErrClientUnknown, clientKey)
+	}
+	digest := sha256.Sum256([]byte(snap.TokenStringToSign(clientKey, timestamp)))
+	var failed error
+	for _, key := range t.Keys {
+		raw, err := signature(sent, key.Size())
+		if err == nil {
+			err = rsa.VerifyPKCS1v15(key, crypto.SHA256, digest[:], raw)
+			if err == nil {
+				return nil
+			}
+			err = refuse(snap.Unauthorized, "%w: not DOKU's over %q; is doku_public_key the one of this environment?",
+				ErrSignature, snap.TokenStringToSign(clientKey, timestamp))
+		}
+		failed = err
+	}
+	return failed
+}
+
+// grantType checks the body of a token request, which is not signed.
+func grantType(body []byte) error {
+	var fields struct {
+		GrantType *string `json:"grantType"`
+	}
+	if err := json.Unmarshal(body, &fields); err != nil {
+		return refuse(snap.InvalidFieldFormat.With("body"), "%w: %w", ErrBodyFormat, err)
+	}
+	if fields.GrantType == nil || *fields.GrantType == "" {
+		return refuse(snap.InvalidMandatory.With("grantType"), "%w", ErrGrantTypeMissing)
+	}
+	if *fields.GrantType != "client_credentials" {
+		return refuse(snap.InvalidFieldFormat.With("grantType"), "%w: %.40q", ErrGrantType, *fields.GrantType)
+	}
+	return nil
+}
+
+// TokenLife is how long a token that an [Issuer] gives is good for, as long as
+// DOKU's own.
+const TokenLife = 900 * time.Second
+
+const (
+	tokenIssuer  = "caddy-doku"
+	tokenPurpose = "doku-inbound" // the audience: what the token is for
+	tokenKeyInfo = "caddy-doku inbound token v1"
+	tokenLongest = 2048
+)
+
+// Issuer gives DOKU its tokens and recognizes them: JSON Web Tokens, signed by
+// HMAC-SHA256 with a key derived from the account's secret. Every sidecar with
+// the same secret recognizes them, without shared state. It is safe for
+// concurrent use.
+type Issuer struct {
+	clientID string
+	keys     [][]byte
+	parser   *jwt.Parser
+	now      func() time.Time
+}
+
+// NewIssuer returns the issuer of the account clientID. The first of secrets
+// signs new tokens, all of them recognize earlier ones. now is the clock.
+func NewIssuer(clientID string, secrets []*snap.Secret, now func() time.Time) (*Issuer, error) {
+	if clientID == "" || len(secrets) == 0 {
+		return nil, errors.New("token issuer: a client id and a secret are required")
+	}
+	i := &Issuer{clientID: clientID, now: now}
+	for _, secret := range secrets {
+		// A key of its own keeps tokens and signatures from being taken for one another.
+		key, err := hkdf.Key(sha256.New, secret.Bytes(), []byte(clientID), tokenKeyInfo, sha256.Size)
+		if err != nil {
+			return nil, fmt.Errorf("deriving token key: %w", err)
+		}
+		i.keys = append(i.keys, key)
+	}
+	i.parser = jwt.NewParser(
+		jwt.WithValidMethods([]string{jwt.SigningMethodHS256.Alg()}),
+		jwt.WithIssuer(tokenIssuer),
+		jwt.WithSubject(clientID),
+		jwt.WithAudience(tokenPurpose),
+		jwt.WithExpirationRequired(),
+		jwt.WithStrictDecoding(),
+		jwt.WithTimeFunc(now),
+	)
+	return i, nil
+}
+
+// Issue returns a new token, good for [TokenLife].
+func (i *Issuer) Issue() (string, error) {
+	now := i.now()
+	token, err := jwt.NewWithClaims(jwt.SigningMethodHS256, jwt.RegisteredClaims{
+		Issuer:    tokenIssuer,
+		Subject:   i.clientID,
+		Audience:  jwt.ClaimStrings{tokenPurpose},
+		IssuedAt:  jwt.NewNumericDate(now),
+		ExpiresAt: jwt.NewNumericDate(now.Add(TokenLife)),
+		ID:        rand.Text(),
+	}).SignedString(i.keys[0])
+	if err != nil {
+		return "", fmt.Errorf("signing token: %w", err)
+	}
+	return token, nil
+}
+
+// Check returns nil if token is one that this account's sidecars have issued
+// and that has not expired. The error is a [*Refusal].
+func (i *Issuer) Check(token string) error {
+	if len(token) > tokenLongest {
+		return refuse(snap.InvalidToken, "%w: %d characters", ErrTokenInvalid, len(token))
+	}
+	var failed error
+	for _, key := range i.keys {
+		_, err := i.parser.ParseWithClaims(token, &jwt.RegisteredClaims{}, func(*jwt.Token) (any, error) { return key, nil })
+		switch {
+		case err == nil:
+			return nil
+		case errors.Is(err, jwt.ErrTokenExpired):
+			// Only a token whose signature is right gets this far.
+			return refuse(snap.InvalidToken, "%w; DOKU has to ask for another", ErrTokenExpired)
+		}
+		failed = refuse(snap.InvalidToken, "%w: %w", ErrTokenInvalid, err)
+	}
+	return failed
+}
