@@ -158,6 +158,7 @@ func parseSign(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
 //		timeout    <duration>
 //	}
 func (s *Sign) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // consume the directive's name
 	return block(d, func() error {
 		switch d.Val() {
 		case "account":

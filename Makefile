@@ -1,0 +1,83 @@
+# The targets that the README names, and those that a contributor needs. `make` alone lists them.
+
+BINARY   := bin/caddy-doku
+LINTER   := bin/tools/golangci-lint
+ARGS     :=
+FUZZTIME := 30s
+PACKAGES := ./...
+
+# What the binary is built from. The folders are there too: their time changes with a file removed.
+SOURCES := go.mod go.sum imports.go xcaddy.sh tools/go.mod tools/go.sum \
+	$(shell find caddymodule signer verifier store simulator snap \
+		! -path '*/testdata*' ! -name '*_test.go' 2>/dev/null)
+
+# The programs that the tests start are found by their whole path: tests run in their own folders.
+export CADDY_DOKU_BIN = $(CURDIR)/$(BINARY)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help build run test bench race fuzz lint fmt vet tidy vuln languages clean always
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: $(BINARY) ## build bin/caddy-doku, if anything changed
+
+$(BINARY): $(SOURCES)
+	@./xcaddy.sh $@
+
+run: $(BINARY) ## take the tour: simulator, sidecar and demo app on this machine (ARGS=--once: leave after it)
+	@$(BINARY) doku tour $(ARGS)
+
+test: $(BINARY) languages ## run all tests, those against the built binary too
+	go test -count=1 -timeout=10m $(PACKAGES)
+
+bench: $(BINARY) ## measure what signing and verifying cost beside a plain reverse_proxy (ARGS=-quick: a first look)
+	go run ./integration/bench -caddy $(BINARY) $(ARGS)
+
+# The sidecar, too, is built with the detector, and stops at the first race, which fails its test.
+race: export CADDY_DOKU_BIN = $(CURDIR)/$(BINARY)-race
+race: export CGO_ENABLED = 1
+race: export GORACE = halt_on_error=1
+race: languages ## run all tests with the race detector (needs a C compiler)
+	go build -race -buildvcs=false -o $(BINARY)-race ./cmd/caddy
+	go test -race -count=1 -timeout=20m $(PACKAGES)
+
+fuzz: ## look for inputs that break the parsers, FUZZTIME (30s) for each fuzz test
+	@grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n 1 dirname | sort -u | while read -r package; do \
+		for target in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' "$$package"/*_test.go); do \
+			echo "$$package $$target"; \
+			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$package" || exit 1; \
+		done; \
+	done
+
+lint: $(LINTER) ## check the code with the pinned golangci-lint
+	$(LINTER) config verify
+	$(LINTER) run $(PACKAGES)
+
+fmt: $(LINTER) ## format the code
+	$(LINTER) fmt
+
+vet: ## run go vet
+	go vet $(PACKAGES)
+
+tidy: ## check that go.mod and go.sum are what the code needs
+	go mod tidy -diff
+
+vuln: bin/tools/govulncheck ## look for known vulnerabilities, if their database can be reached
+	@tools/vuln.sh $<
+
+languages: # what the any-language tests need, where it can be had without asking anything
+	@tools/languages.sh
+
+clean: ## remove what was built
+	rm -rf bin
+
+# `go build` knows better than a file's time whether a tool is the pinned one; it takes half a second.
+$(LINTER): always
+	@mkdir -p $(@D)
+	@go build -C tools/lint -mod=readonly -o "$(CURDIR)/$@" github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+bin/tools/govulncheck: always
+	@mkdir -p $(@D)
+	@go build -C tools -mod=readonly -o "$(CURDIR)/$@" golang.org/x/vuln/cmd/govulncheck

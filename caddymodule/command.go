@@ -1,0 +1,50 @@
+package caddymodule
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/caddyserver/caddy/v2"
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+	"github.com/spf13/cobra"
+
+	"github.com/caddy-doku/caddy-doku/tour"
+)
+
+func init() {
+	caddycmd.RegisterCommand(caddycmd.Command{
+		Name:  "doku",
+		Usage: "tour [--once]",
+		Short: "Commands for DOKU's SNAP API",
+		Long:  "Commands for DOKU's SNAP API: see `doku tour --help`.",
+		CobraFunc: func(cmd *cobra.Command) {
+			walk := &cobra.Command{
+				Use:   "tour",
+				Short: "Shows the sidecar at work against a simulated DOKU",
+				Long: "Starts a simulated DOKU, this sidecar and a small merchant app, all on loopback with keys made\n" +
+					"for the occasion, walks through every flow, and stays up until Ctrl-C.",
+				Args: cobra.NoArgs,
+				RunE: caddycmd.WrapCommandFuncForCobra(runTour),
+			}
+			walk.Flags().Bool("once", false, "end after the walk; the exit status tells whether every step went well")
+			cmd.AddCommand(walk)
+		},
+	})
+}
+
+func runTour(flags caddycmd.Flags) (int, error) {
+	binary, err := os.Executable()
+	if err != nil {
+		return caddy.ExitCodeFailedStartup, fmt.Errorf("finding this program: %w", err)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	err = tour.Run(ctx, tour.Options{Sidecar: binary, Once: flags.Bool("once"), Out: os.Stdout, Log: os.Stderr})
+	if err != nil {
+		return caddy.ExitCodeFailedStartup, err
+	}
+	return caddy.ExitCodeSuccess, nil
+}

@@ -1,0 +1,148 @@
+package main
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"hash"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/caddy-doku/caddy-doku/snap"
+)
+
+const (
+	createPath  = "/virtual-accounts/bi-snap-va/v1.1/transfer-va/create-va"
+	paymentPath = "/v1.1/transfer-va/payment"
+)
+
+// batch is the calls of a round. They have the largest part of the body in
+// common, so that a round's worth of large calls fits in memory and is soon signed.
+type batch struct {
+	body  string
+	calls []edges
+}
+
+// edges are what differs from call to call: the header, and the end of the body.
+type edges struct{ head, tail string }
+
+// appendCall appends call i as it goes on the wire.
+func (b batch) appendCall(dst []byte, i int) []byte {
+	call := b.calls[i]
+	dst = append(dst, call.head...)
+	dst = append(dst, b.body...)
+	return append(dst, call.tail...)
+}
+
+// appCalls returns n equal calls of the app's, with a body of size bytes: what
+// doku_sign has to make canonical, give an external id, and sign.
+func appCalls(size, n int) (batch, error) {
+	body, err := createBody(size)
+	if err != nil {
+		return batch{}, err
+	}
+	head := fmt.Sprintf("POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n", createPath, size)
+	b := batch{body: body, calls: make([]edges, n)}
+	for i := range b.calls {
+		b.calls[i].head = head
+	}
+	return b, nil
+}
+
+// dokuCalls makes calls of DOKU's: notifications of payments, no two of them
+// the same, since a repeat would be answered from the ledger.
+type dokuCalls struct {
+	clientID string
+	secret   *snap.Secret
+	token    string // the one that doku_token gave
+	size     int
+	next     int64 // the next external and payment id
+}
+
+// paymentIDSize is the number of digits of a payment id.
+const paymentIDSize = 20
+
+// sign returns the next n calls, signed at the instant now.
+func (d *dokuCalls) sign(n int, now time.Time) (batch, error) {
+	body, err := paymentBody(d.size)
+	if err != nil {
+		return batch{}, err
+	}
+	begun := sha256.New()
+	begun.Write([]byte(body))
+	timestamp := snap.Timestamp(now)
+	b := batch{body: body, calls: make([]edges, n)}
+	var text []byte
+	for i := range b.calls {
+		id := fmt.Sprintf("%0*d", paymentIDSize, d.next)
+		d.next++
+		tail := id + paymentBodyEnd
+		ended, err := begun.(hash.Cloner).Clone()
+		if err != nil {
+			return batch{}, fmt.Errorf("copying a SHA-256 state: %w", err)
+		}
+		ended.Write([]byte(tail))
+		text = snap.AppendStringToSign(text[:0], http.MethodPost, paymentPath, d.token, [sha256.Size]byte(ended.Sum(nil)), timestamp)
+		b.calls[i] = edges{
+			head: fmt.Sprintf("POST %s HTTP/1.1\r\nHost: merchant.example\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"+
+				"%s: %s\r\n%s: %s\r\n%s: %s\r\n%s: %s\r\n%s: VA004\r\n%s: Bearer %s\r\n\r\n",
+				paymentPath, d.size,
+				snap.HeaderTimestamp, timestamp,
+				snap.HeaderSignature, d.secret.Signature(text),
+				snap.HeaderPartnerID, d.clientID,
+				snap.HeaderExternalID, id,
+				snap.HeaderChannelID,
+				snap.HeaderAuthorization, d.token),
+			tail: tail,
+		}
+	}
+	return b, nil
+}
+
+// createBody returns a body of size bytes that creates a virtual account,
+// written as Python's json.dumps does: with spaces, and \u escapes.
+func createBody(size int) (string, error) {
+	return fill(size,
+		`{"partnerServiceId": "  088899", "customerNo": "00000000000000000001", "virtualAccountNo": "  08889900000000000000000001", `+
+			`"virtualAccountName": "Toru Yamashita", "virtualAccountEmail": "toru@example.com", "virtualAccountPhone": "6281828384858", `+
+			`"trxId": "INV-0001", "totalAmount": {"value": "12500.00", "currency": "IDR"}, "virtualAccountTrxType": "C", `+
+			`"expiredDate": "2030-12-31T23:55:00+07:00", "freeTexts": [{"english": "Jos\u00e9 & Putri", "indonesia": "Jos\u00e9 & Putri"}], `+
+			`"additionalInfo": {"channel": "VIRTUAL_ACCOUNT_BANK_PERMATA", "virtualAccountConfig": {"reusableStatus": false}, "lineItems": [`,
+		`{"name": "Kopi susu gula aren %d", "sku": "KSG-%d", "price": "18500.00", "quantity": 2, "taxed": true}`, ", ",
+		`], "note": "`, `"}}`)
+}
+
+// paymentBodyEnd is what follows the payment id in a payment's body.
+const paymentBodyEnd = `"}`
+
+// paymentBody returns the body, of size bytes, that tells of a payment, up to the payment id.
+func paymentBody(size int) (string, error) {
+	return fill(size-paymentIDSize-len(paymentBodyEnd),
+		`{"partnerServiceId":"   77777","customerNo":"0000000000001","virtualAccountNo":"   777770000000000001",`+
+			`"virtualAccountName":"Toru Yamashita","trxId":"23219829713","paidAmount":{"value":"11500.00","currency":"IDR"},`+
+			`"virtualAccountEmail":"toru@example.com","virtualAccountPhone":"081293912081","virtualAccountTrxType":"C",`+
+			`"additionalInfo":{"channel":"VIRTUAL_ACCOUNT_BANK_PERMATA","senderName":"Putri","lineItems":[`,
+		`{"name":"Kopi susu gula aren %d","sku":"KSG-%d","price":"18500.00","quantity":2,"taxed":true}`, ",",
+		`],"note":"`, `"},"paymentRequestId":"`)
+}
+
+// fill returns size bytes: open, as many items as fit, before, padding, and
+// after. Item is a format for the item's number, twice.
+func fill(size int, open, item, separator, before, after string) (string, error) {
+	room := size - len(open) - len(before) - len(after)
+	if room < 0 {
+		return "", fmt.Errorf("a body of this kind has at least %d bytes, found %d", size-room, size)
+	}
+	var items strings.Builder
+	for i := 1; ; i++ {
+		next := fmt.Sprintf(item, i, i)
+		if i > 1 {
+			next = separator + next
+		}
+		if items.Len()+len(next) > room {
+			break
+		}
+		items.WriteString(next)
+	}
+	return open + items.String() + before + strings.Repeat("x", room-items.Len()) + after, nil
+}

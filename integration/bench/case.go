@@ -1,0 +1,289 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+)
+
+// kind is what a row of the table shows: one Caddy with one kind of calls.
+type kind struct {
+	name    string
+	slug    string // in the names of files
+	option  string // for the Caddyfile's global options
+	site    string
+	server  int    // the row whose Caddy it is
+	inbound bool   // whether the calls are DOKU's, not the app's
+	seen    string // what the upstream must say that it sees
+	base    int    // the row of reverse_proxy with the same calls
+}
+
+const (
+	rowPlain = iota
+	rowNull
+	rowSign
+	rowPlainInbound
+	rowVerify
+)
+
+var kinds = [...]kind{
+	rowPlain:        {name: "reverse_proxy", slug: "plain", site: plainSite, server: rowPlain, seen: seenPlain, base: rowPlain},
+	rowNull:         {name: "reverse_proxy, a second one", slug: "null", site: plainSite, server: rowNull, seen: seenPlain, base: rowPlain},
+	rowSign:         {name: "doku_sign", slug: "sign", option: dokuOption, site: signSite, server: rowSign, seen: seenSigned, base: rowPlain},
+	rowPlainInbound: {name: "reverse_proxy, DOKU's calls", slug: "plain-inbound", server: rowPlain, inbound: true, seen: seenSigned, base: rowPlainInbound},
+	rowVerify:       {name: "doku_verify, DOKU's calls", slug: "verify", option: dokuOption, site: verifySite, server: rowVerify, inbound: true, seen: seenVerified, base: rowPlainInbound},
+}
+
+// row is what was measured of a kind in one case. After an error it isn't driven any more.
+type row struct {
+	kind
+	caddy  *process
+	load   *load
+	want   []byte
+	rounds []round
+	memory int64 // of the Caddy, in bytes, after the last round
+	err    error
+}
+
+// round is one round of a row.
+type round struct {
+	perSecond float64 // calls answered
+	p50, p99  time.Duration
+	cpu       time.Duration // of the Caddy, per call
+}
+
+// benchCase is one body size and number of connections.
+type benchCase struct {
+	settings
+	setup       *setup
+	size, conns int
+	progress    io.Writer
+
+	rows []*row
+	app  batch // the app's calls of a round
+	doku *dokuCalls
+	made int // calls so far
+}
+
+// run measures the case and leaves the result in c.rows. The error is about
+// what makes all of them useless; a row whose calls fail has its own.
+func (c *benchCase) run(ctx context.Context) error {
+	// New Caddys for each case, so that the ledger of one is no burden to the next.
+	defer c.close()
+	if err := c.open(ctx); err != nil {
+		return err
+	}
+	before, err := c.setup.served(ctx)
+	if err != nil {
+		return err
+	}
+	if err := c.warm(ctx); err != nil {
+		return err
+	}
+	order := rand.New(rand.NewPCG(1, uint64(c.size+c.conns))) //nolint:gosec // the order of rows, no secret
+	for n := range c.settings.rounds {
+		fmt.Fprintf(c.progress, "%s, %d connections: round %d of %d\n", sizeName(c.size), c.conns, n+1, c.settings.rounds)
+		if err := c.round(ctx, order.Perm(len(c.rows))); err != nil {
+			return err
+		}
+	}
+	for _, r := range c.rows {
+		if r.err != nil {
+			continue
+		}
+		if r.memory, err = r.caddy.memory(); err != nil {
+			return err
+		}
+		if c.profiles == "" {
+			continue
+		}
+		if err := c.profile(ctx, r); err != nil {
+			return fmt.Errorf("profile of %s: %w", r.name, err)
+		}
+	}
+	return c.count(ctx, before)
+}
+
+// open starts the Caddys and connects to them.
+func (c *benchCase) open(ctx context.Context) error {
+	for i, k := range kinds {
+		r := &row{kind: k, want: answerTo(k.seen)}
+		var err error
+		if k.server == i {
+			if r.caddy, err = c.setup.startCaddy(ctx, k.name, k.option, k.site); err != nil {
+				return err
+			}
+		} else {
+			r.caddy = c.rows[k.server].caddy
+		}
+		c.rows = append(c.rows, r)
+		if r.load, err = dial(ctx, r.caddy.address, c.conns); err != nil {
+			return fmt.Errorf("connecting to %s: %w", r.name, err)
+		}
+	}
+	verify := c.rows[rowVerify].caddy
+	token, err := c.setup.inboundToken(ctx, verify.address)
+	if err != nil {
+		return fmt.Errorf("asking doku_token for a token: %w: %s", err, verify.log)
+	}
+	c.doku = &dokuCalls{clientID: clientID, secret: c.setup.secret, token: token, size: c.size}
+	return nil
+}
+
+func (c *benchCase) close() {
+	for _, r := range c.rows {
+		if r.load != nil {
+			r.load.close()
+		}
+		r.caddy.stop()
+	}
+}
+
+// warm finds the number of calls for a round, and makes a round of them at each
+// row that doesn't count.
+func (c *benchCase) warm(ctx context.Context) error {
+	wanted := time.Duration(c.seconds * float64(time.Second))
+	for n := 4 * c.conns; ; n *= 2 {
+		var err error
+		if c.app, err = appCalls(c.size, n); err != nil {
+			return err
+		}
+		start := time.Now()
+		if _, err := c.drive(ctx, c.rows[rowPlain], c.app); err != nil {
+			return err
+		}
+		took := time.Since(start)
+		if took < wanted/2 {
+			continue
+		}
+		if c.app, err = appCalls(c.size, max(4*c.conns, int(float64(n)*wanted.Seconds()/took.Seconds()))); err != nil {
+			return err
+		}
+		break
+	}
+	if err := c.round(ctx, []int{rowPlain, rowNull, rowSign, rowPlainInbound, rowVerify}); err != nil {
+		return err
+	}
+	for _, r := range c.rows {
+		r.rounds = nil
+	}
+	return nil
+}
+
+// round drives the rows once, in the given order.
+func (c *benchCase) round(ctx context.Context, order []int) error {
+	// Signed now, outside the time that is measured.
+	inbound, err := c.doku.sign(len(c.app.calls), time.Now())
+	if err != nil {
+		return err
+	}
+	for _, i := range order {
+		r, b := c.rows[i], c.app
+		if r.inbound {
+			b = inbound
+		}
+		if r.err != nil {
+			continue
+		}
+		measured, err := c.drive(ctx, r, b)
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case err != nil:
+			r.err = err
+		default:
+			r.rounds = append(r.rounds, measured)
+		}
+	}
+	return nil
+}
+
+// drive makes the calls of b at the Caddy of r.
+func (c *benchCase) drive(ctx context.Context, r *row, b batch) (round, error) {
+	before, err := r.caddy.cpu()
+	if err != nil {
+		return round{}, err
+	}
+	start := time.Now()
+	took, err := r.load.run(ctx, b, r.want)
+	elapsed := time.Since(start)
+	if err != nil {
+		return round{}, fmt.Errorf("%s: %w; its log: %s", r.name, err, r.caddy.log)
+	}
+	after, err := r.caddy.cpu()
+	if err != nil {
+		return round{}, err
+	}
+	c.made += len(b.calls)
+	slices.Sort(took)
+	return round{
+		perSecond: float64(len(b.calls)) / elapsed.Seconds(),
+		p50:       percentile(took, 50),
+		p99:       percentile(took, 99),
+		cpu:       (after - before) / time.Duration(len(b.calls)),
+	}, nil
+}
+
+// count checks that the upstream has answered each call once.
+func (c *benchCase) count(ctx context.Context, before int) error {
+	for _, r := range c.rows {
+		if r.err != nil {
+			return nil // nobody knows how many calls there were
+		}
+	}
+	after, err := c.setup.served(ctx)
+	if err != nil {
+		return err
+	}
+	if after-before != c.made {
+		return fmt.Errorf("%d calls were made but the upstream has answered %d", c.made, after-before)
+	}
+	return nil
+}
+
+const profileSeconds = 5
+
+// profile drives a row until a CPU profile of its Caddy is taken.
+func (c *benchCase) profile(ctx context.Context, r *row) error {
+	fmt.Fprintf(c.progress, "%s, %d connections: profile of %s\n", sizeName(c.size), c.conns, r.name)
+	asking, cancel := context.WithTimeout(ctx, profileSeconds*time.Second+askDeadline)
+	defer cancel()
+	req, err := http.NewRequestWithContext(asking, http.MethodGet, fmt.Sprintf("http://%s/debug/pprof/profile?seconds=%d", r.caddy.admin, profileSeconds), http.NoBody)
+	if err != nil {
+		return err
+	}
+	type answer struct {
+		profile []byte
+		err     error
+	}
+	taken := make(chan answer, 1)
+	go func() {
+		profile, err := ask(req)
+		taken <- answer{profile, err}
+	}()
+	for {
+		select {
+		case got := <-taken:
+			if got.err != nil {
+				return got.err
+			}
+			return os.WriteFile(filepath.Join(c.profiles, fmt.Sprintf("%s-%d-%d.pprof", r.slug, c.size, c.conns)), got.profile, 0o600)
+		default:
+		}
+		b := c.app
+		if r.inbound {
+			if b, err = c.doku.sign(len(c.app.calls), time.Now()); err != nil {
+				return err
+			}
+		}
+		if _, err := c.drive(ctx, r, b); err != nil {
+			return err
+		}
+	}
+}

@@ -1,0 +1,292 @@
+// Package simulator plays DOKU, for tests and for trying things out: the API
+// that merchants call, as an [http.Handler], and the calls that DOKU makes to
+// merchants when a customer pays at the bank.
+//
+// It is strict where DOKU's documents are clear, and says in its comments where
+// they are not and it had to choose. It shares no code with the signer and the
+// verifier: its signatures are written straight from DOKU's pages, so that a
+// mistake on one side shows. A Simulator has no global state; use one per test.
+package simulator
+
+import (
+	"crypto/rand"
+	"crypto/rsa"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Config says whom the simulator knows.
+type Config struct {
+	Merchant Merchant
+	Now      func() time.Time // default: time.Now
+	Client   *http.Client     // for calls to the merchant; default: 30 s, no redirects
+	Observe  func(Exchange)   // called after each exchange, in both directions; may be nil
+}
+
+// Merchant is the merchant as registered with DOKU.
+type Merchant struct {
+	ClientID         string
+	SecretKey        string
+	PublicKey        *rsa.PublicKey  // the merchant's, checks its token requests
+	DOKUKey          *rsa.PrivateKey // DOKU's, signs its token requests
+	PartnerServiceID string          // prefix of the merchant's numbers, 8 characters, padded with spaces on the left
+	TokenURL         string          // the merchant's URLs as set in the dashboard
+	InquiryURL       string
+	NotificationURL  string
+}
+
+// Exchange is one request with its answer, as it was on the wire.
+type Exchange struct {
+	Inbound bool // to DOKU; else from DOKU to the merchant
+	Method  string
+	Target  string
+	Header  http.Header
+	Body    []byte
+	Status  int
+	Answer  []byte
+	Reason  string // for a person: why a call was refused; DOKU itself does not tell
+}
+
+// Simulator is DOKU. It is safe for concurrent use.
+type Simulator struct {
+	cfg Config
+
+	mu          sync.Mutex
+	token       string // the latest one issued: only it is valid
+	tokenEnds   time.Time
+	tokens      int                        // issued so far
+	externalIDs map[string]string          // WIB day and X-EXTERNAL-ID
+	accounts    map[string]*virtualAccount // by number without padding
+	serial      int
+	bearer      string // the merchant's token for DOKU
+	bearerEnds  time.Time
+	due         []retry
+	faults      map[string]*Fault
+	exchanges   []Exchange
+}
+
+// Fault makes the simulator misbehave for calls to a path.
+type Fault struct {
+	Status int // 0: the connection is dropped without an answer
+	Body   string
+	Times  int // how often; 0 is for good
+}
+
+const (
+	bodyLargest = 1 << 20
+	tokenLife   = 900 * time.Second
+	tokenPath   = "/authorization/v1/access-token/b2b"
+)
+
+// New returns a simulator that knows one merchant.
+func New(cfg Config) (*Simulator, error) {
+	m := cfg.Merchant
+	if m.ClientID == "" || m.SecretKey == "" || m.PublicKey == nil || m.DOKUKey == nil {
+		return nil, errors.New("simulator: the merchant needs client id, secret key, public key and DOKU's private key")
+	}
+	if len(m.PartnerServiceID) != 8 {
+		return nil, fmt.Errorf("simulator: expected a partner service id of 8 characters, found %q", m.PartnerServiceID)
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Client == nil {
+		cfg.Client = &http.Client{
+			Timeout:       30 * time.Second,
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		}
+	}
+	return &Simulator{
+		cfg:         cfg,
+		externalIDs: make(map[string]string),
+		accounts:    make(map[string]*virtualAccount),
+		faults:      make(map[string]*Fault),
+	}, nil
+}
+
+// SetMerchantURLs sets where DOKU calls the merchant, which often is known only
+// after the simulator has started.
+func (s *Simulator) SetMerchantURLs(token, inquiry, notification string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.cfg.Merchant.TokenURL, s.cfg.Merchant.InquiryURL, s.cfg.Merchant.NotificationURL = token, inquiry, notification
+}
+
+// SetFault makes calls to path misbehave; nil ends it.
+func (s *Simulator) SetFault(path string, f *Fault) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if f == nil {
+		delete(s.faults, path)
+		return
+	}
+	copied := *f
+	s.faults[path] = &copied
+}
+
+// ExpireToken makes the merchant's current B2B token invalid.
+func (s *Simulator) ExpireToken() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.token = ""
+}
+
+// Tokens returns how many B2B tokens were issued.
+func (s *Simulator) Tokens() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.tokens
+}
+
+// Exchanges returns all exchanges so far, in the order in which they ended.
+func (s *Simulator) Exchanges() []Exchange {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append([]Exchange(nil), s.exchanges...)
+}
+
+func (s *Simulator) record(e Exchange) {
+	s.mu.Lock()
+	s.exchanges = append(s.exchanges, e)
+	s.mu.Unlock()
+	if s.cfg.Observe != nil {
+		s.cfg.Observe(e)
+	}
+}
+
+// fault returns the fault set for path, if one is left, and uses it up by one.
+func (s *Simulator) fault(path string) *Fault {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f := s.faults[path]
+	if f == nil {
+		return nil
+	}
+	if f.Times > 0 {
+		if f.Times--; f.Times == 0 {
+			delete(s.faults, path)
+		}
+	}
+	copied := *f
+	return &copied
+}
+
+// reply is an answer: a JSON object, or with raw set any bytes.
+type reply struct {
+	status int
+	body   map[string]any
+	raw    string
+	reason string
+}
+
+// refuse is a reply that says no; reason is for the record only.
+func refuse(status int, service, number, message, reason string) reply {
+	return reply{status: status, reason: reason, body: map[string]any{
+		"responseCode": fmt.Sprintf("%d%s%s", status, service, number), "responseMessage": message,
+	}}
+}
+
+func success(service string) map[string]any {
+	return map[string]any{"responseCode": "200" + service + "00", "responseMessage": "Successful"}
+}
+
+// ServeHTTP is DOKU's API.
+func (s *Simulator) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	e := Exchange{Inbound: true, Method: r.Method, Target: r.RequestURI, Header: r.Header.Clone()}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, bodyLargest))
+	e.Body = body
+	var answer reply
+	switch f := s.fault(r.URL.Path); {
+	case err != nil:
+		answer = refuse(http.StatusBadRequest, "00", "00", "Bad Request", err.Error())
+	case f != nil && f.Status == 0:
+		e.Reason = "fault: connection dropped"
+		s.record(e)
+		panic(http.ErrAbortHandler)
+	case f != nil:
+		answer = reply{status: f.Status, raw: f.Body, reason: "fault"}
+	default:
+		answer = s.route(r, body)
+	}
+	e.Status, e.Answer, e.Reason = answer.status, []byte(answer.raw), answer.reason
+	if answer.body != nil {
+		if e.Answer, err = encode(answer.body); err != nil {
+			panic(err) // maps of strings, numbers and decoded JSON always encode
+		}
+		w.Header().Set("Content-Type", "application/json")
+	}
+	w.Header().Set("X-TIMESTAMP", s.timestamp())
+	s.record(e)
+	w.WriteHeader(answer.status)
+	_, _ = w.Write(e.Answer) // the caller may be gone
+}
+
+// operations of the API by the end of their path; what is in front of it
+// differs between DOKU's pages.
+var operations = []struct {
+	path, method, service string
+	run                   func(*Simulator, map[string]any) reply
+}{
+	{"/transfer-va/create-va", http.MethodPost, "27", (*Simulator).create},
+	{"/transfe-va/create-va", http.MethodPost, "27", (*Simulator).create}, // so spelt on an old page
+	{"/transfer-va/update-va", http.MethodPut, "28", (*Simulator).update},
+	{"/transfer-va/delete-va", http.MethodDelete, "31", (*Simulator).remove},
+	{"/transfer-va/status", http.MethodPost, "26", (*Simulator).status},
+}
+
+func (s *Simulator) route(r *http.Request, body []byte) reply {
+	if r.URL.Path == tokenPath {
+		if r.Method != http.MethodPost {
+			return refuse(http.StatusMethodNotAllowed, "73", "00", "Requested Function Is Not Supported", "method "+r.Method)
+		}
+		return s.issueToken(r.Header, body)
+	}
+	for _, op := range operations {
+		if !strings.HasSuffix(r.URL.Path, op.path) {
+			continue
+		}
+		if r.Method != op.method {
+			return refuse(http.StatusMethodNotAllowed, op.service, "00", "Requested Function Is Not Supported", "expected "+op.method+", found "+r.Method)
+		}
+		if refused := s.check(r, body, op.service); refused != nil {
+			return *refused
+		}
+		var fields map[string]any
+		if err := json.Unmarshal(body, &fields); err != nil {
+			return refuse(http.StatusBadRequest, op.service, "00", "Bad Request", "body: "+err.Error())
+		}
+		return op.run(s, fields)
+	}
+	return refuse(http.StatusNotFound, "00", "00", "Not Found", "no such path: "+r.URL.Path)
+}
+
+// issueToken answers "Get Token B2B". The new token ends the one before: DOKU
+// says that only the latest is processed.
+func (s *Simulator) issueToken(h http.Header, body []byte) reply {
+	if refused := s.checkTokenRequest(h, body); refused != nil {
+		return *refused
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.token, s.tokenEnds = "sim."+rand.Text()+rand.Text(), s.cfg.Now().Add(tokenLife)
+	s.tokens++
+	answer := success("73")
+	answer["accessToken"] = s.token
+	answer["tokenType"] = "Bearer"
+	answer["expiresIn"] = int(tokenLife.Seconds())
+	answer["additionalInfo"] = ""
+	return reply{status: http.StatusOK, body: answer}
+}
+
+// wib is the zone of DOKU's days.
+var wib = time.FixedZone("WIB", 7*3600)
+
+func (s *Simulator) timestamp() string {
+	return s.cfg.Now().In(wib).Format("2006-01-02T15:04:05-07:00")
+}

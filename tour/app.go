@@ -1,0 +1,80 @@
+package tour
+
+import (
+	"encoding/json"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+)
+
+// demoApp is a merchant's app that knows nothing of SNAP: it answers inquiries
+// with a bill and takes note of payments.
+type demoApp struct {
+	mu    sync.Mutex
+	calls []appCall
+	down  bool // answers 503, to show what DOKU then sees
+}
+
+// appCall is a call as the app saw it.
+type appCall struct {
+	method, path string
+	header       http.Header
+	body         []byte
+}
+
+func (a *demoApp) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 1<<20))
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	a.mu.Lock()
+	a.calls = append(a.calls, appCall{r.Method, r.URL.Path, r.Header.Clone(), body})
+	down := a.down
+	a.mu.Unlock()
+	if down {
+		http.Error(w, `{"error":"database is restarting"}`, http.StatusServiceUnavailable)
+		return
+	}
+	var asked map[string]any
+	if err := json.Unmarshal(body, &asked); err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	var answer map[string]any
+	switch {
+	case strings.HasSuffix(r.URL.Path, "/inquiry"):
+		answer = map[string]any{
+			"responseCode": "2002400", "responseMessage": "Successful",
+			"virtualAccountData": map[string]any{
+				"partnerServiceId": asked["partnerServiceId"], "customerNo": asked["customerNo"], "virtualAccountNo": asked["virtualAccountNo"],
+				"inquiryRequestId": asked["inquiryRequestId"], "virtualAccountName": "Toru Yamashita",
+				"totalAmount":           map[string]any{"value": "11500.00", "currency": "IDR"},
+				"virtualAccountTrxType": "C", "inquiryStatus": "00",
+				"inquiryReason":  map[string]any{"english": "Success", "indonesia": "Sukses"},
+				"additionalInfo": map[string]any{"channel": "VIRTUAL_ACCOUNT_BANK_PERMATA", "trxId": "INV-DIPC-1"},
+			},
+		}
+	default:
+		answer = map[string]any{"responseCode": "2002500", "responseMessage": "Successful"}
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(answer) // the sidecar may be gone
+}
+
+// seen returns how many calls the app has seen, and the last of them.
+func (a *demoApp) seen() (int, appCall) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.calls) == 0 {
+		return 0, appCall{}
+	}
+	return len(a.calls), a.calls[len(a.calls)-1]
+}
+
+func (a *demoApp) setDown(down bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.down = down
+}

@@ -1,0 +1,282 @@
+// Package tour shows the sidecar at work: it starts a simulated DOKU, the real
+// sidecar as a process of its own, and a small merchant app, all on loopback
+// with keys made for the occasion, and walks through every flow.
+package tour
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+
+	"github.com/caddy-doku/caddy-doku/simulator"
+)
+
+// Options say how the tour is run.
+type Options struct {
+	Sidecar string    // path of the binary to start
+	Once    bool      // end after the walk instead of staying up
+	Out     io.Writer // where the tour is told
+	Log     io.Writer // where the sidecar's own log goes
+}
+
+const (
+	clientID         = "BRN-0000-1234567890123"
+	partnerServiceID = "    8808"
+	startDeadline    = 30 * time.Second
+	stopDeadline     = 10 * time.Second
+	headerDeadline   = 5 * time.Second
+)
+
+// stage is everything that the tour has started.
+type stage struct {
+	out     io.Writer
+	doku    *simulator.Simulator
+	app     *demoApp
+	client  *http.Client
+	outward string // the sidecar's address for the app
+	inward  string // the sidecar's address for DOKU
+	bank    string // the simulator's address for a person with curl
+	dir     string // keys and configuration
+	closers []func()
+}
+
+// Run takes the tour. It returns an error if a step failed, and nil when ctx
+// ends after the walk.
+func Run(ctx context.Context, o Options) error {
+	s := &stage{out: o.Out, client: &http.Client{Timeout: time.Minute}}
+	defer s.close()
+	died, err := s.start(ctx, o)
+	if err != nil {
+		return err
+	}
+	if err := s.walk(ctx); err != nil {
+		return err
+	}
+	if o.Once {
+		return nil
+	}
+	s.invite()
+	select {
+	case <-ctx.Done():
+		return nil
+	case err := <-died:
+		return fmt.Errorf("the sidecar has ended: %w", err)
+	}
+}
+
+func (s *stage) close() {
+	for i := len(s.closers) - 1; i >= 0; i-- {
+		s.closers[i]()
+	}
+}
+
+// start sets the stage; the channel tells if the sidecar ends by itself.
+func (s *stage) start(ctx context.Context, o Options) (<-chan error, error) {
+	var err error
+	if s.dir, err = os.MkdirTemp("", "caddy-doku-tour-"); err != nil {
+		return nil, err
+	}
+	s.closers = append(s.closers, func() { os.RemoveAll(s.dir) })
+	merchantKey, err := newKey(s.dir, "merchant-private.pem")
+	if err != nil {
+		return nil, err
+	}
+	dokuKey, err := newKey(s.dir, "doku-private.pem")
+	if err != nil {
+		return nil, err
+	}
+	if err := writePublic(s.dir, "doku-public.pem", &dokuKey.PublicKey); err != nil {
+		return nil, err
+	}
+	secret := "SK-" + rand.Text()
+	s.doku, err = simulator.New(simulator.Config{Merchant: simulator.Merchant{
+		ClientID: clientID, SecretKey: secret, PublicKey: &merchantKey.PublicKey, DOKUKey: dokuKey, PartnerServiceID: partnerServiceID,
+	}})
+	if err != nil {
+		return nil, err
+	}
+	s.app = &demoApp{}
+	dokuAddress, err := s.serve(ctx, s.doku)
+	if err != nil {
+		return nil, err
+	}
+	if s.bank, err = s.serve(ctx, s.doku.Bank()); err != nil {
+		return nil, err
+	}
+	appAddress, err := s.serve(ctx, s.app)
+	if err != nil {
+		return nil, err
+	}
+	if s.outward, err = freeAddress(ctx); err != nil {
+		return nil, err
+	}
+	if s.inward, err = freeAddress(ctx); err != nil {
+		return nil, err
+	}
+	s.doku.SetMerchantURLs("http://"+s.inward+"/authorization/v1/access-token/b2b",
+		"http://"+s.inward+"/v1.1/transfer-va/inquiry", "http://"+s.inward+"/v1.1/transfer-va/payment")
+	config := fmt.Sprintf(caddyfile, dokuAddress, s.outward, s.inward, appAddress)
+	if err := os.WriteFile(filepath.Join(s.dir, "Caddyfile"), []byte(config), 0o600); err != nil {
+		return nil, err
+	}
+	s.introduce(config)
+	return s.startSidecar(ctx, o, secret)
+}
+
+// caddyfile is the configuration of the README, on addresses of the tour.
+const caddyfile = `{
+	admin off
+	persist_config off
+	log {
+		level WARN
+	}
+	doku {
+		environment http://%s
+		account {
+			client_id {env.DOKU_CLIENT_ID}
+			secret_key {env.DOKU_SECRET_KEY}
+			private_key {env.DOKU_KEYS}/merchant-private.pem
+			doku_public_key {env.DOKU_KEYS}/doku-public.pem
+		}
+	}
+}
+
+http://%s {
+	tracing
+	doku_sign
+}
+
+http://%s {
+	tracing
+	doku_token /authorization/v1/access-token/b2b
+	doku_verify /v1.1/transfer-va/*
+	reverse_proxy /v1.1/transfer-va/* %s
+
+	# Anything else must not get Caddy's empty 200, which DOKU would take for a yes.
+	@other not path /authorization/v1/access-token/b2b /v1.1/transfer-va/*
+	respond @other 404
+}
+`
+
+// startSidecar starts the real binary and waits until it listens.
+func (s *stage) startSidecar(ctx context.Context, o Options, secret string) (<-chan error, error) {
+	cmd := exec.CommandContext(ctx, o.Sidecar, "run", "--config", filepath.Join(s.dir, "Caddyfile"), "--adapter", "caddyfile") //nolint:gosec // the binary itself
+	cmd.Env = append(os.Environ(),
+		"DOKU_CLIENT_ID="+clientID, "DOKU_SECRET_KEY="+secret, "DOKU_KEYS="+s.dir,
+		"XDG_CONFIG_HOME="+s.dir, "XDG_DATA_HOME="+s.dir, "OTEL_TRACES_EXPORTER=none")
+	cmd.Stdout, cmd.Stderr = o.Log, o.Log
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	cmd.WaitDelay = stopDeadline
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("starting the sidecar: %w", err)
+	}
+	died := make(chan error, 1)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		err := cmd.Wait()
+		if err == nil {
+			err = errors.New("without an error")
+		}
+		died <- err
+	}()
+	s.closers = append(s.closers, func() {
+		_ = cmd.Process.Signal(os.Interrupt) // it may have ended already
+		select {
+		case <-ended:
+		case <-time.After(stopDeadline):
+			_ = cmd.Process.Kill()
+			<-ended
+		}
+	})
+	ctx, cancel := context.WithTimeout(ctx, startDeadline)
+	defer cancel()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		var dialer net.Dialer
+		if conn, err := dialer.DialContext(ctx, "tcp", s.inward); err == nil {
+			return died, conn.Close()
+		}
+		select {
+		case err := <-died:
+			return nil, fmt.Errorf("the sidecar did not start: %w; its log is above", err)
+		case <-ctx.Done():
+			return nil, fmt.Errorf("the sidecar does not listen on %s: %w", s.inward, ctx.Err())
+		case <-tick.C:
+		}
+	}
+}
+
+// serve serves h on a free loopback port.
+func (s *stage) serve(ctx context.Context, h http.Handler) (string, error) {
+	var config net.ListenConfig
+	listener, err := config.Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	server := &http.Server{Handler: h, ReadHeaderTimeout: headerDeadline}
+	go func() { _ = server.Serve(listener) }() // ends with Close below
+	s.closers = append(s.closers, func() { server.Close() })
+	return listener.Addr().String(), nil
+}
+
+// freeAddress returns a loopback address that was free a moment ago.
+func freeAddress(ctx context.Context) (string, error) {
+	var config net.ListenConfig
+	listener, err := config.Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	return listener.Addr().String(), listener.Close()
+}
+
+func newKey(dir, name string) (*rsa.PrivateKey, error) {
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		return nil, err
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, err
+	}
+	text := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
+	return key, os.WriteFile(filepath.Join(dir, name), text, 0o600)
+}
+
+func writePublic(dir, name string, key *rsa.PublicKey) error {
+	der, err := x509.MarshalPKIXPublicKey(key)
+	if err != nil {
+		return err
+	}
+	text := pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})
+	return os.WriteFile(filepath.Join(dir, name), text, 0o600)
+}
+
+// post sends a plain request, as the merchant's app does.
+func (s *stage) post(ctx context.Context, method, path, body string) (int, []byte, error) {
+	req, err := http.NewRequestWithContext(ctx, method, "http://"+s.outward+path, bytes.NewReader([]byte(body)))
+	if err != nil {
+		return 0, nil, err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := s.client.Do(req)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer resp.Body.Close()
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	return resp.StatusCode, answer, err
+}
