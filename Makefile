@@ -7,9 +7,9 @@ FUZZTIME := 30s
 PACKAGES := ./...
 
 # What the binary is built from. The folders are there too: their time changes with a file removed.
-SOURCES := go.mod go.sum imports.go xcaddy.sh tools/go.mod tools/go.sum \
-	$(shell find caddymodule signer verifier store simulator snap \
-		! -path '*/testdata*' ! -name '*_test.go' 2>/dev/null)
+SOURCES := go.mod go.sum xcaddy.sh tools/go.mod tools/go.sum $(shell find . -mindepth 1 \
+	\( -path ./.git -o -path ./bin -o -path ./integration -o -path ./tools -o -name testdata \) -prune \
+	-o \( -type d -o -name '*.go' ! -name '*_test.go' \) -print)
 
 # The programs that the tests start are found by their whole path: tests run in their own folders.
 export CADDY_DOKU_BIN = $(CURDIR)/$(BINARY)

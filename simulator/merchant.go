@@ -224,8 +224,9 @@ type Outgoing struct {
 	Bearer    string // default: a token got from the merchant
 	Timestamp string // default: now
 
-	// Mutate changes the signed request before it is sent, for tests of what
-	// the merchant refuses.
+	// For tests of what the merchant refuses: Sent goes out in place of Body,
+	// which is signed; Mutate changes the signed request.
+	Sent   []byte
 	Mutate func(*http.Request)
 }
 
@@ -247,7 +248,10 @@ func (s *Simulator) Call(ctx context.Context, out Outgoing) (Answer, error) {
 	if err != nil {
 		return Answer{}, fmt.Errorf("merchant's URL: %w", err)
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, out.URL, bytes.NewReader(out.Body))
+	if out.Sent == nil {
+		out.Sent = out.Body
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, out.URL, bytes.NewReader(out.Sent))
 	if err != nil {
 		return Answer{}, fmt.Errorf("calling the merchant: %w", err)
 	}
@@ -262,7 +266,7 @@ func (s *Simulator) Call(ctx context.Context, out Outgoing) (Answer, error) {
 	if out.Mutate != nil {
 		out.Mutate(req)
 	}
-	return s.send(req, out.Body)
+	return s.send(req, out.Sent)
 }
 
 // RequestToken asks the merchant for a token (service 73). mutate may be nil.

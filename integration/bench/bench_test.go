@@ -13,6 +13,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -198,6 +199,16 @@ func TestCPUTimeIsReadPastANameWithParentheses(t *testing.T) {
 	}
 	if got, err := statTicks([]byte("4242 (caddy) S 1")); err == nil {
 		t.Errorf("expected an error, found %d", got)
+	}
+}
+
+func TestTheCPUIsNamed(t *testing.T) {
+	t.Parallel()
+	if got := cpuModel("processor\t: 0\nmodel name\t: AMD EPYC\n\nprocessor\t: 1\nmodel name\t: other\n"); got != "AMD EPYC" {
+		t.Errorf("found %q", got)
+	}
+	if got := cpuModel("processor\t: 0\n"); got != runtime.GOARCH {
+		t.Errorf("without a name, expected the architecture, found %q", got)
 	}
 }
 

@@ -60,7 +60,7 @@ type round struct {
 
 // benchCase is one body size and number of connections.
 type benchCase struct {
-	settings
+	settings    settings
 	setup       *setup
 	size, conns int
 	progress    io.Writer
@@ -100,7 +100,7 @@ func (c *benchCase) run(ctx context.Context) error {
 		if r.memory, err = r.caddy.memory(); err != nil {
 			return err
 		}
-		if c.profiles == "" {
+		if c.settings.profiles == "" {
 			continue
 		}
 		if err := c.profile(ctx, r); err != nil {
@@ -112,7 +112,8 @@ func (c *benchCase) run(ctx context.Context) error {
 
 // open starts the Caddys and connects to them.
 func (c *benchCase) open(ctx context.Context) error {
-	for i, k := range kinds {
+	for i := range kinds {
+		k := kinds[i]
 		r := &row{kind: k, want: answerTo(k.seen)}
 		var err error
 		if k.server == i {
@@ -148,7 +149,7 @@ func (c *benchCase) close() {
 // warm finds the number of calls for a round, and makes a round of them at each
 // row that doesn't count.
 func (c *benchCase) warm(ctx context.Context) error {
-	wanted := time.Duration(c.seconds * float64(time.Second))
+	wanted := time.Duration(c.settings.seconds * float64(time.Second))
 	for n := 4 * c.conns; ; n *= 2 {
 		var err error
 		if c.app, err = appCalls(c.size, n); err != nil {
@@ -232,10 +233,8 @@ func (c *benchCase) drive(ctx context.Context, r *row, b batch) (round, error) {
 
 // count checks that the upstream has answered each call once.
 func (c *benchCase) count(ctx context.Context, before int) error {
-	for _, r := range c.rows {
-		if r.err != nil {
-			return nil // nobody knows how many calls there were
-		}
+	if slices.ContainsFunc(c.rows, func(r *row) bool { return r.err != nil }) {
+		return nil // nobody knows how many calls there were
 	}
 	after, err := c.setup.served(ctx)
 	if err != nil {
@@ -273,7 +272,7 @@ func (c *benchCase) profile(ctx context.Context, r *row) error {
 			if got.err != nil {
 				return got.err
 			}
-			return os.WriteFile(filepath.Join(c.profiles, fmt.Sprintf("%s-%d-%d.pprof", r.slug, c.size, c.conns)), got.profile, 0o600)
+			return os.WriteFile(filepath.Join(c.settings.profiles, fmt.Sprintf("%s-%d-%d.pprof", r.slug, c.size, c.conns)), got.profile, 0o600)
 		default:
 		}
 		b := c.app

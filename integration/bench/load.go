@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"strconv"
 	"sync"
@@ -40,7 +39,7 @@ func dial(ctx context.Context, address string, n int) (*load, error) {
 
 func (l *load) close() {
 	for _, c := range l.conns {
-		c.Close()
+		_ = c.Close()
 	}
 }
 
@@ -54,11 +53,7 @@ func (l *load) run(ctx context.Context, b batch, want []byte) ([]time.Duration, 
 			return nil, err
 		}
 	}
-	defer context.AfterFunc(ctx, func() {
-		for _, c := range l.conns {
-			c.Close()
-		}
-	})()
+	defer context.AfterFunc(ctx, l.close)()
 
 	took := make([]time.Duration, len(b.calls))
 	var next atomic.Int64
@@ -162,5 +157,3 @@ func readAnswer(r *bufio.Reader, want []byte) error {
 	_, err = r.Discard(length)
 	return err
 }
-
-var _ io.Closer = (*connection)(nil)

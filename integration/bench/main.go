@@ -43,14 +43,14 @@ const upstreamCommand = "serve-upstream"
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
 	run := runBench
 	if len(os.Args) > 1 && os.Args[1] == upstreamCommand {
 		run = runUpstream
 	}
-	if err := run(ctx, os.Args[1:], os.Stdout, os.Stderr); err != nil && !errors.Is(err, flag.ErrHelp) {
+	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	if err != nil && !errors.Is(err, flag.ErrHelp) {
 		fmt.Fprintln(os.Stderr, "bench:", err)
-		stop()
 		os.Exit(1)
 	}
 }
@@ -135,12 +135,16 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(stdout, "%s\n%d paired rounds in random order, of as many calls as reverse_proxy answers in about %g s; medians; %s.\n"+
+	_, err = fmt.Fprintf(stdout, "%s\n%d paired rounds in random order, of as many calls as reverse_proxy answers in about %g s; medians; %s.\n"+
 		"All keep up to 256 idle connections to the upstream.\n", machine, s.rounds, s.seconds, time.Now().Format(time.DateOnly))
-
+	if err != nil {
+		return err
+	}
 	invalid := 0
 	for _, size := range s.sizes {
-		fmt.Fprintf(stdout, "\n### Bodies of %s\n\n%s", sizeName(size), tableHead)
+		if _, err := fmt.Fprintf(stdout, "\n### Bodies of %s\n\n%s", sizeName(size), tableHead); err != nil {
+			return err
+		}
 		for _, conns := range s.conns {
 			c := benchCase{settings: s, setup: setup, size: size, conns: conns, progress: stderr}
 			if err := c.run(ctx); ctx.Err() != nil {
@@ -152,7 +156,9 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 				if r.err != nil {
 					invalid++
 				}
-				fmt.Fprint(stdout, r.line(conns, c.rows))
+				if _, err := io.WriteString(stdout, r.line(conns, c.rows)); err != nil {
+					return err
+				}
 			}
 		}
 	}

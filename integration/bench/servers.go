@@ -105,8 +105,10 @@ func runUpstream(ctx context.Context, _ []string, stdout, _ io.Writer) error {
 		return err
 	}
 	server := &http.Server{Handler: newUpstream(), ReadHeaderTimeout: roundDeadline}
-	defer context.AfterFunc(ctx, func() { server.Close() })()
-	fmt.Fprintln(stdout, listener.Addr())
+	defer context.AfterFunc(ctx, func() { _ = server.Close() })()
+	if _, err := fmt.Fprintln(stdout, listener.Addr()); err != nil {
+		return err
+	}
 	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
@@ -311,8 +313,7 @@ func (s *setup) startUpstream(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer address.Close()
-	defer w.Close()
+	defer func() { _, _ = address.Close(), w.Close() }()
 	cmd.Stdout = w
 	if s.upstream, err = start("the upstream", cmd); err != nil {
 		return err
@@ -425,8 +426,7 @@ func freeAddress(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	defer listener.Close()
-	return listener.Addr().String(), nil
+	return listener.Addr().String(), listener.Close()
 }
 
 // inboundToken asks the Caddy at address for a token, as DOKU does.
@@ -466,7 +466,7 @@ func ask(req *http.Request) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer resp.Body.Close()
+	defer func() { _ = resp.Body.Close() }()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, answerLargest))
 	if err != nil {
 		return nil, err

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"debug/buildinfo"
 	"fmt"
 	"math"
@@ -18,33 +17,33 @@ func machineLine(caddy string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("reading the versions in %s: %w", caddy, err)
 	}
-	version := "of an unknown version"
+	version := "of unknown version"
 	for _, dep := range info.Deps {
 		if dep.Path == "github.com/caddyserver/caddy/v2" {
 			version = dep.Version
 		}
 	}
+	cpus, err := os.ReadFile("/proc/cpuinfo")
+	if err != nil {
+		return "", err
+	}
+	kernel, err := os.ReadFile("/proc/sys/kernel/osrelease")
+	if err != nil {
+		return "", err
+	}
 	return fmt.Sprintf("%s, %d cores, Linux %s; %s, Caddy %s; load, Caddy and upstream on the same machine, plain HTTP over loopback.",
-		procField("/proc/cpuinfo", "model name"), runtime.NumCPU(), procLine("/proc/sys/kernel/osrelease"), info.GoVersion, version), nil
+		cpuModel(string(cpus)), runtime.NumCPU(), strings.TrimSpace(string(kernel)), info.GoVersion, version), nil
 }
 
-// procField returns the first value called name in a file of /proc.
-func procField(path, name string) string {
-	text, _ := os.ReadFile(path) //nolint:errcheck // without the file, nothing is known
-	for line := range bytes.Lines(text) {
-		if key, value, found := bytes.Cut(line, []byte(":")); found && string(bytes.TrimSpace(key)) == name {
-			return string(bytes.TrimSpace(value))
+// cpuModel returns the name of the first CPU in the text of /proc/cpuinfo.
+func cpuModel(text string) string {
+	for line := range strings.Lines(text) {
+		// Not every architecture has it.
+		if name, value, found := strings.Cut(line, ":"); found && strings.TrimSpace(name) == "model name" {
+			return strings.TrimSpace(value)
 		}
 	}
-	return "unknown CPU"
-}
-
-func procLine(path string) string {
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return "of an unknown version"
-	}
-	return string(bytes.TrimSpace(text))
+	return runtime.GOARCH
 }
 
 const tableHead = `| target | connections | req/s | p50 ms | p99 ms | CPU µs/req | RSS MiB | req/s ÷ reverse_proxy | CPU ÷ reverse_proxy (95 %) |

@@ -1,0 +1,358 @@
+package integration
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+
+	"github.com/caddy-doku/caddy-doku/simulator"
+)
+
+func payment(id string) []byte {
+	return fmt.Appendf(nil, `{"partnerServiceId":%q,"customerNo":"1","virtualAccountNo":%q,"virtualAccountName":"Toru","trxId":"T-1",`+
+		`"paymentRequestId":%q,"paidAmount":{"value":"11500.00","currency":"IDR"}}`, partnerServiceID, partnerServiceID+"1", id)
+}
+
+// notify sends a notification, signed by DOKU.
+func (w *world) notify(t testing.TB, out simulator.Outgoing) answer {
+	t.Helper()
+	if out.URL == "" {
+		out.URL = w.inward + paymentPath
+	}
+	if out.Body == nil {
+		out.Body = payment("P-1")
+	}
+	a, err := w.doku.Call(t.Context(), out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return answer{a.Status, a.Header, string(a.Body)}
+}
+
+// token gets a token of the merchant's.
+func (w *world) token(t testing.TB) string {
+	t.Helper()
+	a, err := w.doku.RequestToken(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var told struct {
+		AccessToken string `json:"accessToken"`
+	}
+	if err := json.Unmarshal(a.Body, &told); err != nil || a.Status != http.StatusOK {
+		t.Fatalf("HTTP %d %s", a.Status, a.Body)
+	}
+	return told.AccessToken
+}
+
+func TestGenuineNotificationReachesTheApp(t *testing.T) {
+	t.Parallel()
+	w := start(t, options{})
+	body := payment("P-1")
+	w.notify(t, simulator.Outgoing{Body: body, Mutate: func(r *http.Request) {
+		r.Header.Set("X-Doku-Account", "spoofed")
+		r.Header.Set("X-Doku-Service", "99")
+		r.Header.Set("Idempotency-Key", "spoofed")
+	}}).expect(t, http.StatusOK, "2002500")
+	calls := w.app.seen()
+	if len(calls) != 1 || calls[0].body != string(body) {
+		t.Fatalf("the app saw %v", calls)
+	}
+	h := calls[0].header
+	if h.Get("Authorization") != "" || h.Get("X-Signature") != "" {
+		t.Error("the app saw token or signature")
+	}
+	if h.Get("X-Doku-Account") != "default" || h.Get("X-Doku-Service") != "25" || len(h.Values("Idempotency-Key")) != 1 || h.Get("Idempotency-Key") == "spoofed" {
+		t.Errorf("headers of the sidecar: %v", h)
+	}
+}
+
+func TestDirectInquiry(t *testing.T) {
+	t.Parallel()
+	w := start(t, options{})
+	w.app.setAnswer(func(c appCall) (int, string) {
+		if !strings.HasSuffix(c.target, "/inquiry") {
+			return 200, `{"responseCode":"2002500","responseMessage":"Successful"}`
+		}
+		var asked map[string]any
+		if err := json.Unmarshal([]byte(c.body), &asked); err != nil {
+			return 400, err.Error()
+		}
+		answered, err := json.Marshal(map[string]any{"responseCode": "2002400", "responseMessage": "Successful", "virtualAccountData": map[string]any{
+			"partnerServiceId": asked["partnerServiceId"], "customerNo": asked["customerNo"], "virtualAccountNo": asked["virtualAccountNo"],
+			"inquiryRequestId": asked["inquiryRequestId"], "virtualAccountName": "Toru", "totalAmount": map[string]any{"value": "11500.00", "currency": "IDR"},
+			"virtualAccountTrxType": "C", "additionalInfo": map[string]any{"trxId": "INV-7"},
+		}})
+		if err != nil {
+			return 500, err.Error()
+		}
+		return 200, string(answered)
+	})
+	receipt, err := w.doku.Pay(t.Context(), partnerServiceID+"4711", "11500.00")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if calls := w.app.seen(); !receipt.Inquired || !receipt.Notification.OK() || len(calls) != 2 {
+		t.Errorf("receipt %+v after %d calls of the app, expected an inquiry and a notification", receipt, len(calls))
+	}
+}
+
+func TestForgeriesAndMistakesNeverReachTheApp(t *testing.T) {
+	t.Parallel()
+	w := start(t, options{verify: "{\n max_body 4KB\n}"})
+	good := w.token(t)
+	publicKey, err := os.ReadFile(testdata(t, "test-doku-public.pem"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	claims := func(subject string, expires time.Duration) jwt.MapClaims {
+		return jwt.MapClaims{"iss": "caddy-doku", "sub": subject, "aud": "doku-inbound", "exp": time.Now().Add(expires).Unix()}
+	}
+	signed := func(method jwt.SigningMethod, key any, c jwt.Claims) string {
+		text, err := jwt.NewWithClaims(method, c).SignedString(key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return text
+	}
+	parts := strings.Split(good, ".")
+	otherPayload := base64.RawURLEncoding.EncodeToString([]byte(`{"iss":"caddy-doku","sub":"someone else","aud":["doku-inbound"],"exp":99999999999}`))
+	header := func(name string, values ...string) simulator.Outgoing {
+		return simulator.Outgoing{Mutate: func(r *http.Request) {
+			r.Header.Del(name)
+			for _, v := range values {
+				r.Header.Add(name, v)
+			}
+		}}
+	}
+	wib := time.FixedZone("WIB", 7*3600)
+	at := func(d time.Duration) simulator.Outgoing {
+		return simulator.Outgoing{Timestamp: time.Now().Add(d).In(wib).Format(time.RFC3339)}
+	}
+	mutated := func(f func(*http.Request)) simulator.Outgoing { return simulator.Outgoing{Mutate: f} }
+	large := payment(strings.Repeat("9", 5000))
+
+	tests := []struct {
+		name   string
+		call   simulator.Outgoing
+		status int
+		code   string
+	}{
+		{"no X-TIMESTAMP", header("X-TIMESTAMP"), 400, "4002502"},
+		{"no X-SIGNATURE", header("X-SIGNATURE"), 400, "4002502"},
+		{"no X-PARTNER-ID", header("X-PARTNER-ID"), 400, "4002502"},
+		{"no X-EXTERNAL-ID", header("X-EXTERNAL-ID"), 400, "4002502"},
+		{"no Authorization", header("Authorization"), 401, "4012501"},
+		{"two X-SIGNATURE", header("X-SIGNATURE", "a", "b"), 400, "4002501"},
+		{"two X-TIMESTAMP", header("X-TIMESTAMP", "a", "b"), 400, "4002501"},
+		{"two Authorization", header("Authorization", "Bearer a", "Bearer b"), 400, "4002501"},
+		{"two X-EXTERNAL-ID", header("X-EXTERNAL-ID", "a", "b"), 400, "4002501"},
+		{"a garbled timestamp", header("X-TIMESTAMP", "yesterday"), 400, "4002501"},
+		{"an external id that is too long", header("X-EXTERNAL-ID", strings.Repeat("1", 129)), 400, "4002501"},
+		{"another partner", header("X-PARTNER-ID", "BRN-9"), 401, "4012500"},
+		{"a garbled signature", header("X-SIGNATURE", "!!"), 401, "4012500"},
+		{"a wrong signature", header("X-SIGNATURE", base64.StdEncoding.EncodeToString(make([]byte, 64))), 401, "4012500"},
+		{"the signature in upper-case hex", mutated(func(r *http.Request) {
+			raw, _ := base64.StdEncoding.DecodeString(r.Header.Get("X-SIGNATURE"))
+			r.Header.Set("X-SIGNATURE", strings.ToUpper(hex.EncodeToString(raw)))
+		}), 401, "4012500"},
+		{"one byte of the body altered", simulator.Outgoing{Sent: bytes.Replace(payment("P-1"), []byte("11500"), []byte("91500"), 1)}, 401, "4012500"},
+		{"another path", mutated(func(r *http.Request) { r.URL.Path = "/v1.1/transfer-va//transfer-va/payment" }), 401, "4012500"},
+		{"a query added", mutated(func(r *http.Request) { r.URL.RawQuery = "a=1" }), 401, "4012500"},
+		{"another method", mutated(func(r *http.Request) { r.Method = http.MethodPut }), 405, "4052500"},
+		{"an old timestamp", at(-11 * time.Minute), 400, "4002501"},
+		{"a future timestamp", at(3 * time.Minute), 400, "4002501"},
+		{"a token with alg none", simulator.Outgoing{Bearer: signed(jwt.SigningMethodNone, jwt.UnsafeAllowNoneSignatureType, claims(clientID, time.Hour))}, 401, "4012501"},
+		{"a token by HS256 with DOKU's public key", simulator.Outgoing{Bearer: signed(jwt.SigningMethodHS256, publicKey, claims(clientID, time.Hour))}, 401, "4012501"},
+		{"a token by HS256 with the bare secret", simulator.Outgoing{Bearer: signed(jwt.SigningMethodHS256, []byte(secretKey), claims(clientID, time.Hour))}, 401, "4012501"},
+		{"a token by RS256 with another key", simulator.Outgoing{Bearer: signed(jwt.SigningMethodRS256, privateKey(t, "test-merchant-private.pem"), claims(clientID, time.Hour))}, 401, "4012501"},
+		{"a token with its payload replaced", simulator.Outgoing{Bearer: parts[0] + "." + otherPayload + "." + parts[2]}, 401, "4012501"},
+		{"a token cut short", simulator.Outgoing{Bearer: good[:len(good)-2]}, 401, "4012501"},
+		{"no token after Bearer", header("Authorization", "Bearer "), 401, "4012501"},
+		{"Basic instead of Bearer", header("Authorization", "Basic eDp5"), 401, "4012501"},
+		{"a body over the limit", simulator.Outgoing{Body: large}, 413, "4132500"},
+		{"a chunked body over the limit", simulator.Outgoing{Body: large, Mutate: func(r *http.Request) { r.ContentLength = -1 }}, 413, "4132500"},
+		{"signed, but not JSON", simulator.Outgoing{Body: []byte(`{"a":`)}, 400, "4002500"},
+		{"signed, but with a byte order mark", simulator.Outgoing{Body: []byte("\ufeff{}")}, 400, "4002500"},
+		{"an inquiry with a wrong signature has the inquiry's code", simulator.Outgoing{
+			URL: w.inward + inquiryPath, Mutate: func(r *http.Request) { r.Header.Set("X-SIGNATURE", strings.Repeat("A", 86)+"==") },
+		}, 401, "4012400"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			if test.call.Bearer == "" {
+				test.call.Bearer = good
+			}
+			got := w.notify(t, test.call)
+			got.expect(t, test.status, test.code)
+			if got.header.Get("X-Doku-Error") == "" {
+				t.Error("X-Doku-Error is missing")
+			}
+		})
+	}
+	if calls := w.app.seen(); len(calls) != 0 {
+		t.Errorf("the app was called %d times, first with %s", len(calls), calls[0].body)
+	}
+}
+
+func TestTruncatedBodyIsRefused(t *testing.T) {
+	t.Parallel()
+	w := start(t, options{})
+	conn, err := net.Dial("tcp", strings.TrimPrefix(w.inward, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: %s\r\nContent-Length: 100\r\n\r\n{\"a\":", paymentPath, strings.TrimPrefix(w.inward, "http://"))
+	if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err == nil {
+		defer resp.Body.Close()
+		if resp.StatusCode != http.StatusBadRequest {
+			t.Errorf("HTTP %d, expected 400", resp.StatusCode)
+		}
+	}
+	if calls := w.app.seen(); len(calls) != 0 {
+		t.Errorf("the app was called %d times", len(calls))
+	}
+}
+
+func TestBodiesThatAreGenuineInAnyForm(t *testing.T) {
+	t.Parallel()
+	w := start(t, options{})
+	for name, call := range map[string]simulator.Outgoing{
+		"pretty-printed, signed minified": {Body: []byte("{ \"paymentRequestId\" : \"F-1\",\n \"x\": \"a  b\" }")},
+		"chunked without a length":        {Body: payment("F-2"), Mutate: func(r *http.Request) { r.ContentLength = -1 }},
+		"a timestamp with Z":              {Body: payment("F-3"), Timestamp: time.Now().UTC().Format("2006-01-02T15:04:05Z")},
+		"a timestamp with milliseconds":   {Body: payment("F-4"), Timestamp: time.Now().UTC().Format("2006-01-02T15:04:05.000Z")},
+		"bearer in lower case": {Body: payment("F-5"), Mutate: func(r *http.Request) {
+			r.Header.Set("Authorization", "b"+r.Header.Get("Authorization")[1:])
+		}},
+	} {
+		t.Run(name, func(t *testing.T) { w.notify(t, call).expect(t, http.StatusOK, "2002500") })
+	}
+}
+
+func TestTokenRequests(t *testing.T) {
+	t.Parallel()
+	w := start(t, options{})
+	tests := []struct {
+		name   string
+		mutate func(*http.Request)
+		status int
+		code   string
+	}{
+		{"genuine", nil, 200, "2007300"},
+		{"another client key", func(r *http.Request) { r.Header.Set("X-CLIENT-KEY", "BRN-9") }, 401, "4017300"},
+		{"no client key", func(r *http.Request) { r.Header.Del("X-CLIENT-KEY") }, 400, "4007302"},
+		{"no signature", func(r *http.Request) { r.Header.Del("X-SIGNATURE") }, 400, "4007302"},
+		{"a wrong signature", func(r *http.Request) {
+			r.Header.Set("X-SIGNATURE", base64.StdEncoding.EncodeToString(make([]byte, 256)))
+		}, 401, "4017300"},
+		{"a garbled signature", func(r *http.Request) { r.Header.Set("X-SIGNATURE", "x") }, 401, "4017300"},
+		{"the time changed after signing", func(r *http.Request) {
+			r.Header.Set("X-TIMESTAMP", time.Now().UTC().Add(time.Second).Format(time.RFC3339))
+		}, 401, "4017300"},
+		{"an old time", func(r *http.Request) { r.Header.Set("X-TIMESTAMP", "2024-01-01T00:00:00+07:00") }, 400, "4007301"},
+		{"GET", func(r *http.Request) { r.Method = http.MethodGet }, 405, "4057300"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			a, err := w.doku.RequestToken(t.Context(), test.mutate)
+			if err != nil {
+				t.Fatal(err)
+			}
+			answer{a.Status, a.Header, string(a.Body)}.expect(t, test.status, test.code)
+		})
+	}
+}
+
+func TestRepeatsAreHarmless(t *testing.T) {
+	t.Parallel()
+	w := start(t, options{})
+	first := simulator.Outgoing{Body: payment("R-1"), ExternalID: "E-1"}
+	w.notify(t, first).expect(t, 200, "2002500")
+	t.Run("the same call gets the same answer", func(t *testing.T) { w.notify(t, first).expect(t, 200, "2002500") })
+	t.Run("the same payment with another external id too", func(t *testing.T) {
+		w.notify(t, simulator.Outgoing{Body: payment("R-1"), ExternalID: "E-2"}).expect(t, 200, "2002500")
+	})
+	t.Run("the same external id with another body is refused", func(t *testing.T) {
+		w.notify(t, simulator.Outgoing{Body: payment("R-2"), ExternalID: "E-1"}).expect(t, 409, "4092500")
+	})
+	if n := len(w.app.seen()); n != 1 {
+		t.Errorf("the app was called %d times, expected once", n)
+	}
+}
+
+func TestRepeatInFlightWaitsForTheAnswer(t *testing.T) {
+	t.Parallel()
+	w := start(t, options{})
+	entered, release := make(chan struct{}, 10), make(chan struct{})
+	w.app.setAnswer(func(appCall) (int, string) {
+		entered <- struct{}{}
+		<-release
+		return 200, `{"responseCode":"2002500"}`
+	})
+	call := simulator.Outgoing{Body: payment("W-1"), ExternalID: "W-1", Bearer: w.token(t)}
+	var wg sync.WaitGroup
+	for range 5 {
+		wg.Go(func() { w.notify(t, call).expect(t, 200, "2002500") })
+	}
+	<-entered
+	close(release)
+	wg.Wait()
+	if n := len(w.app.seen()); n != 1 {
+		t.Errorf("the app was called %d times, expected once", n)
+	}
+}
+
+func TestWhatTheAppDoesNotTakeIsNotAcknowledged(t *testing.T) {
+	t.Parallel()
+	w := start(t, options{verify: "{\n timeout 500ms\n}"})
+	status := 503
+	var mu sync.Mutex
+	hang := make(chan struct{})
+	w.app.setAnswer(func(appCall) (int, string) {
+		mu.Lock()
+		now := status
+		mu.Unlock()
+		if now == 0 {
+			<-hang
+			now = 500
+		}
+		return now, `{"responseCode":"2002500"}`
+	})
+	call := simulator.Outgoing{Body: payment("D-1"), ExternalID: "D-1"}
+	if got := w.notify(t, call); got.status != 503 {
+		t.Errorf("HTTP %d, expected the app's 503", got.status)
+	}
+	mu.Lock()
+	status = 0
+	mu.Unlock()
+	w.notify(t, call).expect(t, 504, "5042500")
+	close(hang)
+	mu.Lock()
+	status = 200
+	mu.Unlock()
+	w.notify(t, call).expect(t, 200, "2002500")
+}
+
+func TestAppThatIsNotThere(t *testing.T) {
+	t.Parallel()
+	w := start(t, options{app: freeAddress(t)})
+	w.notify(t, simulator.Outgoing{}).expect(t, 500, "5002502")
+}
