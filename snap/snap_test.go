@@ -1,0 +1,224 @@
+package snap
+
+import (
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"testing"
+	"time"
+)
+
+// vector is one of testdata/vectors.json.
+type vector struct {
+	Name, Kind, Secret, Method, Endpoint, Token, Timestamp, Body, BodySha256, StringToSign, Signature, Input, Output, ClientID string
+}
+
+func vectors(t *testing.T) []vector {
+	t.Helper()
+	data, err := os.ReadFile("../testdata/vectors.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []vector
+	if err := json.Unmarshal(data, &all); err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+func TestVectors(t *testing.T) {
+	t.Parallel()
+	for _, v := range vectors(t) {
+		t.Run(v.Name, func(t *testing.T) {
+			t.Parallel()
+			switch v.Kind {
+			case "symmetric":
+				digest := Digest([]byte(v.Body))
+				if got := hex.EncodeToString(digest[:]); got != v.BodySha256 {
+					t.Errorf("digest %s, expected %s", got, v.BodySha256)
+				}
+				message := AppendStringToSign(nil, v.Method, v.Endpoint, v.Token, digest, v.Timestamp)
+				if string(message) != v.StringToSign {
+					t.Errorf("string to sign %s, expected %s", message, v.StringToSign)
+				}
+				if got := NewSecret([]byte(v.Secret)).Signature(message); got != v.Signature {
+					t.Errorf("signature %s, expected %s", got, v.Signature)
+				}
+			case "asymmetric":
+				if got := TokenStringToSign(v.ClientID, v.Timestamp); got != v.StringToSign {
+					t.Errorf("string to sign %s, expected %s", got, v.StringToSign)
+				}
+			case "minify":
+				minified, err := AppendMinified(nil, []byte(v.Input))
+				if err != nil || string(minified) != v.Output {
+					t.Errorf("minified %s (%v), expected %s", minified, err, v.Output)
+				}
+			case "nonsnap": // another signature, which is not part of this product
+			default:
+				t.Errorf("unknown kind %q", v.Kind)
+			}
+		})
+	}
+}
+
+func TestTimestamps(t *testing.T) {
+	t.Parallel()
+	at := time.Date(2024, 3, 26, 9, 1, 41, 999, time.UTC)
+	if got := Timestamp(at); got != "2024-03-26T16:01:41+07:00" {
+		t.Errorf("Timestamp = %s", got)
+	}
+	for text, ok := range map[string]bool{
+		"2024-03-26T16:01:41+07:00":      true,
+		"2024-03-26T09:01:41Z":           true,
+		"2024-03-26T09:01:41.000Z":       true,
+		"2024-03-26T16:01:41.5+07:00":    true,
+		"2024-03-26T16:01:41,5+07:00":    false,
+		"2024-03-26 16:01:41+07:00":      false,
+		"2024-03-26T16:01:41":            false,
+		"2024-03-26T16:01:41+0700":       false,
+		"2024-13-26T16:01:41+07:00":      false,
+		"1711443701":                     false,
+		"":                               false,
+		"2024-03-26T16:01:41+07:00\x00x": false,
+	} {
+		got, err := ParseTimestamp(text)
+		if (err == nil) != ok || err != nil && !errors.Is(err, ErrTimestamp) {
+			t.Errorf("ParseTimestamp(%q): %v", text, err)
+		}
+		if ok && got.Truncate(time.Second).Unix() != at.Unix() {
+			t.Errorf("ParseTimestamp(%q) = %v", text, got)
+		}
+	}
+	if got := Day(time.Date(2024, 3, 26, 17, 0, 0, 0, time.UTC)); got != "2024-03-27" {
+		t.Errorf("the WIB day at 17:00 UTC is %s", got)
+	}
+	if got := DayEnd(at); !got.Equal(time.Date(2024, 3, 26, 17, 0, 0, 0, time.UTC)) {
+		t.Errorf("the WIB day ends at %v", got)
+	}
+}
+
+func FuzzParseTimestamp(f *testing.F) {
+	f.Add("2024-03-26T16:01:41+07:00")
+	f.Add("2024-03-26T09:01:41.123Z")
+	f.Fuzz(func(t *testing.T, text string) {
+		if _, err := ParseTimestamp(text); err != nil && !errors.Is(err, ErrTimestamp) {
+			t.Errorf("error %v", err)
+		}
+	})
+}
+
+func TestRequestTarget(t *testing.T) {
+	t.Parallel()
+	for in, want := range map[string]string{
+		"/v1.1/transfer-va/payment":    "/v1.1/transfer-va/payment",
+		"/a%2Fb//c/./d/?x=%20&y":       "/a%2Fb//c/./d/?x=%20&y",
+		"http://host:80/a?b=c":         "/a?b=c",
+		"http://host":                  "/",
+		"http://host?x=1":              "/?x=1",
+		"":                             "/",
+		"//double/slash":               "//double/slash",
+		"/a?u=http://elsewhere/path":   "/a?u=http://elsewhere/path",
+		"https://h/p?u=http://other/q": "/p?u=http://other/q",
+	} {
+		if got := RequestTarget(in); got != want {
+			t.Errorf("RequestTarget(%q) = %q, expected %q", in, got, want)
+		}
+	}
+}
+
+func FuzzRequestTarget(f *testing.F) {
+	f.Add("http://host/path?query")
+	f.Fuzz(func(t *testing.T, uri string) {
+		if got := RequestTarget(uri); got == "" || got[0] != '/' {
+			t.Errorf("RequestTarget(%q) = %q", uri, got)
+		}
+	})
+}
+
+func TestServiceOf(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		method, path string
+		service      Service
+		ok           bool
+	}{
+		{"POST", "/authorization/v1/access-token/b2b", "73", true},
+		{"POST", "/authorization/v1/access-token/b2b2c", "74", true},
+		{"POST", "/virtual-accounts/bi-snap-va/v1.1/transfer-va/create-va", "27", true},
+		{"POST", "/virtual-accounts/bi-snap-va/v1/transfer-va/create-va", "27", true},
+		{"POST", "/bi-snap-va/v1/transfer-va/create-va", "27", true},
+		{"POST", "/virtual-accounts/bi-snap-va/bnc/v1/transfe-va/create-va", "27", true},
+		{"PUT", "/virtual-accounts/bi-snap-va/v1.1/transfer-va/update-va", "28", true},
+		{"POST", "/virtual-accounts/bi-snap-va/v1.1/transfer-va/update-va", "28", false},
+		{"DELETE", "/virtual-accounts/bi-snap-va/v1.1/transfer-va/delete-va", "31", true},
+		{"POST", "/orders/v1.0/transfer-va/status", "26", true},
+		{"POST", "/v1.0/transfer-va/status", "26", true},
+		{"POST", "/v1.1/transfer-va/inquiry", "24", true},
+		{"POST", "/v1/transfer-va/payment", "25", true},
+		{"POST", "/shop/doku/v1.1/transfer-va/payment?src=doku", "25", true},
+		{"POST", "/v1.1/transfer-va/payment/", "25", true},
+		{"POST", "/v1.0/debit/notify", "56", true},
+		{"POST", "/direct-debit/core/v1/registration-account-binding", "07", true},
+		{"POST", "/direct-debit/core/v1/registration-account-unbinding", "09", true},
+		{"POST", "/direct-debit/core/v1/registration-card-bind", "01", true},
+		{"POST", "/direct-debit/core/v1/registration-card-unbind", "05", true},
+		{"POST", "/direct-debit/core/v1/balance-inquiry", "11", true},
+		{"POST", "/direct-debit/core/v1/debit/payment-host-to-host", "54", true},
+		{"POST", "/direct-debit/core/v1/debit/refund", "58", true},
+		{"POST", "/orders/v1.0/debit/status", "55", true},
+		{"POST", "/direct-debit/ovo/v1.0/otp-verification", "04", true},
+		{"POST", "/snap-adapter/b2b/v1.0/qr/qr-mpm-generate", "47", true},
+		{"POST", "/snap-adapter/b2b/v1.0/qr/qr-mpm-query", "51", true},
+		{"POST", "/snap-adapter/b2b/v1.0/qr/qr-mpm-refund", "78", true},
+		{"POST", "/snap/v1.1/emoney/bank-account-inquiry", "42", true},
+		{"POST", "/snap/v1.1/emoney/transfer-bank", "43", true},
+		{"POST", "/snap/v1.1/qr/qr-mpm-status", "53", true},
+		{"POST", "/", "00", false},
+		{"POST", "", "00", false},
+		{"GET", "/health", "00", false},
+	}
+	for _, test := range tests {
+		if service, ok := ServiceOf(test.method, test.path); service != test.service || ok != test.ok {
+			t.Errorf("ServiceOf(%s, %s) = %s, %v; expected %s, %v", test.method, test.path, service, ok, test.service, test.ok)
+		}
+	}
+}
+
+func TestResponseCodes(t *testing.T) {
+	t.Parallel()
+	if got := string(InvalidMandatory.With("X-TIMESTAMP").Answer(ServiceVAPayment)); got != `{"responseCode":"4002502","responseMessage":"Invalid Mandatory Field X-TIMESTAMP"}` {
+		t.Error(got)
+	}
+	if InvalidMandatory.Message != "Invalid Mandatory Field" {
+		t.Error("With has changed the case itself")
+	}
+	for text, want := range map[string]ResponseCode{`"4012701"`: "4012701", `2005300`: "2005300"} {
+		var code ResponseCode
+		if err := json.Unmarshal([]byte(text), &code); err != nil || code != want {
+			t.Errorf("%s became %q, %v", text, code, err)
+		}
+	}
+	if status, number, ok := ResponseCode("4012703").Case(); status != http.StatusUnauthorized || number != 3 || !ok {
+		t.Errorf("Case() = %d, %d, %v", status, number, ok)
+	}
+	if _, _, ok := ResponseCode("500700").Case(); ok {
+		t.Error("six digits were taken for a response code")
+	}
+}
+
+func TestSecretDoesNotPrint(t *testing.T) {
+	t.Parallel()
+	secret := NewSecret([]byte("SK-hush"))
+	text, err := json.Marshal(secret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, out := range []string{fmt.Sprint(secret), fmt.Sprintf("%+v", secret), fmt.Sprintf("%#v", secret), string(text), secret.LogValue().String()} {
+		if out != "[redacted]" && out != `"[redacted]"` {
+			t.Errorf("a secret printed as %s", out)
+		}
+	}
+}
