@@ -380,13 +380,12 @@ func keyText(repl *caddy.Replacer, name, value string) ([]byte, error) {
 	f, err := os.Open(resolved)
 	if err != nil {
 		// Not %w of err alone: a key given as text must not be repeated in a log.
-		var pathErr *os.PathError
-		if errors.As(err, &pathErr) {
+		if pathErr, ok := errors.AsType[*os.PathError](err); ok {
 			err = pathErr.Err
 		}
 		return nil, fmt.Errorf("%s: reading the file that %q names: %w", name, value, err)
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }() // read only: nothing is lost
 	text, err := io.ReadAll(io.LimitReader(f, keyFileLargest+1))
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)

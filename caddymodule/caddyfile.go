@@ -295,7 +295,7 @@ func size(d *caddyfile.Dispenser, into *int64) error {
 	if err != nil || n == 0 || n > 1<<30 {
 		return d.Errf("%s: expected a size such as 1MiB, at most 1GiB, found '%s'", name, text)
 	}
-	*into = int64(n) //nolint:gosec // at most 1 GiB
+	*into = int64(n)
 	return nil
 }
 

@@ -164,8 +164,8 @@ func (s *Sign) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.
 		}
 		err = c.failure(err)
 	}
-	failed := new(localError)
-	if !errors.As(err, &failed) {
+	failed, ok := errors.AsType[*localError](err)
+	if !ok {
 		return err
 	}
 	outboundCalls.WithLabelValues(string(c.service), failed.reason).Inc()
@@ -219,8 +219,10 @@ func (s *Sign) identify(c *call, h http.Header) (err error) {
 		return nil
 	}
 	if len(values) > 1 || !signer.ValidExternalID(values[0]) {
-		return &localError{snap.InvalidFieldFormat.With("X-EXTERNAL-ID: expected 1 to 36 digits, once; or leave it out"), "external_id",
-			errors.New("X-EXTERNAL-ID of the app is not 1 to 36 digits, once")}
+		return &localError{
+			snap.InvalidFieldFormat.With("X-EXTERNAL-ID: expected 1 to 36 digits, once; or leave it out"), "external_id",
+			errors.New("X-EXTERNAL-ID of the app is not 1 to 36 digits, once"),
+		}
 	}
 	c.externalID = values[0]
 	return nil
@@ -230,8 +232,7 @@ func (s *Sign) identify(c *call, h http.Header) (err error) {
 func (s *Sign) readBody(ctx context.Context, c *call, w http.ResponseWriter, r *http.Request) error {
 	raw, err := readAll(w, r, s.MaxBody)
 	if err != nil {
-		var tooLarge *http.MaxBytesError
-		if errors.As(err, &tooLarge) {
+		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 			return &localError{snap.BodyTooLarge.With(fmt.Sprintf("[more than max_body, %d bytes]", s.MaxBody)), "body_too_large", err}
 		}
 		return &localError{snap.BadRequest.With("[the request body ended early]"), "body_unreadable", err}
@@ -280,8 +281,7 @@ func noToken(err error) error {
 // failure turns the proxy's error into what the app must know: whether DOKU
 // may have received the call.
 func (c *call) failure(err error) error {
-	var local *localError
-	if errors.As(err, &local) {
+	if local, ok := errors.AsType[*localError](err); ok {
 		return local
 	}
 	if !c.written.Load() {

@@ -209,7 +209,7 @@ func tokenRefused(resp *http.Response) (bool, error) {
 		ResponseCode snap.ResponseCode `json:"responseCode"`
 	}
 	if json.Unmarshal(start, &fields) != nil {
-		return false, nil
+		return false, nil //nolint:nilerr // not JSON, so not a refusal of the token
 	}
 	status, number, ok := fields.ResponseCode.Case()
 	return ok && status == http.StatusUnauthorized && (number == 1 || number == 3), nil

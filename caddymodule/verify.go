@@ -301,8 +301,7 @@ func (f refuser) refusal(w http.ResponseWriter, r *http.Request, err error) erro
 // unread answers a call whose body could not be read.
 func (f refuser) unread(w http.ResponseWriter, r *http.Request, err error) error {
 	w.Header().Set("Connection", "close") // what is left of the body is of no use
-	var tooLarge *http.MaxBytesError
-	if errors.As(err, &tooLarge) {
+	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		return f.refuse(w, r, snap.BodyTooLarge, "body_too_large", err)
 	}
 	return f.refuse(w, r, snap.BadRequest, "body_unreadable", err)

@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -326,9 +327,9 @@ func (a answer) expect(t testing.TB, status int, code string) {
 func (w *world) received(t testing.TB) simulator.Exchange {
 	t.Helper()
 	all := w.doku.Exchanges()
-	for i := len(all) - 1; i >= 0; i-- {
-		if all[i].Inbound && all[i].Target != tokenPath {
-			return all[i]
+	for _, e := range slices.Backward(all) {
+		if e.Inbound && e.Target != tokenPath {
+			return e
 		}
 	}
 	t.Fatal("DOKU has received nothing")

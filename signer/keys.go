@@ -11,6 +11,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"encoding/base64"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/big"
@@ -244,7 +245,7 @@ func decryptPBESHA13DES(sealed encryptedKey, passphrase []byte) ([]byte, error) 
 	iv := pkcs12Derive(password, p.Salt, p.Rounds, ivPurpose, block.BlockSize())
 	cipher.NewCBCDecrypter(block, iv).CryptBlocks(open, sealed.Data)
 	padding := int(open[len(open)-1])
-	if padding < 1 || padding > block.BlockSize() || !bytes.Equal(open[len(open)-padding:], bytes.Repeat([]byte{byte(padding)}, padding)) {
+	if padding < 1 || padding > block.BlockSize() || !bytes.Equal(open[len(open)-padding:], bytes.Repeat([]byte{byte(padding)}, padding)) { //nolint:gosec // at most a block
 		return nil, ErrPassphrase
 	}
 	return open[:len(open)-padding], nil
@@ -255,7 +256,7 @@ func decryptPBESHA13DES(sealed encryptedKey, passphrase []byte) ([]byte, error) 
 func bmpString(s string) []byte {
 	var b []byte
 	for _, unit := range append(utf16.Encode([]rune(s)), 0) {
-		b = append(b, byte(unit>>8), byte(unit))
+		b = binary.BigEndian.AppendUint16(b, unit)
 	}
 	return b
 }

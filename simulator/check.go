@@ -57,7 +57,7 @@ func (s *Simulator) checkTokenRequest(h http.Header, body []byte) *reply {
 	for _, name := range []string{"X-CLIENT-KEY", "X-TIMESTAMP", "X-SIGNATURE"} {
 		value, wrong := single(h, name)
 		if wrong != "" {
-			return pointer(refuse(http.StatusBadRequest, "73", "02", "Invalid Mandatory Field "+name, wrong))
+			return new(refuse(http.StatusBadRequest, "73", "02", "Invalid Mandatory Field "+name, wrong))
 		}
 		headers[name] = value
 	}
@@ -65,13 +65,13 @@ func (s *Simulator) checkTokenRequest(h http.Header, body []byte) *reply {
 		GrantType string `json:"grantType"`
 	}
 	if err := json.Unmarshal(body, &fields); err != nil || fields.GrantType != "client_credentials" {
-		return pointer(refuse(http.StatusBadRequest, "73", "02", "Invalid Mandatory Field grantType", "grantType is not client_credentials"))
+		return new(refuse(http.StatusBadRequest, "73", "02", "Invalid Mandatory Field grantType", "grantType is not client_credentials"))
 	}
 	if wrong := s.checkTime(headers["X-TIMESTAMP"]); wrong != "" {
-		return pointer(refuse(http.StatusBadRequest, "73", "01", "Invalid Field Format X-TIMESTAMP", wrong))
+		return new(refuse(http.StatusBadRequest, "73", "01", "Invalid Field Format X-TIMESTAMP", wrong))
 	}
 	if headers["X-CLIENT-KEY"] != s.cfg.Merchant.ClientID {
-		return pointer(refuse(http.StatusUnauthorized, "73", "00", "Unauthorized. [Unknown client]", "X-CLIENT-KEY "+headers["X-CLIENT-KEY"]))
+		return new(refuse(http.StatusUnauthorized, "73", "00", "Unauthorized. [Unknown client]", "X-CLIENT-KEY "+headers["X-CLIENT-KEY"]))
 	}
 	sum := sha256.Sum256([]byte(headers["X-CLIENT-KEY"] + "|" + headers["X-TIMESTAMP"]))
 	raw, err := base64.StdEncoding.Strict().DecodeString(headers["X-SIGNATURE"])
@@ -79,12 +79,10 @@ func (s *Simulator) checkTokenRequest(h http.Header, body []byte) *reply {
 		err = rsa.VerifyPKCS1v15(s.cfg.Merchant.PublicKey, crypto.SHA256, sum[:], raw)
 	}
 	if err != nil {
-		return pointer(refuse(http.StatusUnauthorized, "73", "00", "Unauthorized. [Signature]", err.Error()))
+		return new(refuse(http.StatusUnauthorized, "73", "00", "Unauthorized. [Signature]", err.Error()))
 	}
 	return nil
 }
-
-func pointer(r reply) *reply { return &r }
 
 // check checks the six headers of every other call, strictly.
 func (s *Simulator) check(r *http.Request, body []byte, service string) *reply {
@@ -92,32 +90,32 @@ func (s *Simulator) check(r *http.Request, body []byte, service string) *reply {
 	for _, name := range []string{"X-TIMESTAMP", "X-SIGNATURE", "X-PARTNER-ID", "X-EXTERNAL-ID", "CHANNEL-ID", "Authorization"} {
 		value, wrong := single(r.Header, name)
 		if wrong != "" {
-			return pointer(refuse(http.StatusBadRequest, service, "02", "Invalid Mandatory Field "+name, wrong))
+			return new(refuse(http.StatusBadRequest, service, "02", "Invalid Mandatory Field "+name, wrong))
 		}
 		headers[name] = value
 	}
 	if wrong := s.checkTime(headers["X-TIMESTAMP"]); wrong != "" {
-		return pointer(refuse(http.StatusBadRequest, service, "01", "Invalid Field Format X-TIMESTAMP", wrong))
+		return new(refuse(http.StatusBadRequest, service, "01", "Invalid Field Format X-TIMESTAMP", wrong))
 	}
 	for name, form := range map[string]*regexp.Regexp{"X-EXTERNAL-ID": numeric, "CHANNEL-ID": channel} {
 		if !form.MatchString(headers[name]) {
-			return pointer(refuse(http.StatusBadRequest, service, "01", "Invalid Field Format "+name, fmt.Sprintf("%s is %q", name, headers[name])))
+			return new(refuse(http.StatusBadRequest, service, "01", "Invalid Field Format "+name, fmt.Sprintf("%s is %q", name, headers[name])))
 		}
 	}
 	if headers["X-PARTNER-ID"] != s.cfg.Merchant.ClientID {
-		return pointer(refuse(http.StatusUnauthorized, service, "00", "Unauthorized. [Unknown client]", "X-PARTNER-ID "+headers["X-PARTNER-ID"]))
+		return new(refuse(http.StatusUnauthorized, service, "00", "Unauthorized. [Unknown client]", "X-PARTNER-ID "+headers["X-PARTNER-ID"]))
 	}
 	token, isBearer := strings.CutPrefix(headers["Authorization"], "Bearer ")
 	s.mu.Lock()
 	valid := isBearer && token != "" && token == s.token && s.cfg.Now().Before(s.tokenEnds)
 	s.mu.Unlock()
 	if !valid {
-		return pointer(refuse(http.StatusUnauthorized, service, "01", "Invalid Token (B2B)", "not the latest token, or it has expired"))
+		return new(refuse(http.StatusUnauthorized, service, "01", "Invalid Token (B2B)", "not the latest token, or it has expired"))
 	}
 	toSign := toSign(r.Method, r.RequestURI, token, body, headers["X-TIMESTAMP"])
 	raw, err := base64.StdEncoding.Strict().DecodeString(headers["X-SIGNATURE"])
 	if err != nil || !hmac.Equal(raw, s.mac(toSign)) {
-		return pointer(refuse(http.StatusUnauthorized, service, "00", "Unauthorized. [Signature]", "the string to sign here is "+toSign))
+		return new(refuse(http.StatusUnauthorized, service, "00", "Unauthorized. [Signature]", "the string to sign here is "+toSign))
 	}
 	if service == "26" {
 		return nil // asking twice is harmless; whether DOKU refuses it is not known
@@ -126,7 +124,7 @@ func (s *Simulator) check(r *http.Request, body []byte, service string) *reply {
 	defer s.mu.Unlock()
 	key := s.cfg.Now().In(wib).Format(time.DateOnly) + " " + headers["X-EXTERNAL-ID"]
 	if s.externalIDs[key] != "" {
-		return pointer(refuse(http.StatusConflict, service, "00", "Conflict", "X-EXTERNAL-ID was used today for "+s.externalIDs[key]))
+		return new(refuse(http.StatusConflict, service, "00", "Conflict", "X-EXTERNAL-ID was used today for "+s.externalIDs[key]))
 	}
 	s.externalIDs[key] = r.Method + " " + r.RequestURI
 	return nil

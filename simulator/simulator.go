@@ -94,7 +94,7 @@ func New(cfg Config) (*Simulator, error) {
 		return nil, fmt.Errorf("simulator: expected a partner service id of 8 characters, found %q", m.PartnerServiceID)
 	}
 	if cfg.Now == nil {
-		cfg.Now = time.Now
+		cfg.Now = time.Now //nolint:forbidigo // the default of an injected clock
 	}
 	if cfg.Client == nil {
 		cfg.Client = &http.Client{

@@ -124,10 +124,10 @@ func (t terms) takes(value *big.Rat) bool {
 // taken.
 func (s *Simulator) validate(m map[string]any, service string) (terms, time.Time, *reply) {
 	mandatory := func(name string) *reply {
-		return pointer(refuse(http.StatusBadRequest, service, "02", "Invalid Mandatory Field {"+name+"}", name+" is missing"))
+		return new(refuse(http.StatusBadRequest, service, "02", "Invalid Mandatory Field {"+name+"}", name+" is missing"))
 	}
 	format := func(name string) *reply {
-		return pointer(refuse(http.StatusBadRequest, service, "01", "Invalid Field Format {"+name+"}", fmt.Sprintf("%s is not as it should be", name)))
+		return new(refuse(http.StatusBadRequest, service, "01", "Invalid Field Format {"+name+"}", fmt.Sprintf("%s is not as it should be", name)))
 	}
 	for _, name := range []string{"partnerServiceId", "virtualAccountName", "trxId"} {
 		if text(m, name) == "" {
@@ -211,7 +211,7 @@ func (s *Simulator) create(m map[string]any) reply {
 func (s *Simulator) find(m map[string]any, service string) (*virtualAccount, *reply) {
 	va := s.accounts[number(text(m, "virtualAccountNo"))]
 	if va == nil {
-		return nil, pointer(refuse(http.StatusNotFound, service, "12", "Invalid Bill/Virtual Account [Not Found]", "no such VA"))
+		return nil, new(refuse(http.StatusNotFound, service, "12", "Invalid Bill/Virtual Account [Not Found]", "no such VA"))
 	}
 	return va, nil
 }

@@ -495,7 +495,7 @@ func (s *scanner) escape(i int) (int, textKind, error) {
 		s.flush(i, end)
 		s.dst = append(s.dst, '\\', byte(r))
 	case r < ' ':
-		if short := bytes.IndexByte([]byte("\b\f\n\r\t"), byte(r)); short >= 0 {
+		if short := bytes.IndexByte([]byte("\b\f\n\r\t"), byte(r)); short >= 0 { //nolint:gosec // r is below 0x20
 			s.flush(i, end)
 			s.dst = append(s.dst, '\\', "bfnrt"[short])
 			break
@@ -667,7 +667,7 @@ func (t *keyTable) add(s *scanner, object uint32, k key) bool {
 	text := s.bytes(k)
 	hash := maphash.Bytes(tableSeed, text) + uint64(object)*0x9e3779b97f4a7c15
 	for i := hash; ; i++ {
-		slot := &t.slots[i&uint64(len(t.slots)-1)]
+		slot := t.slot(i)
 		if slot.object == 0 {
 			*slot = tableSlot{hash, object, k}
 			t.used++
@@ -687,11 +687,16 @@ func (t *keyTable) grow() {
 			continue
 		}
 		i := slot.hash
-		for t.slots[i&uint64(len(t.slots)-1)].object != 0 {
+		for t.slot(i).object != 0 {
 			i++
 		}
-		t.slots[i&uint64(len(t.slots)-1)] = slot
+		*t.slot(i) = slot
 	}
+}
+
+// slot returns the slot that i falls on.
+func (t *keyTable) slot(i uint64) *tableSlot {
+	return &t.slots[i&uint64(len(t.slots)-1)] //nolint:gosec // there are slots
 }
 
 // indexLike reports whether JavaScript would take a key for an array index: 0

@@ -163,18 +163,6 @@ func TestManyKeysInOneObject(t *testing.T) {
 	}
 }
 
-func TestCanonicalAllocatesOnlyTheResult(t *testing.T) {
-	for _, body := range benchBodies(64 << 10) {
-		if n := testing.AllocsPerRun(20, func() {
-			if _, _, err := AppendCanonical(nil, body.body); err != nil {
-				t.Fatal(err)
-			}
-		}); n > 2 {
-			t.Errorf("%s: %v allocations, expected at most 2", body.name, n)
-		}
-	}
-}
-
 // checkCanonical holds src against the promises of AppendCanonical and
 // AppendMinified.
 func checkCanonical(t *testing.T, src []byte) {

@@ -52,7 +52,14 @@ func (s *Secret) Bytes() []byte { return s.key }
 
 const redacted = "[redacted]"
 
-func (s *Secret) String() string               { return redacted }
-func (s *Secret) GoString() string             { return redacted }
-func (s *Secret) LogValue() slog.Value         { return slog.StringValue(redacted) }
+// String returns "[redacted]".
+func (s *Secret) String() string { return redacted }
+
+// GoString returns "[redacted]".
+func (s *Secret) GoString() string { return redacted }
+
+// LogValue returns "[redacted]".
+func (s *Secret) LogValue() slog.Value { return slog.StringValue(redacted) }
+
+// MarshalText returns "[redacted]".
 func (s *Secret) MarshalText() ([]byte, error) { return []byte(redacted), nil }

@@ -216,7 +216,7 @@ func TestSecretDoesNotPrint(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, out := range []string{fmt.Sprint(secret), fmt.Sprintf("%+v", secret), fmt.Sprintf("%#v", secret), string(text), secret.LogValue().String()} {
+	for _, out := range []string{secret.String(), fmt.Sprintf("%+v", secret), fmt.Sprintf("%#v", secret), string(text), secret.LogValue().String()} {
 		if out != "[redacted]" && out != `"[redacted]"` {
 			t.Errorf("a secret printed as %s", out)
 		}

@@ -60,7 +60,12 @@ func (a *demoApp) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		answer = map[string]any{"responseCode": "2002500", "responseMessage": "Successful"}
 	}
 	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(answer) // the sidecar may be gone
+	text, err := json.Marshal(answer)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	_, _ = w.Write(text) // the sidecar may be gone
 }
 
 // seen returns how many calls the app has seen, and the last of them.

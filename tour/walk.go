@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/caddy-doku/caddy-doku/simulator"
@@ -266,9 +267,9 @@ func (s *stage) appDown(ctx context.Context) error {
 // lastNotification returns the last notification that DOKU sent.
 func (s *stage) lastNotification() simulator.Exchange {
 	all := s.doku.Exchanges()
-	for i := len(all) - 1; i >= 0; i-- {
-		if !all[i].Inbound && strings.HasSuffix(all[i].Target, "/payment") {
-			return all[i]
+	for _, e := range slices.Backward(all) {
+		if !e.Inbound && strings.HasSuffix(e.Target, "/payment") {
+			return e
 		}
 	}
 	return simulator.Exchange{}

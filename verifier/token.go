@@ -91,8 +91,8 @@ const TokenLife = 900 * time.Second
 
 const (
 	tokenIssuer  = "caddy-doku"
-	tokenPurpose = "doku-inbound" // the audience: what the token is for
-	tokenKeyInfo = "caddy-doku inbound token v1"
+	tokenPurpose = "doku-inbound"                // the audience: what the token is for
+	tokenKeyInfo = "caddy-doku inbound token v1" //nolint:gosec // a label, not a secret
 	tokenLongest = 2048
 )
 

@@ -36,6 +36,8 @@ const (
 	clientID  = "BRN-0000-0000000000000"
 	secretKey = "SK-bench-0123456789ABCDEF"
 
+	tokenLength = 550 // about that of a JSON Web Token with a 2048-bit RSA signature
+
 	startDeadline = 20 * time.Second
 	stopDeadline  = 5 * time.Second
 	askDeadline   = 10 * time.Second
@@ -68,7 +70,7 @@ func newUpstream() http.Handler {
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc(tokenPath, func(w http.ResponseWriter, _ *http.Request) {
-		send(w, []byte(`{"responseCode":"2007300","responseMessage":"Successful","accessToken":"`+strings.Repeat("token", 160)+`","tokenType":"Bearer","expiresIn":900}`))
+		send(w, []byte(`{"responseCode":"2007300","responseMessage":"Successful","accessToken":"`+strings.Repeat("token", tokenLength/5)+`","tokenType":"Bearer","expiresIn":900}`))
 	})
 	mux.HandleFunc(servedPath, func(w http.ResponseWriter, _ *http.Request) {
 		send(w, strconv.AppendInt(nil, served.Load(), 10))

@@ -1,0 +1,434 @@
+package verifier
+
+import (
+	"context"
+	"crypto"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"net/http"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+
+	"github.com/caddy-doku/caddy-doku/snap"
+	"github.com/caddy-doku/caddy-doku/store"
+)
+
+var (
+	noon    = time.Date(2024, 8, 27, 12, 0, 0, 0, snap.WIB)
+	secret  = snap.NewSecret([]byte("SK-test-0123456789ABCDEF"))
+	retired = snap.NewSecret([]byte("SK-the-one-before"))
+)
+
+const client = "BRN-0000-0000000000000"
+
+func fixed(at time.Time) func() time.Time { return func() time.Time { return at } }
+
+func issuer(t testing.TB, clientID string, at time.Time, secrets ...*snap.Secret) *Issuer {
+	t.Helper()
+	i, err := NewIssuer(clientID, secrets, fixed(at))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return i
+}
+
+func issue(t testing.TB, i *Issuer) string {
+	t.Helper()
+	token, err := i.Issue()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return token
+}
+
+// genuine returns a call signed by DOKU at noon with key.
+func genuine(t testing.TB, key *snap.Secret, body string) Call {
+	t.Helper()
+	token := issue(t, issuer(t, client, noon, key))
+	timestamp := snap.Timestamp(noon)
+	minified, err := snap.AppendMinified(nil, []byte(body))
+	if err != nil {
+		minified = []byte(body)
+	}
+	const target = "/v1.1/transfer-va/payment?x=%2F"
+	h := http.Header{}
+	h.Set(snap.HeaderTimestamp, timestamp)
+	h.Set(snap.HeaderPartnerID, client)
+	h.Set(snap.HeaderExternalID, "VA004-1")
+	h.Set(snap.HeaderAuthorization, "Bearer "+token)
+	h.Set(snap.HeaderSignature, key.Signature(snap.AppendStringToSign(nil, http.MethodPost, target, token, snap.Digest(minified), timestamp)))
+	return Call{http.MethodPost, target, h, []byte(body)}
+}
+
+func verifier(t testing.TB, at time.Time) *Verifier {
+	t.Helper()
+	return &Verifier{PartnerID: client, Secrets: []*snap.Secret{secret, retired}, Tokens: issuer(t, client, at, secret, retired), Window: DefaultWindow}
+}
+
+func TestVerify(t *testing.T) {
+	t.Parallel()
+	const body = `{"paymentRequestId":"1","paidAmount":{"value":"11500.00"}}`
+	tests := []struct {
+		name   string
+		key    *snap.Secret
+		body   string
+		after  time.Duration // how long after signing it arrives
+		change func(*Call)
+		err    error
+		form   BodyForm
+	}{
+		{name: "genuine", form: BodyAsReceived},
+		{name: "signed with the secret before a change of secrets", key: retired, form: BodyAsReceived},
+		{name: "pretty-printed, signed minified", body: "{ \"a\" : \"b  c\" }", form: BodyMinified},
+		{name: "escaped, signed raw", body: `{"a":"b\/c"}`, form: BodyCanonical, change: func(c *Call) {
+			token := c.Header.Get(snap.HeaderAuthorization)[len("Bearer "):]
+			c.Header.Set(snap.HeaderSignature, secret.Signature(snap.AppendStringToSign(nil, c.Method, c.Target, token, snap.Digest([]byte(`{"a":"b/c"}`)), c.Header.Get(snap.HeaderTimestamp))))
+		}},
+		{name: "ten minutes old", after: 10 * time.Minute, form: BodyAsReceived},
+		{name: "two minutes ahead", after: -2 * time.Minute, form: BodyAsReceived},
+		{name: "too old", after: 10*time.Minute + time.Second, err: ErrTimestampOld},
+		{name: "too far ahead", after: -2*time.Minute - time.Second, err: ErrTimestampFuture},
+		{name: "body changed", change: func(c *Call) { c.Body[len(c.Body)-5]++ }, err: ErrSignature},
+		{name: "method changed", change: func(c *Call) { c.Method = "PUT" }, err: ErrSignature},
+		{name: "escape in the target decoded", change: func(c *Call) { c.Target = "/v1.1/transfer-va/payment?x=/" }, err: ErrSignature},
+		{name: "time changed", change: func(c *Call) { c.Header.Set(snap.HeaderTimestamp, snap.Timestamp(noon.Add(time.Second))) }, err: ErrSignature},
+		{name: "the same instant written otherwise", change: func(c *Call) { c.Header.Set(snap.HeaderTimestamp, noon.UTC().Format(time.RFC3339)) }, err: ErrSignature},
+		{name: "signed with another secret", key: snap.NewSecret([]byte("SK-other")), err: ErrTokenInvalid},
+		{name: "signature in URL-safe base64", change: func(c *Call) {
+			raw, _ := base64.StdEncoding.DecodeString(c.Header.Get(snap.HeaderSignature))
+			c.Header.Set(snap.HeaderSignature, base64.RawURLEncoding.EncodeToString(raw))
+		}, err: ErrSignatureFormat},
+		{name: "another partner id", change: func(c *Call) { c.Header.Set(snap.HeaderPartnerID, "BRN-9") }, err: ErrClientUnknown},
+		{name: "no external id", change: func(c *Call) { c.Header.Del(snap.HeaderExternalID) }, err: ErrHeaderMissing},
+		{name: "two timestamps", change: func(c *Call) { c.Header.Add(snap.HeaderTimestamp, "x") }, err: ErrHeaderRepeated},
+		{name: "a space in the external id", change: func(c *Call) { c.Header.Set(snap.HeaderExternalID, "a b") }, err: ErrHeaderFormat},
+		{name: "no bearer", change: func(c *Call) { c.Header.Del(snap.HeaderAuthorization) }, err: ErrTokenMissing},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			if test.key == nil {
+				test.key = secret
+			}
+			if test.body == "" {
+				test.body = body
+			}
+			call := genuine(t, test.key, test.body)
+			if test.change != nil {
+				test.change(&call)
+			}
+			now := noon.Add(test.after)
+			got, err := verifier(t, now).Verify(call, now)
+			if !errors.Is(err, test.err) {
+				t.Fatalf("error %v, expected %v", err, test.err)
+			}
+			if test.err != nil {
+				if _, ok := errors.AsType[*Refusal](err); !ok || Reason(err) == "other" {
+					t.Errorf("%v is not a refusal with a reason", err)
+				}
+			} else if got.BodyForm != test.form {
+				t.Errorf("matched as %s, expected %s", got.BodyForm, test.form)
+			}
+		})
+	}
+}
+
+func TestTokensAreTheirAccountsOnly(t *testing.T) {
+	t.Parallel()
+	mine := issuer(t, client, noon, secret)
+	claims := jwt.MapClaims{"iss": tokenIssuer, "sub": client, "aud": tokenPurpose, "exp": noon.Add(time.Hour).Unix()}
+	with := func(name string, value any) jwt.MapClaims {
+		c := jwt.MapClaims{}
+		for k, v := range claims {
+			c[k] = v
+		}
+		if value == nil {
+			delete(c, name)
+		} else {
+			c[name] = value
+		}
+		return c
+	}
+	sign := func(method jwt.SigningMethod, key any, c jwt.Claims) string {
+		text, err := jwt.NewWithClaims(method, c).SignedString(key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return text
+	}
+	key := mine.keys[0]
+	tests := []struct {
+		name, token string
+		err         error
+	}{
+		{"issued here", issue(t, mine), nil},
+		{"issued by another replica with the same secret", issue(t, issuer(t, client, noon, secret)), nil},
+		{"issued under the secret before", issue(t, issuer(t, client, noon, retired)), ErrTokenInvalid},
+		{"about to expire", issue(t, issuer(t, client, noon.Add(-TokenLife+time.Second), secret)), nil},
+		{"expired", issue(t, issuer(t, client, noon.Add(-TokenLife), secret)), ErrTokenExpired},
+		{"another account's, same secret", issue(t, issuer(t, "BRN-9", noon, secret)), ErrTokenInvalid},
+		{"alg none", sign(jwt.SigningMethodNone, jwt.UnsafeAllowNoneSignatureType, claims), ErrTokenInvalid},
+		{"HS512 with the right key", sign(jwt.SigningMethodHS512, key, claims), ErrTokenInvalid},
+		{"HS256 with the bare secret", sign(jwt.SigningMethodHS256, secret.Bytes(), claims), ErrTokenInvalid},
+		{"without an expiry", sign(jwt.SigningMethodHS256, key, with("exp", nil)), ErrTokenInvalid},
+		{"for another purpose", sign(jwt.SigningMethodHS256, key, with("aud", "else")), ErrTokenInvalid},
+		{"by another issuer", sign(jwt.SigningMethodHS256, key, with("iss", "else")), ErrTokenInvalid},
+		{"garbage", "a.b.c", ErrTokenInvalid},
+		{"nothing", "", ErrTokenInvalid},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			if err := mine.Check(test.token); !errors.Is(err, test.err) {
+				t.Errorf("error %v, expected %v", err, test.err)
+			}
+		})
+	}
+	if err := issuer(t, client, noon, secret, retired).Check(issue(t, issuer(t, client, noon, retired))); err != nil {
+		t.Errorf("a token from before the change of secrets: %v", err)
+	}
+}
+
+func TestTokenRequest(t *testing.T) {
+	t.Parallel()
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	requests := &TokenRequest{ClientKey: client, Keys: []*rsa.PublicKey{&other.PublicKey, &key.PublicKey}, Window: DefaultWindow}
+	signed := func(key *rsa.PrivateKey, clientKey string) http.Header {
+		sum := sha256.Sum256([]byte(clientKey + "|" + snap.Timestamp(noon)))
+		raw, err := rsa.SignPKCS1v15(nil, key, crypto.SHA256, sum[:])
+		if err != nil {
+			t.Fatal(err)
+		}
+		h := http.Header{}
+		h.Set(snap.HeaderClientKey, clientKey)
+		h.Set(snap.HeaderTimestamp, snap.Timestamp(noon))
+		h.Set(snap.HeaderSignature, base64.StdEncoding.EncodeToString(raw))
+		return h
+	}
+	const body = `{"grantType":"client_credentials","additionalInfo":{}}`
+	stranger, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tests := []struct {
+		name string
+		h    http.Header
+		body string
+		now  time.Time
+		err  error
+		code string
+	}{
+		{"genuine", signed(key, client), body, noon, nil, ""},
+		{"by the other of two keys", signed(other, client), body, noon, nil, ""},
+		{"by a stranger's key", signed(stranger, client), body, noon, ErrSignature, "4017300"},
+		{"for another client", signed(key, "BRN-9"), body, noon, ErrClientUnknown, "4017300"},
+		{"replayed later", signed(key, client), body, noon.Add(time.Hour), ErrTimestampOld, "4007301"},
+		{"without a grant type", signed(key, client), `{}`, noon, ErrGrantTypeMissing, "4007302"},
+		{"another grant type", signed(key, client), `{"grantType":"password"}`, noon, ErrGrantType, "4007301"},
+		{"not JSON", signed(key, client), `grantType=client_credentials`, noon, ErrBodyFormat, "4007301"},
+		{"without headers", http.Header{}, body, noon, ErrHeaderMissing, "4007302"},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			err := requests.Verify(test.h, []byte(test.body), test.now)
+			if !errors.Is(err, test.err) {
+				t.Fatalf("error %v, expected %v", err, test.err)
+			}
+			if refusal, ok := errors.AsType[*Refusal](err); ok && refusal.Case.Code(snap.ServiceB2BToken) != test.code {
+				t.Errorf("response code %s, expected %s", refusal.Case.Code(snap.ServiceB2BToken), test.code)
+			}
+		})
+	}
+}
+
+func identity(externalID, paymentID, body string) Identity {
+	return Identity{Account: "default", Service: snap.ServiceVAPayment, ExternalID: externalID, PaymentID: paymentID, Digest: snap.Digest([]byte(body))}
+}
+
+func newLedger(t testing.TB) *Ledger {
+	t.Helper()
+	memory := store.NewMemory()
+	t.Cleanup(memory.Close)
+	return NewLedger(memory)
+}
+
+// deliver begins a call that is expected to be handed to the app.
+func deliver(t *testing.T, l *Ledger, id Identity) *Delivery {
+	t.Helper()
+	answer, delivery, err := l.Begin(t.Context(), id)
+	if err != nil || answer != nil || delivery == nil {
+		t.Fatalf("expected a delivery, found answer %v, error %v", answer, err)
+	}
+	return delivery
+}
+
+func TestLedger(t *testing.T) {
+	t.Parallel()
+	given := Answer{Status: 200, Header: http.Header{"Content-Type": {"application/json"}}, Body: []byte(`{"responseCode":"2002500"}`)}
+	accepted := func(t *testing.T, l *Ledger, id Identity) {
+		t.Helper()
+		if err := deliver(t, l, id).Accepted(t.Context(), given, noon); err != nil {
+			t.Fatal(err)
+		}
+	}
+	replayed := func(t *testing.T, l *Ledger, id Identity) {
+		t.Helper()
+		answer, delivery, err := l.Begin(t.Context(), id)
+		if err != nil || delivery != nil || answer == nil || string(answer.Body) != string(given.Body) {
+			t.Errorf("expected the earlier answer, found %v, error %v", answer, err)
+		}
+	}
+	t.Run("a repeat gets the earlier answer", func(t *testing.T) {
+		t.Parallel()
+		l := newLedger(t)
+		accepted(t, l, identity("1", "p", "b"))
+		replayed(t, l, identity("1", "p", "b"))
+	})
+	t.Run("the same payment under another external id is a repeat", func(t *testing.T) {
+		t.Parallel()
+		l := newLedger(t)
+		accepted(t, l, identity("1", "p", "b"))
+		replayed(t, l, identity("2", "p", "b"))
+	})
+	t.Run("the same payment id with another body goes to the app", func(t *testing.T) {
+		t.Parallel()
+		l := newLedger(t)
+		accepted(t, l, identity("1", "p", "b"))
+		deliver(t, l, identity("2", "p", "other")).Failed()
+	})
+	t.Run("the same external id with another body is a conflict, also in flight", func(t *testing.T) {
+		t.Parallel()
+		l := newLedger(t)
+		flying := deliver(t, l, identity("1", "p", "b"))
+		for range 2 {
+			if _, _, err := l.Begin(t.Context(), identity("1", "q", "other")); !errors.Is(err, ErrConflict) {
+				t.Errorf("error %v", err)
+			}
+			if flying != nil {
+				if err := flying.Accepted(t.Context(), given, noon); err != nil {
+					t.Fatal(err)
+				}
+				flying = nil
+			}
+		}
+	})
+	t.Run("after a failure the next one goes to the app", func(t *testing.T) {
+		t.Parallel()
+		l := newLedger(t)
+		deliver(t, l, identity("1", "p", "b")).Failed()
+		accepted(t, l, identity("1", "p", "b"))
+	})
+	t.Run("a repeat in flight stops waiting when its caller does", func(t *testing.T) {
+		t.Parallel()
+		l := newLedger(t)
+		flying := deliver(t, l, identity("1", "p", "b"))
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, _, err := l.Begin(ctx, identity("1", "p", "b")); !errors.Is(err, context.Canceled) {
+			t.Errorf("error %v", err)
+		}
+		flying.Failed()
+	})
+	t.Run("accounts and services are apart", func(t *testing.T) {
+		t.Parallel()
+		l := newLedger(t)
+		id := identity("1", "p", "b")
+		accepted(t, l, id)
+		id.Account = "other"
+		deliver(t, l, id).Failed()
+		id.Account, id.Service = "default", snap.ServiceVAInquiry
+		deliver(t, l, id).Failed()
+	})
+	t.Run("a store that fails lets nothing through", func(t *testing.T) {
+		t.Parallel()
+		l := NewLedger(failing{})
+		if _, _, err := l.Begin(t.Context(), identity("1", "p", "b")); !errors.Is(err, errStore) {
+			t.Errorf("error %v", err)
+		}
+	})
+}
+
+func TestLedgerUnderLoadCallsTheAppOnce(t *testing.T) {
+	t.Parallel()
+	l := newLedger(t)
+	var (
+		mu    sync.Mutex
+		calls int
+		wg    sync.WaitGroup
+	)
+	for i := range 100 {
+		wg.Go(func() {
+			answer, delivery, err := l.Begin(t.Context(), identity(string(rune('a'+i%5)), "p", "b"))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if delivery == nil {
+				if answer.Status != 200 {
+					t.Errorf("status %d", answer.Status)
+				}
+				return
+			}
+			mu.Lock()
+			calls++
+			mu.Unlock()
+			if err := delivery.Accepted(t.Context(), Answer{Status: 200}, noon); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if calls != 1 {
+		t.Errorf("the app was called %d times", calls)
+	}
+}
+
+var errStore = errors.New("store away")
+
+type failing struct{}
+
+func (failing) Get(context.Context, string) ([]byte, bool, error)        { return nil, false, errStore }
+func (failing) Set(context.Context, string, []byte, time.Duration) error { return errStore }
+
+func TestIdempotencyKey(t *testing.T) {
+	t.Parallel()
+	key := identity("1", "p", "b").Key()
+	if again := identity("2", "p", "b").Key(); again != key {
+		t.Error("the same payment under another external id has another key")
+	}
+	if other := identity("1", "p", "other").Key(); other == key {
+		t.Error("another body has the same key")
+	}
+	if PaymentID(snap.ServiceVAPayment, []byte(`{"paymentRequestId":"x"}`)) != "x" ||
+		PaymentID(snap.ServiceDebitNotify, []byte(`{"originalExternalId":"x","latestTransactionStatus":"00"}`)) != "x/00" ||
+		PaymentID(snap.ServiceVAPayment, []byte(`{}`)) != "" {
+		t.Error("payment ids")
+	}
+}
+
+func FuzzVerify(f *testing.F) {
+	f.Add("2024-08-27T12:00:00+07:00", "AAAA", "VA004-1", "Bearer x", "/p?q", []byte(`{}`))
+	f.Fuzz(func(t *testing.T, timestamp, signature, external, authorization, target string, body []byte) {
+		h := http.Header{
+			"X-Timestamp": {timestamp}, "X-Signature": {signature}, "X-Partner-Id": {client},
+			"X-External-Id": {external}, "Authorization": {authorization},
+		}
+		if _, err := verifier(t, noon).Verify(Call{http.MethodPost, target, h, body}, noon); err == nil || Reason(err) == "other" {
+			t.Errorf("a forgery was taken, or refused without a reason: %v", err)
+		}
+	})
+}
