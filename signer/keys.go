@@ -2,6 +2,7 @@ package signer
 
 import (
 	"bytes"
+	"crypto/aes"
 	"crypto/cipher"
 	"crypto/des" //nolint:gosec // the cipher of the key files that DOKU's guide makes
 	"crypto/rsa"
@@ -15,6 +16,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"regexp"
 	"slices"
 	"strings"
 	"unicode/utf16"
@@ -42,17 +44,22 @@ const howToConvert = "convert it with `openssl pkcs8 -topk8 -nocrypt -in <file> 
 // ParsePrivateKey reads an RSA private key of 2048 bits or more: PKCS#1, PKCS#8,
 // or PKCS#8 encrypted with passphrase, be it the usual way (PBES2) or the one of
 // `openssl pkcs8 -v1 PBE-SHA1-3DES`, which DOKU's guide uses. The key may be PEM,
-// with any text around it, with line ends of any kind, with "\n" written out as
-// backslash and n, or on a single line; the base64 of PEM alone; or DER.
+// with any text or other PEM around it, with line ends of any kind, with "\n"
+// written out as backslash and n, or on a single line; the base64 of PEM alone; or
+// DER. The passphrase is not looked at if the key is not encrypted.
+//
+// Of PBES2 it knows AES-CBC and 3DES with PBKDF2 and SHA-1 or SHA-256, what openssl
+// makes unless told otherwise. For other encryptions the error tells the openssl
+// command that takes them off.
 func ParsePrivateKey(data, passphrase []byte) (*rsa.PrivateKey, error) {
-	kind, der, err := unwrap(data)
+	kind, der, err := unwrap(data, beginPrivate)
 	if err != nil {
 		return nil, err
 	}
 	if strings.Contains(kind, "PUBLIC") || kind == "CERTIFICATE" {
 		return nil, fmt.Errorf("%w: expected a private key, found a %s", ErrKeyKind, strings.ToLower(kind))
 	}
-	if key, err := privateFromDER(der); key != nil || !errors.Is(err, ErrKeyFormat) {
+	if key, err := privateFromDER(der); !errors.Is(err, ErrKeyFormat) {
 		return key, err
 	}
 	if der, err = decrypt(der, passphrase); err != nil {
@@ -70,10 +77,7 @@ func privateFromDER(der []byte) (*rsa.PrivateKey, error) {
 	if err != nil {
 		var parsed any
 		if parsed, err = x509.ParsePKCS8PrivateKey(der); err != nil {
-			if _, err := x509.ParsePKIXPublicKey(der); err == nil {
-				return nil, fmt.Errorf("%w: expected a private key, found a public key", ErrKeyKind)
-			}
-			return nil, fmt.Errorf("%w: expected an RSA private key, PKCS#1 or PKCS#8", ErrKeyFormat)
+			return nil, notPrivate(der)
 		}
 		var isRSA bool
 		if key, isRSA = parsed.(*rsa.PrivateKey); !isRSA {
@@ -83,28 +87,47 @@ func privateFromDER(der []byte) (*rsa.PrivateKey, error) {
 	if err := key.Validate(); err != nil {
 		return nil, fmt.Errorf("%w: the RSA key is inconsistent", ErrKeyFormat)
 	}
-	return key, bigEnough(&key.PublicKey)
+	if err := bigEnough(&key.PublicKey); err != nil {
+		return nil, err
+	}
+	return key, nil
+}
+
+// notPrivate says what der is, when it is not an RSA private key.
+func notPrivate(der []byte) error {
+	if _, err := x509.ParseECPrivateKey(der); err == nil {
+		return fmt.Errorf("%w: expected an RSA private key, found an elliptic curve one", ErrKeyKind)
+	}
+	_, spki := x509.ParsePKIXPublicKey(der)
+	_, pkcs1 := x509.ParsePKCS1PublicKey(der)
+	if spki == nil || pkcs1 == nil {
+		return fmt.Errorf("%w: expected a private key, found a public key", ErrKeyKind)
+	}
+	if _, err := x509.ParseCertificate(der); err == nil {
+		return fmt.Errorf("%w: expected a private key, found a certificate", ErrKeyKind)
+	}
+	return fmt.Errorf("%w: expected an RSA private key, PKCS#1 or PKCS#8", ErrKeyFormat)
 }
 
 // ParsePublicKey reads an RSA public key of 2048 bits or more: SubjectPublicKeyInfo
 // ("PUBLIC KEY"), PKCS#1 ("RSA PUBLIC KEY") or an X.509 certificate, written in
 // any of the ways that [ParsePrivateKey] takes.
 func ParsePublicKey(data []byte) (*rsa.PublicKey, error) {
-	kind, der, err := unwrap(data)
+	kind, der, err := unwrap(data, beginPublic)
 	if err != nil {
 		return nil, err
 	}
 	if strings.Contains(kind, "PRIVATE") {
 		return nil, fmt.Errorf("%w: expected DOKU's public key, found a private key", ErrKeyKind)
 	}
-	if key, err := x509.ParsePKCS1PublicKey(der); err == nil {
-		return key, bigEnough(key)
-	}
 	var parsed any
-	if parsed, err = x509.ParsePKIXPublicKey(der); err != nil {
+	if parsed, err = x509.ParsePKCS1PublicKey(der); err != nil {
+		parsed, err = x509.ParsePKIXPublicKey(der)
+	}
+	if err != nil {
 		certificate, err := x509.ParseCertificate(der)
 		if err != nil {
-			if _, err := privateFromDER(der); err == nil {
+			if _, err := privateFromDER(der); !errors.Is(err, ErrKeyFormat) {
 				return nil, fmt.Errorf("%w: expected DOKU's public key, found a private key", ErrKeyKind)
 			}
 			return nil, fmt.Errorf("%w: expected an RSA public key, as DOKU's dashboard shows it", ErrKeyFormat)
@@ -115,7 +138,10 @@ func ParsePublicKey(data []byte) (*rsa.PublicKey, error) {
 	if !isRSA {
 		return nil, fmt.Errorf("%w: expected an RSA public key, found %T", ErrKeyKind, parsed)
 	}
-	return key, bigEnough(key)
+	if err := bigEnough(key); err != nil {
+		return nil, err
+	}
+	return key, nil
 }
 
 func bigEnough(key *rsa.PublicKey) error {
@@ -136,18 +162,28 @@ func Fingerprint(key *rsa.PublicKey) string {
 	return "SHA256:" + base64.RawStdEncoding.EncodeToString(sum[:])
 }
 
-// unwrap returns the DER in data and the PEM type, if it has one.
-func unwrap(data []byte) (kind string, der []byte, err error) {
+var (
+	beginPrivate = regexp.MustCompile("-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----")
+	beginPublic  = regexp.MustCompile("-----BEGIN [A-Z0-9 ]*PUBLIC KEY-----")
+)
+
+// unwrap returns the DER in data and the PEM type, if it has one. Of several PEM
+// blocks it takes the first that begins as wanted, or else the first.
+func unwrap(data []byte, wanted *regexp.Regexp) (kind string, der []byte, err error) {
 	if len(data) > largestKey {
 		return "", nil, fmt.Errorf("%w: more than %d bytes", ErrKeyFormat, largestKey)
 	}
-	if len(data) > 0 && data[0] == 0x30 { // an ASN.1 sequence
-		return "", data, nil
+	var sequence asn1.RawValue
+	if rest, err := asn1.Unmarshal(data, &sequence); err == nil && sequence.Tag == asn1.TagSequence && len(bytes.TrimSpace(rest)) == 0 {
+		return "", sequence.FullBytes, nil
 	}
 	text := strings.NewReplacer(`\r`, "", `\n`, "\n", "\r", "\n", "\ufeff", "").Replace(string(data))
 	text = strings.Trim(strings.TrimSpace(text), `"'`)
 	if strings.Contains(text, "Proc-Type: 4,ENCRYPTED") {
 		return "", nil, fmt.Errorf("%w: encrypted in the old way of PKCS#1; %s", ErrKeyFormat, howToConvert)
+	}
+	if begin := wanted.FindStringIndex(text); begin != nil {
+		text = text[begin[0]:]
 	}
 	if _, after, found := strings.Cut(text, "-----BEGIN "); found {
 		kind, after, _ = strings.Cut(after, "-----")
@@ -173,6 +209,18 @@ type encryptedKey struct {
 var (
 	oidPBES2       = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 5, 13}
 	oidPBESHA13DES = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 12, 1, 3} // RFC 7292, appendix C
+
+	oidPBKDF2         = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 5, 12}
+	oidHMACWithSHA1   = asn1.ObjectIdentifier{1, 2, 840, 113549, 2, 7}
+	oidHMACWithSHA256 = asn1.ObjectIdentifier{1, 2, 840, 113549, 2, 9}
+
+	// cbcBlockSizes has the ciphers of PBES2 that are read.
+	cbcBlockSizes = map[string]int{
+		"2.16.840.1.101.3.4.1.2":  aes.BlockSize, // AES-128
+		"2.16.840.1.101.3.4.1.22": aes.BlockSize, // AES-192
+		"2.16.840.1.101.3.4.1.42": aes.BlockSize, // AES-256
+		"1.2.840.113549.3.7":      des.BlockSize, // 3DES
+	}
 )
 
 // decrypt opens an encrypted PKCS#8 key.
@@ -186,12 +234,14 @@ func decrypt(der, passphrase []byte) ([]byte, error) {
 	}
 	switch {
 	case sealed.Algorithm.Algorithm.Equal(oidPBES2):
-		if rounds := pbes2Rounds(sealed.Algorithm.Parameters.FullBytes); rounds > mostRounds {
-			return nil, fmt.Errorf("%w: %d rounds of key derivation, at most %d are done", ErrKeyFormat, rounds, mostRounds)
+		if err := checkPBES2(sealed); err != nil {
+			return nil, err
 		}
 		open, err := pemutil.DecryptPKCS8PrivateKey(der, passphrase)
-		if err != nil {
-			return nil, fmt.Errorf("%w (or an encryption that is not known here; %s)", ErrPassphrase, howToConvert)
+		if errors.Is(err, x509.IncorrectPasswordError) {
+			return nil, ErrPassphrase
+		} else if err != nil { // not wrapped, since it is not ours to say that it holds nothing secret
+			return nil, fmt.Errorf("%w: unusable encryption parameters; %s", ErrKeyFormat, howToConvert)
 		}
 		return open, nil
 	case sealed.Algorithm.Algorithm.Equal(oidPBESHA13DES):
@@ -200,9 +250,11 @@ func decrypt(der, passphrase []byte) ([]byte, error) {
 	return nil, fmt.Errorf("%w: encrypted by algorithm %s; %s", ErrKeyFormat, sealed.Algorithm.Algorithm, howToConvert)
 }
 
-// pbes2Rounds returns the iteration count of PBES2 parameters (RFC 8018, A.4),
-// or 0 if they are not PBKDF2's.
-func pbes2Rounds(parameters []byte) int {
+// checkPBES2 tells whether pemutil can open a key with these PBES2 parameters
+// (RFC 8018, A.4), and with a bounded effort. It must be asked first: pemutil
+// panics at lengths that do not fit the cipher, and takes any hash that it does
+// not know, or that follows a key length, for SHA-1.
+func checkPBES2(sealed encryptedKey) error {
 	var p struct {
 		KDF struct {
 			Algorithm asn1.ObjectIdentifier
@@ -213,12 +265,25 @@ func pbes2Rounds(parameters []byte) int {
 				PRF    pkix.AlgorithmIdentifier `asn1:"optional"`
 			}
 		}
-		Cipher pkix.AlgorithmIdentifier
+		Cipher struct {
+			Algorithm asn1.ObjectIdentifier
+			IV        []byte
+		}
 	}
-	if _, err := asn1.Unmarshal(parameters, &p); err != nil {
-		return 0
+	_, err := asn1.Unmarshal(sealed.Algorithm.Parameters.FullBytes, &p)
+	prf := p.KDF.Params.PRF.Algorithm
+	block := cbcBlockSizes[p.Cipher.Algorithm.String()]
+	if err != nil || block == 0 || !p.KDF.Algorithm.Equal(oidPBKDF2) || p.KDF.Params.Length != 0 ||
+		len(prf) > 0 && !prf.Equal(oidHMACWithSHA1) && !prf.Equal(oidHMACWithSHA256) {
+		return fmt.Errorf("%w: expected encryption by AES-CBC or 3DES, with PBKDF2 and SHA-1 or SHA-256, found another; %s", ErrKeyFormat, howToConvert)
 	}
-	return p.KDF.Params.Rounds
+	if rounds := p.KDF.Params.Rounds; rounds < 1 || rounds > mostRounds {
+		return fmt.Errorf("%w: expected 1 to %d rounds of key derivation, found %d", ErrKeyFormat, mostRounds, rounds)
+	}
+	if len(p.Cipher.IV) != block || len(sealed.Data) == 0 || len(sealed.Data)%block != 0 {
+		return fmt.Errorf("%w: expected IV and encrypted data in blocks of %d bytes, found %d and %d bytes", ErrKeyFormat, block, len(p.Cipher.IV), len(sealed.Data))
+	}
+	return nil
 }
 
 // decryptPBESHA13DES opens a key that `openssl pkcs8 -v1 PBE-SHA1-3DES` made.
@@ -269,8 +334,7 @@ func pkcs12Derive(password, salt []byte, rounds int, purpose byte, size int) []b
 		if len(b) == 0 {
 			return nil
 		}
-		full := bytes.Repeat(b, (v+len(b)-1)/len(b)+len(b)/v)
-		return full[:(len(b)+v-1)/v*v]
+		return bytes.Repeat(b, v/len(b)+2)[:(len(b)+v-1)/v*v]
 	}
 	var (
 		one  = big.NewInt(1)

@@ -1,6 +1,7 @@
 package verifier
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"crypto/rand"
@@ -8,6 +9,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"errors"
+	"maps"
 	"net/http"
 	"sync"
 	"testing"
@@ -145,9 +147,7 @@ func TestTokensAreTheirAccountsOnly(t *testing.T) {
 	claims := jwt.MapClaims{"iss": tokenIssuer, "sub": client, "aud": tokenPurpose, "exp": noon.Add(time.Hour).Unix()}
 	with := func(name string, value any) jwt.MapClaims {
 		c := jwt.MapClaims{}
-		for k, v := range claims {
-			c[k] = v
-		}
+		maps.Copy(c, claims)
 		if value == nil {
 			delete(c, name)
 		} else {
@@ -288,7 +288,7 @@ func TestLedger(t *testing.T) {
 	replayed := func(t *testing.T, l *Ledger, id Identity) {
 		t.Helper()
 		answer, delivery, err := l.Begin(t.Context(), id)
-		if err != nil || delivery != nil || answer == nil || string(answer.Body) != string(given.Body) {
+		if err != nil || delivery != nil || answer == nil || !bytes.Equal(answer.Body, given.Body) {
 			t.Errorf("expected the earlier answer, found %v, error %v", answer, err)
 		}
 	}

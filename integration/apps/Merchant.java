@@ -130,11 +130,13 @@ public class Merchant {
             return new Answer(status, object("responseCode", status + service + "00", "responseMessage", "General Error"));
         }
         try {
-            var asked = (Map<?, ?>) Json.read(body);
-            return inquiry ? inquiry(asked) : payment(asked);
+            if (Json.read(body) instanceof Map<?, ?> asked) {
+                return inquiry ? inquiry(asked) : payment(asked);
+            }
         } catch (IllegalArgumentException | ClassCastException e) {
-            return new Answer(400, object("responseCode", "400" + service + "00", "responseMessage", "Bad Request"));
+            // not JSON, or a field is not what it should be: answered below
         }
+        return new Answer(400, object("responseCode", "400" + service + "00", "responseMessage", "Bad Request"));
     }
 
     static void handle(HttpExchange exchange) throws IOException {
