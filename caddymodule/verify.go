@@ -137,7 +137,7 @@ func (v *Verify) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhtt
 		Digest:     verified.Digest,
 	}
 	if service.Notification() {
-		id.PaymentID = verifier.PaymentID(service, body)
+		id.PaymentID = verifier.PaymentID(service, verified.Canonical)
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), time.Duration(v.Timeout))
 	defer cancel()

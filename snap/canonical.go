@@ -434,6 +434,14 @@ func care(src []byte, i int) int {
 // text reads a string from the byte after its quote on, and returns the index
 // after the closing one.
 func (s *scanner) text(i int) (int, textKind, error) {
+	if i = care(s.src, i); i < len(s.src) && s.src[i] == '"' {
+		return i + 1, textAsIs, nil
+	}
+	return s.oddText(i)
+}
+
+// oddText goes on with a string from where care is needed.
+func (s *scanner) oddText(i int) (int, textKind, error) {
 	kind := textAsIs
 	for {
 		i = care(s.src, i)
@@ -572,8 +580,14 @@ func (s *scanner) name(from, to, out int, kind textKind) {
 		}
 	}
 	text := s.bytes(k)
-	k.mark = mark(text)
-	if indexLike(text) {
+	if kind == textAsIs && len(text) < 8 && from+8 <= len(s.src) {
+		// The same number as mark's, by one load: the bytes behind the key are cut off.
+		w := binary.LittleEndian.Uint64(s.src[from:])
+		k.mark = w&(1<<(8*len(text))-1) | uint64(len(text))<<56
+	} else {
+		k.mark = mark(text)
+	}
+	if len(text) > 0 && isDigit(text[0]) && indexLike(text) {
 		s.hazard(IntegerKey, from-1)
 	}
 	if s.repeated(f, k) {

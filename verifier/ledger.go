@@ -74,21 +74,16 @@ func (id Identity) paymentKey() string {
 
 // PaymentID returns the id of the payment that the body of a notification
 // tells of, or "" if it has none: paymentRequestId for service 25, and
-// originalExternalId with latestTransactionStatus for service 56.
+// originalExternalId with latestTransactionStatus for service 56. body must be
+// canonical.
 func PaymentID(service snap.Service, body []byte) string {
-	var fields struct {
-		PaymentRequestID   string `json:"paymentRequestId"`
-		OriginalExternalID string `json:"originalExternalId"`
-		LatestStatus       string `json:"latestTransactionStatus"`
-	}
-	if json.Unmarshal(body, &fields) != nil {
-		return ""
-	}
-	switch {
-	case service == snap.ServiceVAPayment:
-		return fields.PaymentRequestID
-	case service == snap.ServiceDebitNotify && fields.OriginalExternalID != "":
-		return fields.OriginalExternalID + "/" + fields.LatestStatus
+	switch service {
+	case snap.ServiceVAPayment:
+		return snap.StringField(body, "paymentRequestId")
+	case snap.ServiceDebitNotify:
+		if id := snap.StringField(body, "originalExternalId"); id != "" {
+			return id + "/" + snap.StringField(body, "latestTransactionStatus")
+		}
 	}
 	return ""
 }

@@ -43,6 +43,9 @@ type Verified struct {
 
 	// Valid is nil if the body is JSON, else what is wrong with it.
 	Valid error
+
+	// Canonical is the body in canonical form, if it is JSON.
+	Canonical []byte
 }
 
 // Verifier checks DOKU's inquiries and notifications: HMAC-SHA512 over method,
@@ -94,8 +97,8 @@ func (v *Verifier) Verify(c Call, now time.Time) (Verified, error) {
 		return Verified{}, err
 	}
 	canonical, _, invalid := snap.AppendCanonical(nil, c.Body)
-	result.Valid = invalid
-	if !v.match(&result, c, token, timestamp, canonical, mac) {
+	result.Valid, result.Canonical = invalid, canonical
+	if !v.match(&result, c, token, timestamp, mac) {
 		return Verified{}, refuse(snap.Unauthorized, "%w: for %s %s, body of %d bytes, at %s; is secret_key the one of this environment, and does anything in front of the sidecar change path or body?",
 			ErrSignature, c.Method, c.Target, len(c.Body), timestamp)
 	}
@@ -104,10 +107,9 @@ func (v *Verifier) Verify(c Call, now time.Time) (Verified, error) {
 
 // match looks for the form of the body and the secret under which the
 // signature mac is right, and completes result.
-func (v *Verifier) match(result *Verified, c Call, token, timestamp string, canonical, mac []byte) bool {
+func (v *Verifier) match(result *Verified, c Call, token, timestamp string, mac []byte) bool {
 	var room [1024]byte
-	try := func(form BodyForm, body []byte) bool {
-		digest := snap.Digest(body)
+	try := func(form BodyForm, digest [sha256.Size]byte) bool {
 		message := snap.AppendStringToSign(room[:0], c.Method, c.Target, token, digest, timestamp)
 		for _, secret := range v.Secrets {
 			expected := secret.MAC(message)
@@ -118,21 +120,22 @@ func (v *Verifier) match(result *Verified, c Call, token, timestamp string, cano
 		}
 		return false
 	}
-	isCanonical := result.Valid == nil && bytes.Equal(canonical, c.Body)
-	result.Digest = snap.Digest(c.Body)
+	isCanonical := result.Valid == nil && bytes.Equal(result.Canonical, c.Body)
+	received := snap.Digest(c.Body)
+	result.Digest = received
 	if result.Valid == nil && !isCanonical {
-		result.Digest = snap.Digest(canonical)
+		result.Digest = snap.Digest(result.Canonical)
 	}
-	if try(BodyAsReceived, c.Body) {
+	if try(BodyAsReceived, received) {
 		return true
 	}
 	if result.Valid != nil || isCanonical {
 		return false
 	}
-	if minified, err := snap.AppendMinified(nil, c.Body); err == nil && try(BodyMinified, minified) {
+	if minified, err := snap.AppendMinified(nil, c.Body); err == nil && try(BodyMinified, snap.Digest(minified)) {
 		return true
 	}
-	return try(BodyCanonical, canonical)
+	return try(BodyCanonical, result.Digest)
 }
 
 const externalIDLongest = 128

@@ -25,12 +25,16 @@ import (
 
 func TestABodyHasTheWantedSizeAndIsJSON(t *testing.T) {
 	t.Parallel()
-	for _, size := range []int{1 << 10, 1025, 64 << 10} {
-		create, err := createBody(size)
+	for _, test := range []struct {
+		size int
+		with filling
+	}{{1 << 10, fillItems}, {1025, fillItems}, {64 << 10, fillItems}, {1 << 10, fillText}, {64 << 10, fillText}} {
+		size := test.size
+		create, err := createBody(size, test.with)
 		if err != nil || len(create) != size || !json.Valid([]byte(create)) {
 			t.Errorf("creating an account: expected JSON of %d bytes, found %d: %v", size, len(create), err)
 		}
-		payment, err := paymentBody(size)
+		payment, err := paymentBody(size, test.with)
 		payment += strings.Repeat("0", paymentIDSize) + paymentBodyEnd
 		if err != nil || len(payment) != size || !json.Valid([]byte(payment)) {
 			t.Errorf("telling of a payment: expected JSON of %d bytes, found %d: %v", size, len(payment), err)
@@ -40,10 +44,10 @@ func TestABodyHasTheWantedSizeAndIsJSON(t *testing.T) {
 
 func TestABodyTooSmallForItsFieldsIsRefused(t *testing.T) {
 	t.Parallel()
-	if body, err := createBody(100); err == nil {
+	if body, err := createBody(100, fillItems); err == nil {
 		t.Errorf("expected an error, found %q", body)
 	}
-	if _, err := appCalls(100, 1); err == nil {
+	if _, err := appCalls(100, 1, fillItems); err == nil {
 		t.Error("expected an error from appCalls")
 	}
 	if _, err := (&dokuCalls{size: 100, secret: snap.NewSecret(nil)}).sign(1, time.Time{}); err == nil {
@@ -108,7 +112,7 @@ func TestLoadMakesEveryCallOnce(t *testing.T) {
 	t.Parallel()
 	server := httptest.NewServer(newUpstream())
 	defer server.Close()
-	app, err := appCalls(1<<10, 100)
+	app, err := appCalls(1<<10, 100, fillItems)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -147,7 +151,7 @@ func TestLoadReportsAnAnswerThatIsNotTheExpectedOne(t *testing.T) {
 	t.Parallel()
 	server := httptest.NewServer(newUpstream())
 	defer server.Close()
-	b, err := appCalls(1<<10, 10)
+	b, err := appCalls(1<<10, 10, fillText)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -282,7 +286,7 @@ func TestTheCommandLineIsChecked(t *testing.T) {
 	if err != nil || s.rounds != 6 || !slices.Equal(s.sizes, []int{2048}) || !slices.Equal(s.conns, []int{1, 8}) {
 		t.Errorf("found %+v: %v", s, err)
 	}
-	for _, args := range [][]string{{"-rounds", "0"}, {"-seconds", "0"}, {"-seconds", "60"}, {"-sizes", "1k"}, {"-conns", "1,0"}, {"more"}} {
+	for _, args := range [][]string{{"-rounds", "0"}, {"-seconds", "0"}, {"-seconds", "60"}, {"-sizes", "1k"}, {"-fill", "x"}, {"-conns", "1,0"}, {"more"}} {
 		if s, err := parse(args, io.Discard); err == nil {
 			t.Errorf("%q: expected an error, found %+v", args, s)
 		}

@@ -34,10 +34,18 @@ func (b batch) appendCall(dst []byte, i int) []byte {
 	return append(dst, call.tail...)
 }
 
+// filling is what gives a body its size.
+type filling string
+
+const (
+	fillItems filling = "items" // a list of small objects: much JSON in little text
+	fillText  filling = "text"  // one long string
+)
+
 // appCalls returns n equal calls of the app's, with a body of size bytes: what
 // doku_sign has to make canonical, give an external id, and sign.
-func appCalls(size, n int) (batch, error) {
-	body, err := createBody(size)
+func appCalls(size, n int, with filling) (batch, error) {
+	body, err := createBody(size, with)
 	if err != nil {
 		return batch{}, err
 	}
@@ -56,6 +64,7 @@ type dokuCalls struct {
 	secret   *snap.Secret
 	token    string // the one that doku_token gave
 	size     int
+	with     filling
 	next     int64 // the next external and payment id
 }
 
@@ -64,7 +73,7 @@ const paymentIDSize = 20
 
 // sign returns the next n calls, signed at the instant now.
 func (d *dokuCalls) sign(n int, now time.Time) (batch, error) {
-	body, err := paymentBody(d.size)
+	body, err := paymentBody(d.size, d.with)
 	if err != nil {
 		return batch{}, err
 	}
@@ -101,8 +110,8 @@ func (d *dokuCalls) sign(n int, now time.Time) (batch, error) {
 
 // createBody returns a body of size bytes that creates a virtual account,
 // written as Python's json.dumps does: with spaces, and \u escapes.
-func createBody(size int) (string, error) {
-	return fill(size,
+func createBody(size int, with filling) (string, error) {
+	return fill(size, with,
 		`{"partnerServiceId": "  088899", "customerNo": "00000000000000000001", "virtualAccountNo": "  08889900000000000000000001", `+
 			`"virtualAccountName": "Toru Yamashita", "virtualAccountEmail": "toru@example.com", "virtualAccountPhone": "6281828384858", `+
 			`"trxId": "INV-0001", "totalAmount": {"value": "12500.00", "currency": "IDR"}, "virtualAccountTrxType": "C", `+
@@ -116,8 +125,8 @@ func createBody(size int) (string, error) {
 const paymentBodyEnd = `"}`
 
 // paymentBody returns the body, of size bytes, that tells of a payment, up to the payment id.
-func paymentBody(size int) (string, error) {
-	return fill(size-paymentIDSize-len(paymentBodyEnd),
+func paymentBody(size int, with filling) (string, error) {
+	return fill(size-paymentIDSize-len(paymentBodyEnd), with,
 		`{"partnerServiceId":"   77777","customerNo":"0000000000001","virtualAccountNo":"   777770000000000001",`+
 			`"virtualAccountName":"Toru Yamashita","trxId":"23219829713","paidAmount":{"value":"11500.00","currency":"IDR"},`+
 			`"virtualAccountEmail":"toru@example.com","virtualAccountPhone":"081293912081","virtualAccountTrxType":"C",`+
@@ -126,15 +135,16 @@ func paymentBody(size int) (string, error) {
 		`],"note":"`, `"},"paymentRequestId":"`)
 }
 
-// fill returns size bytes: open, as many items as fit, before, padding, and
-// after. Item is a format for the item's number, twice.
-func fill(size int, open, item, separator, before, after string) (string, error) {
+// fill returns size bytes: open, as many items as fit unless the filling is
+// text, before, a text of what is left, and after. Item is a format for the
+// item's number, twice.
+func fill(size int, with filling, open, item, separator, before, after string) (string, error) {
 	room := size - len(open) - len(before) - len(after)
 	if room < 0 {
 		return "", fmt.Errorf("a body of this kind has at least %d bytes, found %d", size-room, size)
 	}
 	var items strings.Builder
-	for i := 1; ; i++ {
+	for i := 1; with == fillItems; i++ {
 		next := fmt.Sprintf(item, i, i)
 		if i > 1 {
 			next = separator + next
@@ -144,5 +154,7 @@ func fill(size int, open, item, separator, before, after string) (string, error)
 		}
 		items.WriteString(next)
 	}
-	return open + items.String() + before + strings.Repeat("x", room-items.Len()) + after, nil
+	const phrase = "Kopi susu gula aren, tanpa es. "
+	text := strings.Repeat(phrase, room/len(phrase)+1)[:room-items.Len()]
+	return open + items.String() + before + text + after, nil
 }

@@ -133,7 +133,7 @@ func (c *benchCase) open(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("asking doku_token for a token: %w: %s", err, verify.log)
 	}
-	c.doku = &dokuCalls{clientID: clientID, secret: c.setup.secret, token: token, size: c.size}
+	c.doku = &dokuCalls{clientID: clientID, secret: c.setup.secret, token: token, size: c.size, with: c.settings.filling}
 	return nil
 }
 
@@ -152,7 +152,7 @@ func (c *benchCase) warm(ctx context.Context) error {
 	wanted := time.Duration(c.settings.seconds * float64(time.Second))
 	for n := 4 * c.conns; ; n *= 2 {
 		var err error
-		if c.app, err = appCalls(c.size, n); err != nil {
+		if c.app, err = appCalls(c.size, n, c.settings.filling); err != nil {
 			return err
 		}
 		start := time.Now()
@@ -163,7 +163,7 @@ func (c *benchCase) warm(ctx context.Context) error {
 		if took < wanted/2 {
 			continue
 		}
-		if c.app, err = appCalls(c.size, max(4*c.conns, int(float64(n)*wanted.Seconds()/took.Seconds()))); err != nil {
+		if c.app, err = appCalls(c.size, max(4*c.conns, int(float64(n)*wanted.Seconds()/took.Seconds())), c.settings.filling); err != nil {
 			return err
 		}
 		break

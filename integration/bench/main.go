@@ -69,11 +69,12 @@ type settings struct {
 	seconds  float64
 	sizes    []int
 	conns    []int
+	filling  filling
 	profiles string
 }
 
 func parse(args []string, stderr io.Writer) (settings, error) {
-	s := settings{sizes: []int{1 << 10, 64 << 10}, conns: []int{1, 32, 256}}
+	s := settings{filling: fillItems, sizes: []int{1 << 10, 64 << 10}, conns: []int{1, 32, 256}}
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	flags.StringVar(&s.caddy, "caddy", "bin/caddy-doku", "the Caddy `binary` to measure")
@@ -81,6 +82,13 @@ func parse(args []string, stderr io.Writer) (settings, error) {
 	flags.Float64Var(&s.seconds, "seconds", 0.5, "about how long reverse_proxy takes for its part of a round")
 	flags.Func("sizes", "body sizes in bytes, as a `list` (default 1024,65536)", list(&s.sizes))
 	flags.Func("conns", "numbers of connections, as a `list` (default 1,32,256)", list(&s.conns))
+	flags.Func("fill", "what fills the bodies: `items` (a list of small objects) or text (one long string) (default items)", func(text string) error {
+		s.filling = filling(text)
+		if s.filling != fillItems && s.filling != fillText {
+			return fmt.Errorf("expected %s or %s, found %q", fillItems, fillText, text)
+		}
+		return nil
+	})
 	flags.BoolFunc("quick", "6 rounds of 0.25 s, for a first look; overrides -rounds and -seconds before it", func(string) error {
 		s.rounds, s.seconds = 6, 0.25
 		return nil
@@ -136,7 +144,7 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 		return err
 	}
 	_, err = fmt.Fprintf(stdout, "%s\n%d paired rounds in random order, of as many calls as reverse_proxy answers in about %g s; medians; %s.\n"+
-		"All keep up to 256 idle connections to the upstream.\n", machine, s.rounds, s.seconds, time.Now().Format(time.DateOnly))
+		"Bodies filled with %s. All keep up to 256 idle connections to the upstream.\n", machine, s.rounds, s.seconds, time.Now().Format(time.DateOnly), s.filling)
 	if err != nil {
 		return err
 	}
