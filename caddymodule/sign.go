@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -10,6 +11,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -230,7 +232,11 @@ func (s *Sign) identify(c *call, h http.Header) (err error) {
 
 // readBody reads the app's body and makes it ready to be signed and sent.
 func (s *Sign) readBody(ctx context.Context, c *call, w http.ResponseWriter, r *http.Request) error {
-	raw, err := readAll(w, r, s.MaxBody)
+	buffer := bodies.Get().(*bytes.Buffer)
+	buffer.Reset()
+	defer bodies.Put(buffer) // what goes on is a copy
+	err := readInto(buffer, w, r, s.MaxBody)
+	raw := buffer.Bytes()
 	if err != nil {
 		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 			return &localError{snap.BodyTooLarge.With(fmt.Sprintf("[more than max_body, %d bytes]", s.MaxBody)), "body_too_large", err}
@@ -290,21 +296,22 @@ func (c *call) failure(err error) error {
 	return &localError{snap.Timeout.With("[outcome: unknown; DOKU may have carried this out: ask for its status, do not create it again]"), "outcome_unknown", err}
 }
 
-// readAll reads a request's body of at most limit bytes, in one piece.
-func readAll(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
+// bodies are for reading the app's bodies into.
+var bodies = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+
+// readInto reads a request's body of at most limit bytes.
+func readInto(buffer *bytes.Buffer, w http.ResponseWriter, r *http.Request, limit int64) error {
 	if r.Body == nil || r.ContentLength == 0 {
-		return nil, nil
-	}
-	body := http.MaxBytesReader(w, r.Body, limit)
-	if r.ContentLength < 0 {
-		return io.ReadAll(body)
+		return nil
 	}
 	if r.ContentLength > limit {
-		return nil, &http.MaxBytesError{Limit: limit}
+		return &http.MaxBytesError{Limit: limit}
 	}
-	data := make([]byte, r.ContentLength)
-	_, err := io.ReadFull(body, data)
-	return data, err
+	if r.ContentLength > 0 {
+		buffer.Grow(int(r.ContentLength) + bytes.MinRead) // room to see the end without growing again
+	}
+	_, err := buffer.ReadFrom(http.MaxBytesReader(w, r.Body, limit))
+	return err
 }
 
 var (

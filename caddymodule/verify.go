@@ -275,11 +275,12 @@ func readInbound(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, e
 	control := http.NewResponseController(w)
 	// Not every writer has deadlines; then the server's own idle timeout holds.
 	limited := control.SetReadDeadline(time.Now().Add(bodyDeadline)) == nil
-	body, err := readAll(w, r, limit)
+	var buffer bytes.Buffer // not pooled: a proxy may read the body after it has answered
+	err := readInto(&buffer, w, r, limit)
 	if limited && err == nil {
 		err = control.SetReadDeadline(time.Time{})
 	}
-	return body, err
+	return buffer.Bytes(), err
 }
 
 // refuser answers the calls that must not reach the app: a log line with the

@@ -217,7 +217,7 @@ func TestErrorsHoldNoPartOfTheKey(t *testing.T) {
 			if err == nil {
 				t.Fatalf("%s was taken", name)
 			}
-			for _, line := range strings.Split(pemBody(key), "\n") {
+			for line := range strings.SplitSeq(pemBody(key), "\n") {
 				if len(line) >= 8 && strings.Contains(err.Error(), line[:8]) || strings.Contains(err.Error(), "salah") {
 					t.Errorf("%s: the error says %q", name, err)
 				}

@@ -272,7 +272,7 @@ func TestALineHasMediansAndPairedRatios(t *testing.T) {
 	for i, want := range []string{
 		"| reverse_proxy | 32 | 2917 | 1.00 | 2.00 | 350 | 64 | 1 | 1 |\n",
 		"| doku_sign | 32 | 2652 | 1.00 | 2.00 | 385 | 65 | 0.91 | 1.10 (1.10–1.10) |\n",
-		"| doku_verify | 32 | invalid: no longer / there |\n",
+		"| doku_verify | 32 | invalid: no longer / there… |\n",
 	} {
 		if got := rows[i].line(32, rows); got != want {
 			t.Errorf("expected %q, found %q", want, got)

@@ -198,6 +198,7 @@ func (c *benchCase) round(ctx context.Context, order []int) error {
 			return ctx.Err()
 		case err != nil:
 			r.err = err
+			fmt.Fprintf(c.progress, "%s, %d connections: %s is invalid: %v\n", sizeName(c.size), c.conns, r.name, err)
 		default:
 			r.rounds = append(r.rounds, measured)
 		}

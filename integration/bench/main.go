@@ -171,7 +171,7 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 		}
 	}
 	if invalid > 0 {
-		return fmt.Errorf("%d rows are invalid", invalid)
+		return fmt.Errorf("invalid rows: %d; see above", invalid)
 	}
 	return nil
 }
