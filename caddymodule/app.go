@@ -47,6 +47,7 @@ type App struct {
 	Accounts []*Account `json:"accounts,omitempty"`
 
 	base   *url.URL
+	dial   string // host and port of base
 	ledger *verifier.Ledger
 	held   []string // keys of shared that this configuration holds
 	log    *slog.Logger
@@ -136,6 +137,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if a.base, err = baseURL(environment); err != nil {
 		return fmt.Errorf("doku: environment: %w", err)
 	}
+	a.dial = dialAddress(a.base)
 	ledger, err := hold(a, memoryLedger, func() (sharedLedger, error) {
 		memory := store.NewMemory()
 		return sharedLedger{verifier.NewLedger(memory), memory}, nil
@@ -307,13 +309,13 @@ func (a *App) account(name string) (*Account, error) {
 	return nil, fmt.Errorf("no account is called %q; the accounts are: %s", name, strings.Join(names, ", "))
 }
 
-// dialAddress returns host and port of DOKU.
-func (a *App) dialAddress() string {
-	port := a.base.Port()
+// dialAddress returns host and port of a base URL.
+func dialAddress(base *url.URL) string {
+	port := base.Port()
 	if port == "" {
-		port = map[string]string{"http": "80", "https": "443"}[a.base.Scheme]
+		port = map[string]string{"http": "80", "https": "443"}[base.Scheme]
 	}
-	return net.JoinHostPort(a.base.Hostname(), port)
+	return net.JoinHostPort(base.Hostname(), port)
 }
 
 // loadApp returns the app and the account called name, for a handler's Provision.

@@ -101,9 +101,9 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if !ok {
 		return nil, caddyhttp.Error(http.StatusInternalServerError, errNotPrepared)
 	}
-	if dial, ok := reverseproxy.GetDialInfo(req.Context()); ok && dial.Address != t.app.dialAddress() {
+	if dial, ok := reverseproxy.GetDialInfo(req.Context()); ok && dial.Address != t.app.dial {
 		return nil, caddyhttp.Error(http.StatusInternalServerError,
-			fmt.Errorf("expected the upstream of a reverse_proxy with the transport doku to be %s, found %s", t.app.dialAddress(), dial.Address))
+			fmt.Errorf("expected the upstream of a reverse_proxy with the transport doku to be %s, found %s", t.app.dial, dial.Address))
 	}
 	resp, token, err := t.send(req, c, 1)
 	if err != nil || resp.StatusCode != http.StatusUnauthorized {
@@ -162,6 +162,11 @@ func (t *Transport) send(req *http.Request, c *call, attempt int) (*http.Respons
 // passed are the app's headers that go to DOKU besides those of a call.
 var passed = []string{"Accept", "X-Ip-Address", "X-Device-Id", "Authorization-Customer"}
 
+var (
+	contentType = []string{"application/json"}
+	userAgent   = []string{"caddy-doku"}
+)
+
 // headers returns the headers of an attempt: what the app may say, and the six
 // of SNAP.
 func (t *Transport) headers(req *http.Request, c *call, token signer.Token) http.Header {
@@ -173,21 +178,22 @@ func (t *Transport) headers(req *http.Request, c *call, token signer.Token) http
 		}
 	}
 	if len(c.body) > 0 {
-		h.Set("Content-Type", "application/json")
+		h["Content-Type"] = contentType
 	}
-	h.Set("User-Agent", "caddy-doku")
-	h.Set(snap.HeaderTimestamp, timestamp)
-	h.Set(snap.HeaderPartnerID, c.account.clientID)
-	h.Set(snap.HeaderExternalID, c.externalID)
-	h.Set(snap.HeaderChannelID, c.channelID)
-	h.Set(snap.HeaderAuthorization, "Bearer "+token.Value)
-	h.Set(snap.HeaderSignature, signer.Symmetric(c.account.secrets[0], signer.Call{
+	// The names are written in net/http's spelling, which saves converting them each time.
+	h["User-Agent"] = userAgent
+	h["X-Timestamp"] = []string{timestamp}
+	h["X-Partner-Id"] = []string{c.account.clientID}
+	h["X-External-Id"] = []string{c.externalID}
+	h["Channel-Id"] = []string{c.channelID}
+	h["Authorization"] = []string{"Bearer " + token.Value}
+	h["X-Signature"] = []string{signer.Symmetric(c.account.secrets[0], signer.Call{
 		Method:    req.Method,
 		Target:    snap.RequestTarget(req.URL.RequestURI()),
 		Token:     token.Value,
 		Digest:    c.digest,
 		Timestamp: timestamp,
-	}))
+	})}
 	return h
 }
 
@@ -238,7 +244,7 @@ func (u *Upstreams) Provision(ctx caddy.Context) error {
 
 // GetUpstreams returns DOKU.
 func (u *Upstreams) GetUpstreams(*http.Request) ([]*reverseproxy.Upstream, error) {
-	return []*reverseproxy.Upstream{{Dial: u.app.dialAddress()}}, nil
+	return []*reverseproxy.Upstream{{Dial: u.app.dial}}, nil
 }
 
 var (

@@ -86,7 +86,7 @@ const (
 // its length whatever it holds, and allocates only what dst lacks.
 func AppendCanonical(dst, src []byte) ([]byte, []Hazard, error) {
 	s := scanners.Get().(*scanner)
-	defer scanners.Put(s)
+	defer s.release()
 	s.reset(dst, src)
 	if err := s.scan(); err != nil {
 		return dst, nil, err
@@ -103,7 +103,7 @@ func AppendCanonical(dst, src []byte) ([]byte, []Hazard, error) {
 // [AppendCanonical].
 func AppendMinified(dst, src []byte) ([]byte, error) {
 	s := scanners.Get().(*scanner)
-	defer scanners.Put(s)
+	defer s.release()
 	s.reset(dst, src)
 	s.plain = true
 	if err := s.scan(); err != nil {
@@ -162,6 +162,12 @@ func (s *scanner) reset(dst, src []byte) {
 		table: s.table,
 	}
 	s.table.clear()
+}
+
+// release gives the scanner back, without the body, which may hold personal data.
+func (s *scanner) release() {
+	s.src, s.dst = nil, nil
+	scanners.Put(s)
 }
 
 func (s *scanner) fail(at int, format string, args ...any) error {

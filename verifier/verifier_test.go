@@ -190,6 +190,27 @@ func TestTokensAreTheirAccountsOnly(t *testing.T) {
 			}
 		})
 	}
+	t.Run("a token found good before expires all the same", func(t *testing.T) {
+		t.Parallel()
+		now := noon
+		i, err := NewIssuer(client, []*snap.Secret{secret}, func() time.Time { return now })
+		if err != nil {
+			t.Fatal(err)
+		}
+		token := issue(t, i)
+		for range 2 {
+			if err := i.Check(token); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := i.Check(token[:len(token)-1]); !errors.Is(err, ErrTokenInvalid) {
+			t.Errorf("cut short: %v", err)
+		}
+		now = noon.Add(TokenLife)
+		if err := i.Check(token); !errors.Is(err, ErrTokenExpired) {
+			t.Errorf("after its life: %v", err)
+		}
+	})
 	if err := issuer(t, client, noon, secret, retired).Check(issue(t, issuer(t, client, noon, retired))); err != nil {
 		t.Errorf("a token from before the change of secrets: %v", err)
 	}
