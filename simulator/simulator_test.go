@@ -1,0 +1,249 @@
+package simulator
+
+import (
+	"context"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+func key(t *testing.T, name string) *rsa.PrivateKey {
+	t.Helper()
+	data, err := os.ReadFile("../testdata/" + name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, _ := pem.Decode(data)
+	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return parsed.(*rsa.PrivateKey)
+}
+
+// stage is a simulator with a clock that the test moves and a merchant that
+// answers as told.
+type stage struct {
+	*Simulator
+	mu     sync.Mutex
+	now    time.Time
+	status int // of the merchant's answers to notifications
+	ids    []string
+}
+
+func newStage(t *testing.T) *stage {
+	t.Helper()
+	st := &stage{now: time.Date(2024, 3, 26, 12, 0, 0, 0, wib), status: http.StatusOK}
+	merchant := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/token" {
+			_, _ = w.Write([]byte(`{"responseCode":"2007300","accessToken":"m","expiresIn":"900"}`))
+			return
+		}
+		st.mu.Lock()
+		defer st.mu.Unlock()
+		st.ids = append(st.ids, r.Header.Get("X-EXTERNAL-ID"))
+		w.WriteHeader(st.status)
+	}))
+	t.Cleanup(merchant.Close)
+	private := key(t, "test-merchant-private.pem")
+	s, err := New(Config{
+		Now: func() time.Time {
+			st.mu.Lock()
+			defer st.mu.Unlock()
+			return st.now
+		},
+		Merchant: Merchant{
+			ClientID: "BRN-0", SecretKey: "SK-test-0123456789ABCDEF", PublicKey: &private.PublicKey,
+			DOKUKey: key(t, "test-doku-private.pem"), PartnerServiceID: "    8808",
+			TokenURL: merchant.URL + "/token", InquiryURL: merchant.URL + "/inquiry", NotificationURL: merchant.URL + "/payment",
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.token, s.tokenEnds = "tok", st.now.Add(100*time.Hour)
+	st.Simulator = s
+	return st
+}
+
+func (st *stage) advance(d time.Duration) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.now = st.now.Add(d)
+}
+
+func (st *stage) answerWith(status int) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.status = status
+}
+
+// call sends a signed call and returns its response code.
+func (st *stage) call(t *testing.T, body, externalID string, change func(*http.Request)) string {
+	t.Helper()
+	const path = "/virtual-accounts/bi-snap-va/v1.1/transfer-va/create-va"
+	r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, path, strings.NewReader(body))
+	timestamp := st.timestamp()
+	r.Header.Set("X-TIMESTAMP", timestamp)
+	r.Header.Set("X-PARTNER-ID", "BRN-0")
+	r.Header.Set("X-EXTERNAL-ID", externalID)
+	r.Header.Set("CHANNEL-ID", "H2H")
+	r.Header.Set("Authorization", "Bearer tok")
+	r.Header.Set("X-SIGNATURE", base64.StdEncoding.EncodeToString(st.mac(toSign(http.MethodPost, path, "tok", []byte(body), timestamp))))
+	if change != nil {
+		change(r)
+	}
+	w := httptest.NewRecorder()
+	st.ServeHTTP(w, r)
+	var told struct {
+		Code string `json:"responseCode"`
+	}
+	if err := json.Unmarshal(w.Body.Bytes(), &told); err != nil {
+		t.Fatalf("%v: %s", err, w.Body)
+	}
+	return told.Code
+}
+
+func bill(customer, trx string) string {
+	return fmt.Sprintf(`{"partnerServiceId":"    8808","customerNo":%q,"virtualAccountNo":%q,"virtualAccountName":"Toru","trxId":%q,`+
+		`"totalAmount":{"value":"10000.00","currency":"IDR"},"virtualAccountTrxType":"C","additionalInfo":{"channel":"VIRTUAL_ACCOUNT_BANK_PERMATA"}}`,
+		customer, "    8808"+customer, trx)
+}
+
+func TestSignaturesOfTheVectors(t *testing.T) {
+	t.Parallel()
+	data, err := os.ReadFile("../testdata/vectors.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var vectors []struct {
+		Name, Kind, Secret, Method, Endpoint, Token, Timestamp, Body, StringToSign, Signature, Input, Output string
+	}
+	if err := json.Unmarshal(data, &vectors); err != nil {
+		t.Fatal(err)
+	}
+	s := newStage(t)
+	for _, v := range vectors {
+		switch v.Kind {
+		case "symmetric":
+			got := toSign(v.Method, v.Endpoint, v.Token, []byte(v.Body), v.Timestamp)
+			if got != v.StringToSign || base64.StdEncoding.EncodeToString(s.mac(got)) != v.Signature {
+				t.Errorf("%s: string to sign %s", v.Name, got)
+			}
+		case "minify":
+			if got := string(minify([]byte(v.Input))); got != v.Output {
+				t.Errorf("%s: minified %s", v.Name, got)
+			}
+		}
+	}
+}
+
+func TestHeadersAreCheckedStrictly(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	tests := []struct {
+		name, code string
+		change     func(http.Header)
+	}{
+		{"genuine", "2002700", func(http.Header) {}},
+		{"no channel id", "4002702", func(h http.Header) { h.Del("CHANNEL-ID") }},
+		{"two external ids", "4002702", func(h http.Header) { h.Add("X-EXTERNAL-ID", "9") }},
+		{"an external id with letters", "4002701", func(h http.Header) { h.Set("X-EXTERNAL-ID", "9a") }},
+		{"an old time", "4002701", func(h http.Header) { h.Set("X-TIMESTAMP", "2024-03-26T11:00:00+07:00") }},
+		{"another partner", "4012700", func(h http.Header) { h.Set("X-PARTNER-ID", "BRN-1") }},
+		{"another token", "4012701", func(h http.Header) { h.Set("Authorization", "Bearer other") }},
+		{"no Bearer", "4012701", func(h http.Header) { h.Set("Authorization", "tok") }},
+		{"another time than signed", "4012700", func(h http.Header) { h.Set("X-TIMESTAMP", "2024-03-26T12:00:01+07:00") }},
+	}
+	for i, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			if got := s.call(t, bill(fmt.Sprint(100+i), fmt.Sprint("T", i)), fmt.Sprint(i), func(r *http.Request) { test.change(r.Header) }); got != test.code {
+				t.Errorf("response code %s, expected %s", got, test.code)
+			}
+		})
+	}
+}
+
+func TestExternalIDIsUniqueWithinAWIBDay(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	s.advance(11*time.Hour + 59*time.Minute) // 23:59 WIB
+	for i, want := range []string{"2002700", "4092700"} {
+		if got := s.call(t, bill(fmt.Sprint(i), fmt.Sprint("T", i)), "77", nil); got != want {
+			t.Errorf("call %d: response code %s, expected %s", i, got, want)
+		}
+	}
+	s.advance(2 * time.Minute)
+	if got := s.call(t, bill("5", "T5"), "77", nil); got != "2002700" {
+		t.Errorf("the next day: response code %s", got)
+	}
+}
+
+func TestNotificationIsRetriedByDOKUsRule(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	if got := s.call(t, bill("1", "T1"), "1", nil); got != "2002700" {
+		t.Fatal(got)
+	}
+	s.answerWith(http.StatusServiceUnavailable)
+	if _, err := s.Pay(t.Context(), "    88081", "10000.00"); err != nil {
+		t.Fatal(err)
+	}
+	for i, wait := range []time.Duration{30 * time.Minute, 5*time.Hour + 30*time.Minute, 6 * time.Hour} {
+		s.advance(wait - time.Second)
+		if sent := s.run(t); sent != 0 {
+			t.Errorf("retry %d came early", i+1)
+		}
+		s.advance(time.Second)
+		if sent := s.run(t); sent != 1 {
+			t.Errorf("retry %d did not come", i+1)
+		}
+	}
+	if s.Due() != 0 || len(s.ids) != 4 || s.ids[0] != s.ids[3] {
+		t.Errorf("%d still due, external ids %v", s.Due(), s.ids)
+	}
+}
+
+func (st *stage) run(t *testing.T) int {
+	t.Helper()
+	answers, err := st.RunDue(context.WithoutCancel(t.Context()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(answers)
+}
+
+func TestTheBankKeepsTheRules(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	if got := s.call(t, bill("1", "T1"), "1", nil); got != "2002700" {
+		t.Fatal(got)
+	}
+	for _, test := range []struct {
+		name, number, amount string
+		err                  error
+	}{
+		{"another amount", "    88081", "10000.01", ErrAmount},
+		{"not an amount", "    88081", "ten", ErrAmount},
+		{"an unknown number of another merchant", "99991", "10000.00", ErrNotFound},
+		{"the right amount", "    88081", "10000.00", nil},
+		{"a second time", "    88081", "10000.00", ErrPaid},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			if _, err := s.Pay(t.Context(), test.number, test.amount); !errors.Is(err, test.err) {
+				t.Errorf("error %v, expected %v", err, test.err)
+			}
+		})
+	}
+}
