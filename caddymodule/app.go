@@ -320,13 +320,24 @@ func dialAddress(base *url.URL) string {
 
 // loadApp returns the app and the account called name, for a handler's Provision.
 func loadApp(ctx caddy.Context, name string) (*App, *Account, error) {
-	loaded, err := ctx.AppIfConfigured("doku")
+	app, err := findApp(ctx)
 	if err != nil {
-		return nil, nil, fmt.Errorf("the global option `doku { … }` with an account is needed: %w", err)
+		return nil, nil, err
 	}
-	app := loaded.(*App)
 	account, err := app.account(name)
 	return app, account, err
+}
+
+// findApp returns the app.
+func findApp(ctx caddy.Context) (*App, error) {
+	app, err := ctx.AppIfConfigured("doku")
+	switch {
+	case errors.Is(err, caddy.ErrNotConfigured):
+		return nil, errors.New("the global option `doku { … }` with an account is needed")
+	case err != nil:
+		return nil, err
+	}
+	return app.(*App), nil
 }
 
 // baseURLs of DOKU's environments.

@@ -65,11 +65,11 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 	if t.HTTPTransport == nil {
 		t.HTTPTransport = new(reverseproxy.HTTPTransport)
 	}
-	loaded, err := ctx.AppIfConfigured("doku")
-	if err != nil {
-		return fmt.Errorf("the global option `doku { … }` with an account is needed: %w", err)
+	var err error
+	if t.app, err = findApp(ctx); err != nil {
+		return err
 	}
-	t.app, t.now = loaded.(*App), time.Now
+	t.now = time.Now
 	if t.app.base.Scheme == "https" && t.TLS == nil {
 		t.TLS = new(reverseproxy.TLSConfig)
 	}
@@ -233,13 +233,9 @@ func (Upstreams) CaddyModule() caddy.ModuleInfo {
 }
 
 // Provision finds the app.
-func (u *Upstreams) Provision(ctx caddy.Context) error {
-	loaded, err := ctx.AppIfConfigured("doku")
-	if err != nil {
-		return fmt.Errorf("the global option `doku { … }` with an account is needed: %w", err)
-	}
-	u.app = loaded.(*App)
-	return nil
+func (u *Upstreams) Provision(ctx caddy.Context) (err error) {
+	u.app, err = findApp(ctx)
+	return err
 }
 
 // GetUpstreams returns DOKU.
