@@ -3,13 +3,13 @@ package snap
 import (
 	"bytes"
 	"encoding/binary"
-	"encoding/json"
 	"fmt"
-	"hash/maphash"
 	"math/bits"
+	"math/rand/v2"
 	"slices"
 	"strconv"
 	"sync"
+	"unicode/utf16"
 	"unicode/utf8"
 )
 
@@ -20,13 +20,13 @@ type HazardKind uint8
 // re-encodes a body before hashing it finds another hash.
 const (
 	DuplicateKey     HazardKind = iota + 1 // readers keep the last one, or the first, or both
-	FloatLiteral                           // 10000.00, 1e5, -0: rewritten as 10000.0, 100000, 0
-	BigInteger                             // beyond 2^53-1: loses digits as a double
+	FloatLiteral                           // any with '.', 'e' or 'E', and -0: 10000.00 is rewritten as 10000.0 or 10000
+	BigInteger                             // beyond 2^53-1 either way: loses digits as a double
 	LineSeparator                          // U+2028 or U+2029: escaped by some
 	LoneSurrogate                          // \ud800 without its other half: not a character
-	ControlCharacter                       // without a short escape: \u001f or \u001F
+	ControlCharacter                       // one without a short escape: written \u001f or \u001F
 	InvalidUTF8                            // replaced by most readers
-	IntegerKey                             // "0", "12": reordered by JavaScript
+	IntegerKey                             // "0", "12": reordered by JavaScript, made a list by PHP
 )
 
 var hazardNames = [...]string{
@@ -52,8 +52,8 @@ func (k HazardKind) String() string {
 // it says.
 type Hazard struct {
 	Kind   HazardKind
-	Path   string // JSON path, such as $.additionalInfo.items[3].price
-	Offset int    // in the input, in bytes
+	Path   string // JSON path, such as $.additionalInfo.items[3].price or $["odd key"]; long ones are cut and end with "…"
+	Offset int    // in the input, in bytes; of a key's opening quote for duplicate and integer keys
 }
 
 // SyntaxError says where and why a text is not JSON.
@@ -68,7 +68,8 @@ const (
 	deepest     = 10000 // nesting; encoding/json has the same limit
 	hazardsMost = 16    // reported per body
 	pathLongest = 256   // bytes of a hazard's path
-	linearKeys  = 16    // keys of one object that are compared one by one
+	fewKeys     = 16    // keys of one object that need no hash table
+	keptMost    = 1 << 15
 )
 
 // AppendCanonical appends the canonical form of the JSON text src to dst and
@@ -77,25 +78,23 @@ const (
 // have become the raw character; the order of keys, the literals of numbers and
 // the meaning of everything are kept. The result is never longer than src.
 //
-// What cannot be made safe is kept as it stands and reported, the first 16 of
-// them. Duplicate keys are found by what they mean, escapes resolved.
+// What cannot be made safe is kept as it stands and reported in the order of
+// the text: the first 16 of them, and of one kind in one string only the first.
+// Keys are duplicates if they mean the same, escapes resolved.
 //
 // src must be what [json.Valid] accepts; otherwise the error is a
-// [*SyntaxError] and dst is returned as it was. dst and src must not overlap.
-// It takes one pass over src, without building a tree, in time proportional to
-// its length whatever it holds, and allocates only what dst lacks.
+// [*SyntaxError] and dst is returned as it was. dst and src must not overlap,
+// and up to len(src) bytes of dst's spare capacity may be overwritten. It takes
+// one pass over src, without building a tree, in time proportional to its
+// length whatever it holds, and allocates only what dst lacks and the hazards.
 func AppendCanonical(dst, src []byte) ([]byte, []Hazard, error) {
 	s := scanners.Get().(*scanner)
 	defer s.release()
-	s.reset(dst, src)
-	if err := s.scan(); err != nil {
+	out, err := s.run(dst, src, false)
+	if err != nil {
 		return dst, nil, err
 	}
-	var hazards []Hazard
-	if len(s.hazards) > 0 {
-		hazards = slices.Clone(s.hazards)
-	}
-	return s.dst, hazards, nil
+	return out, locate(src, s.hazards), nil
 }
 
 // AppendMinified appends src without its insignificant white space to dst, and
@@ -104,651 +103,867 @@ func AppendCanonical(dst, src []byte) ([]byte, []Hazard, error) {
 func AppendMinified(dst, src []byte) ([]byte, error) {
 	s := scanners.Get().(*scanner)
 	defer s.release()
-	s.reset(dst, src)
-	s.plain = true
-	if err := s.scan(); err != nil {
-		return dst, err
-	}
-	return s.dst, nil
+	return s.run(dst, src, true)
 }
 
-// scanner is the state of one pass. Output lags behind: bytes that stay as they
-// are, from start on, are copied in one piece when something is left out or
-// replaced.
+// scanner is the state of one pass over a text. How it is made fast:
+//
+//   - Eight bytes at a time. Strings and numbers are searched for their end by
+//     arithmetic on 64-bit words; see [stringEnds] and [nonDigits].
+//   - Nothing is copied until something is left out. What is put out is the
+//     bytes of src in long runs; dst is only touched between two of them.
+//   - No end of input. Past the end, [at] and [word] see zero bytes, which are
+//     not allowed anywhere in JSON: they take the path of any other wrong byte,
+//     and only there is the difference made.
+//   - Keys are hashed by the word while their end is being searched for, and a
+//     64-bit filter per object tells nearly always that a key is new.
+//   - All memory is kept for the next text.
 type scanner struct {
-	src, dst []byte
-	start    int
-	plain    bool // only minify
+	src  []byte
+	out  []byte // len(src) bytes, of which used are put out
+	used int
+	tail uint64 // of src, for [word]
+	from int    // src[from:] has not been put out yet
+	bare bool   // only minify
 
 	frames  []frame
-	keys    []key  // of the open objects, at most linearKeys each
-	meant   []byte // keys whose meaning is not the text in src or dst
-	hazards []Hazard
-	table   keyTable // keys of objects with more than linearKeys
-	objects uint32   // opened so far, so that each has a number
+	keys    []key  // of the open objects
+	slots   []int  // hash tables of the open objects with more than fewKeys keys
+	texts   []byte // scratch for keys with escapes
+	hazards []hazard
 }
 
-// frame is an array or object that is open.
+// frame is an object or array that is open.
 type frame struct {
-	object         bool
-	number         uint32 // of the object
-	base           int    // of its keys in scanner.keys
-	count          int    // of keys or elements so far
-	keyAt, keyEnds int    // the current key's text in src, for paths
+	keys   int    // where its keys begin in scanner.keys
+	slots  int    // where its hash table begins in scanner.slots
+	filter uint64 // of the container around it: one of 64 bits for each key; all if there is a hash table
+	closer byte   // of the container around it
 }
 
-// key is an object's key: where its meaning stands, and a cheap mark that
-// equal keys have in common.
+// key is a key of an open object. Equal keys have equal hashes, and nearly
+// always only they.
 type key struct {
-	mark   uint64
-	at, to int
-	where  keySource
+	hash uint64
+	at   int // offset of its first byte, after the quote
 }
 
-type keySource uint8
-
-const (
-	inSrc keySource = iota
-	inDst
-	inMeant
-)
-
-var scanners = sync.Pool{New: func() any { return new(scanner) }}
-
-func (s *scanner) reset(dst, src []byte) {
-	*s = scanner{
-		src: src, dst: slices.Grow(dst, len(src)),
-		frames: s.frames[:0], keys: s.keys[:0], meant: s.meant[:0], hazards: s.hazards[:0],
-		table: s.table,
-	}
-	s.table.clear()
+// hazard is a [Hazard] without its path.
+type hazard struct {
+	kind   HazardKind
+	offset int
 }
 
-// release gives the scanner back, without the body, which may hold personal data.
+var scanners = sync.Pool{New: func() any { return &scanner{frames: make([]frame, 0, 64), keys: make([]key, 0, 64)} }}
+
+// release returns s to the pool, without the caller's memory and without what
+// an unusually large text made it allocate.
 func (s *scanner) release() {
-	s.src, s.dst = nil, nil
+	s.src, s.out = nil, nil
+	if cap(s.keys) > keptMost || cap(s.slots) > keptMost || cap(s.texts) > keptMost {
+		s.keys, s.slots, s.texts = nil, nil, nil
+	}
 	scanners.Put(s)
 }
 
-func (s *scanner) fail(at int, format string, args ...any) error {
-	return &SyntaxError{Offset: at, msg: fmt.Sprintf(format, args...)}
+func (s *scanner) run(dst, src []byte, bare bool) ([]byte, error) {
+	dst = slices.Grow(dst, len(src))
+	n := len(dst)
+	s.src, s.out, s.used, s.from, s.bare = src, dst[n:n+len(src)], 0, 0, bare
+	s.tail = tailOf(src)
+	s.frames, s.keys, s.slots, s.hazards = s.frames[:0], s.keys[:0], s.slots[:0], s.hazards[:0]
+	if err := s.scan(src); err != nil {
+		return dst[:n:n], err
+	}
+	return dst[:n+s.used], nil
 }
 
-func (s *scanner) unexpected(at int, expected string) error {
-	if at >= len(s.src) {
+// at returns the byte at src[i], and 0 past the end.
+func at(src []byte, i int) byte {
+	if uint(i) < uint(len(src)) {
+		return src[i]
+	}
+	return 0
+}
+
+// word returns the eight bytes from src[i] on, the first one lowest, with zero
+// bytes past the end. tail is what [tailOf] gives for src.
+func word(src []byte, tail uint64, i int) uint64 {
+	if i >= 0 && i <= len(src)-8 {
+		return binary.LittleEndian.Uint64(src[i : i+8])
+	}
+	return tail >> (8 * uint(8-len(src)+i))
+}
+
+// peek returns the four bytes from src[i] on, the first one lowest, or 0 if
+// there are fewer.
+func peek(src []byte, i int) uint32 {
+	if i >= 0 && i <= len(src)-4 {
+		return binary.LittleEndian.Uint32(src[i : i+4])
+	}
+	return 0
+}
+
+// tailOf returns the last eight bytes of src, the last one highest.
+func tailOf(src []byte) (tail uint64) {
+	if len(src) >= 8 {
+		return binary.LittleEndian.Uint64(src[len(src)-8:])
+	}
+	for _, c := range src {
+		tail = tail>>8 | uint64(c)<<56
+	}
+	return tail
+}
+
+// Words as eight bytes. To find bytes of a kind, an expression sets the high
+// bit of each byte that is one. A borrow or carry out of such a byte can spoil
+// the bytes above it, never those below: the lowest bit found is always right,
+// and it is the only one that is used.
+const (
+	ones  = 0x0101010101010101
+	highs = 0x8080808080808080
+)
+
+// stringEnds finds the bytes of w that stop a simple string: the quote, the
+// backslash, control characters, and what is not ASCII.
+//
+// 'c^2 - 0x21' is negative for a control character, which stays one under ^2,
+// and for the quote, which becomes a blank: two tests for the price of one.
+func stringEnds(w uint64) uint64 {
+	return (w | ((w ^ 2*ones) - 0x21*ones) | ((w ^ '\\'*ones) - ones)) & highs
+}
+
+// nonDigits finds the bytes of w that are not digits. '0' to '9' become 0 to 9
+// under ^'0', and only they stay below 0x80 when 0x76 is added.
+func nonDigits(w uint64) uint64 {
+	d := w ^ '0'*ones
+	return (d | (d + 0x76*ones)) & highs
+}
+
+// first returns which byte of a word the lowest bit that was found stands for.
+func first(found uint64) int { return bits.TrailingZeros64(found) >> 3 }
+
+// before returns the bytes of w below the lowest bit that was found.
+func before(w, found uint64) uint64 { return w & ((found ^ (found - 1)) >> 8) }
+
+// seeds make it impossible to choose keys that have the same hash.
+var seeds = [2]uint64{rand.Uint64(), rand.Uint64()}
+
+// mix takes eight more bytes of a key into its hash, which begins as seeds[0]:
+// the halves of a product, both of which depend on all bits of hash and w.
+func mix(hash, w uint64) uint64 {
+	high, low := bits.Mul64(hash, w^seeds[1])
+	return high ^ low
+}
+
+// keyHash returns the hash of a key: of its whole words, of its last bytes
+// (none, if it ends with a whole word), and of its length.
+func keyHash(text []byte) uint64 {
+	h, tail, i := seeds[0], tailOf(text), 0
+	for ; i+8 <= len(text); i += 8 {
+		h = mix(h, word(text, tail, i))
+	}
+	return mix(h, word(text, tail, i)) + uint64(len(text))
+}
+
+// scan reads src as one JSON value, with what is around it. It is a loop over
+// values, each with the key before it and the brackets after it, and keeps open
+// objects and arrays in s.frames: deep nesting costs no stack.
+//
+// What compact JSON is mostly made of is looked for first, several bytes in one
+// comparison; whatever is not that comes to the complete tests below it.
+func (s *scanner) scan(src []byte) (err error) {
+	const object, array = '}', ']'
+	var (
+		i      int
+		c      byte
+		closer byte   // of the innermost open container: object, array, or 0 outside of all
+		filter uint64 // of its keys
+		tail   = s.tail
+	)
+value:
+	for {
+		if closer == object {
+			// Here i is after the quote that opens the key.
+			start := i
+			w := word(src, tail, i)
+			found := stringEnds(w)
+			for found == 0 {
+				i += 8
+				w = word(src, tail, i)
+				found = stringEnds(w)
+			}
+			i += first(found)
+			end, odd, h := i, false, seeds[0]
+			if next := peek(src, i); next&0xffff != '"'|':'<<8 {
+				if odd = at(src, i) != '"'; odd {
+					if i, h, err = s.oddKey(i, start); err != nil {
+						return err
+					}
+				}
+				if i = s.space(i + 1); at(src, i) != ':' {
+					return s.unexpected(i, "':'")
+				}
+				i--
+			}
+			i += 2
+			if !s.bare {
+				if !odd {
+					for k := start; k+8 <= end; k += 8 {
+						h = mix(h, word(src, tail, k))
+					}
+					h = mix(h, before(w, found)) + uint64(end-start)
+				}
+				if bit := uint64(1) << (h >> 58); filter&bit == 0 {
+					filter |= bit
+					s.keys = append(s.keys, key{h, start})
+				} else {
+					filter = s.addKey(filter, h, start)
+				}
+				if isDigit(src[start]) {
+					s.checkIndex(start)
+				}
+			}
+		}
+
+		if c = at(src, i); c <= ' ' {
+			i = s.space(i)
+			c = at(src, i)
+		}
+		switch {
+		case c == '"':
+			i++
+			start := i
+			i = simpleEnd(src, tail, i)
+			if at(src, i) != '"' {
+				if i, _, err = s.text(i, start); err != nil {
+					return err
+				}
+			}
+			i++
+		case '1' <= c && c <= '9':
+			// An integer of at most seven digits is read here, any other number there.
+			found := nonDigits(word(src, tail, i))
+			end := i + first(found)
+			if next := at(src, end); found == 0 || next == '.' || next|0x20 == 'e' {
+				if end, err = s.number(i); err != nil {
+					return err
+				}
+			}
+			i = end
+		case c == '{' || c == '[':
+			if len(s.frames) == deepest {
+				return s.fail(i, "expected at most %d levels of nesting, found more", deepest)
+			}
+			i++
+			next := at(src, i)
+			if next <= ' ' {
+				i = s.space(i)
+				next = at(src, i)
+			}
+			if next != c+2 { // the closing bracket, in ASCII
+				s.frames = append(s.frames, frame{filter: filter, keys: len(s.keys), slots: len(s.slots), closer: closer})
+				if closer, filter = c+2, 0; closer == object {
+					if next != '"' {
+						return s.unexpected(i, "a key in double quotes or '}'")
+					}
+					i++
+				}
+				continue
+			}
+			i++
+		case c == '-' || c == '0':
+			if i, err = s.number(i); err != nil {
+				return err
+			}
+		default:
+			switch w := word(src, tail, i); {
+			case uint32(w) == 't'|'r'<<8|'u'<<16|'e'<<24:
+				i += len("true")
+			case uint32(w) == 'n'|'u'<<8|'l'<<16|'l'<<24:
+				i += len("null")
+			case w<<24 == ('f'|'a'<<8|'l'<<16|'s'<<24|'e'<<32)<<24:
+				i += len("false")
+			default:
+				return s.unexpected(i, "a value")
+			}
+		}
+
+		// After a value.
+		for {
+			if c = at(src, i); c <= ' ' {
+				i = s.space(i)
+				c = at(src, i)
+			}
+			if c == ',' && closer != 0 {
+				i++
+				if closer == array {
+					continue value
+				}
+				if at(src, i) != '"' {
+					if i = s.space(i); at(src, i) != '"' {
+						return s.unexpected(i, "a key in double quotes")
+					}
+				}
+				i++
+				continue value
+			}
+			if c != closer || closer == 0 {
+				break
+			}
+			i++
+			last := len(s.frames) - 1
+			f := &s.frames[last]
+			closer, filter = f.closer, f.filter
+			s.keys, s.slots, s.frames = s.keys[:f.keys], s.slots[:f.slots], s.frames[:last]
+		}
+		switch {
+		case closer == object:
+			return s.unexpected(i, "',' or '}'")
+		case closer == array:
+			return s.unexpected(i, "',' or ']'")
+		case i < len(src):
+			return s.unexpected(i, "the end")
+		}
+		s.flush(i)
+		return nil
+	}
+}
+
+// oddKey reads the rest of a key that is not simple, as [scanner.text] does,
+// and returns its hash as well.
+func (s *scanner) oddKey(i, start int) (int, uint64, error) {
+	end, asIs, err := s.text(i, start)
+	if err != nil || s.bare {
+		return end, 0, err
+	}
+	text := s.src[start:end]
+	if !asIs {
+		s.texts = appendMeaning(s.texts[:0], text)
+		text = s.texts
+		if len(text) > 0 && isDigit(text[0]) && s.src[start] == '\\' {
+			s.checkIndex(start)
+		}
+	}
+	return end, keyHash(text), nil
+}
+
+func (s *scanner) fail(offset int, format string, args ...any) error {
+	return &SyntaxError{Offset: offset, msg: fmt.Sprintf(format, args...)}
+}
+
+func (s *scanner) unexpected(i int, expected string) error {
+	if i >= len(s.src) {
 		return s.fail(len(s.src), "expected %s, found the end", expected)
 	}
-	if at == 0 && bytes.HasPrefix(s.src, []byte("\ufeff")) {
+	if i == 0 && bytes.HasPrefix(s.src, []byte("\ufeff")) {
 		return s.fail(0, "expected JSON, found a byte order mark; send it without")
 	}
-	return s.fail(at, "expected %s, found %q", expected, s.src[at])
+	return s.fail(i, "expected %s, found %q", expected, s.src[i])
 }
 
-// flush copies the bytes from start up to at, and goes on from next.
-func (s *scanner) flush(at, next int) {
-	s.dst = append(s.dst, s.src[s.start:at]...)
-	s.start = next
+// flush puts out src up to i.
+func (s *scanner) flush(i int) {
+	run, rest := s.src[s.from:i], s.out[s.used:]
+	// Short runs are frequent in indented texts. Two words are copied faster
+	// than memmove is called; what is too much is overwritten by the next run.
+	if len(run) <= 16 && len(rest) >= 16 && s.from <= len(s.src)-16 {
+		two := s.src[s.from : s.from+16]
+		binary.LittleEndian.PutUint64(rest, binary.LittleEndian.Uint64(two))
+		binary.LittleEndian.PutUint64(rest[8:], binary.LittleEndian.Uint64(two[8:]))
+	} else {
+		copy(rest, run)
+	}
+	s.used += len(run)
+	s.from = i
 }
 
-// space leaves out white space from i on and returns where it ends.
+// put puts out text, of at most four bytes, instead of src from i to end.
+// first is its first byte, lowest.
+func (s *scanner) put(i, end int, text uint32, size int) {
+	s.flush(i)
+	s.from = end
+	rest := s.out[s.used:]
+	binary.LittleEndian.PutUint32(rest, text)
+	s.used += size
+}
+
+// space leaves out the white space at i, if there is any, and returns where it
+// ends.
 func (s *scanner) space(i int) int {
-	from := i
-	for i < len(s.src) {
-		// Indentation is mostly eight blanks or more in a row.
-		if i+8 <= len(s.src) && binary.LittleEndian.Uint64(s.src[i:]) == 0x2020202020202020 {
-			i += 8
+	src, tail, start := s.src, s.tail, i
+	for {
+		switch at(src, i) {
+		case ' ':
+			// Indentation is many blanks in a row.
+			blanks := word(src, tail, i) ^ ' '*ones
+			if blanks == 0 {
+				i += 8
+				continue
+			}
+			i += first(blanks)
+			if at(src, i) > ' ' {
+				break
+			}
+			continue
+		case '\n', '\r', '\t':
+			i++
 			continue
 		}
-		if c := s.src[i]; c != ' ' && c != '\n' && c != '\r' && c != '\t' {
-			break
-		}
-		i++
+		break
 	}
-	if i > from {
-		s.flush(from, i)
+	if i > start {
+		s.flush(start)
+		s.from = i
 	}
 	return i
 }
 
-// scan reads src as one JSON value. Its three places are before a value, before
-// a key, and after a value; it jumps between them instead of calling itself, so
-// that deep nesting costs no stack.
-func (s *scanner) scan() error {
-	src, i := s.src, 0
-	var err error
-
-value:
-	if i >= len(src) || src[i] <= ' ' {
-		i = s.space(i)
-		if i >= len(src) {
-			return s.unexpected(i, "a value")
-		}
-	}
-	switch c := src[i]; {
-	case c == '"':
-		if i, _, err = s.text(i + 1); err != nil {
-			return err
-		}
-	case c == '{':
-		if err = s.open(i, true); err != nil {
-			return err
-		}
-		if i = s.space(i + 1); i < len(src) && src[i] == '}' {
-			i++
-			s.close()
-			break
-		}
-		goto name
-	case c == '[':
-		if err = s.open(i, false); err != nil {
-			return err
-		}
-		if i = s.space(i + 1); i < len(src) && src[i] == ']' {
-			i++
-			s.close()
-			break
-		}
-		goto value
-	case c == '-' || '0' <= c && c <= '9':
-		if i, err = s.number(i); err != nil {
-			return err
-		}
-	default:
-		if i, err = s.literal(i); err != nil {
-			return err
-		}
-	}
-
-	for { // after a value
-		if i >= len(src) || src[i] <= ' ' {
-			i = s.space(i)
-		}
-		if len(s.frames) == 0 {
-			if i < len(src) {
-				return s.unexpected(i, "the end")
-			}
-			s.flush(i, i)
-			return nil
-		}
-		f := &s.frames[len(s.frames)-1]
-		if i >= len(src) {
-			return s.unexpected(i, f.next())
-		}
-		switch c := src[i]; {
-		case c == ',':
-			i++
-			if f.object {
-				goto name
-			}
-			f.count++
-			goto value
-		case c == '}' && f.object || c == ']' && !f.object:
-			i++
-			s.close()
-		default:
-			return s.unexpected(i, f.next())
-		}
-	}
-
-name:
-	if i >= len(src) || src[i] <= ' ' {
-		i = s.space(i)
-	}
-	if i >= len(src) || src[i] != '"' {
-		return s.unexpected(i, "a key in double quotes")
-	}
-	from := i + 1
-	out := len(s.dst) + from - s.start // where the key stands in dst, once copied
-	var kind textKind
-	if i, kind, err = s.text(from); err != nil {
-		return err
-	}
-	if !s.plain {
-		s.name(from, i-1, out, kind)
-	}
-	if i >= len(src) || src[i] != ':' {
-		if i = s.space(i); i >= len(src) || src[i] != ':' {
-			return s.unexpected(i, "':'")
-		}
-	}
-	i++
-	goto value
-}
-
-func (f *frame) next() string {
-	if f.object {
-		return "',' or '}'"
-	}
-	return "',' or ']'"
-}
-
-func (s *scanner) open(at int, object bool) error {
-	if len(s.frames) == deepest {
-		return s.fail(at, "expected at most %d levels of nesting, found more", deepest)
-	}
-	if object {
-		s.objects++
-	}
-	s.frames = append(s.frames, frame{object: object, number: s.objects, base: len(s.keys)})
-	return nil
-}
-
-func (s *scanner) close() {
-	last := len(s.frames) - 1
-	s.keys = s.keys[:s.frames[last].base]
-	s.frames = s.frames[:last]
-}
-
-func (s *scanner) literal(i int) (int, error) {
-	for _, word := range [...]string{"true", "false", "null"} {
-		if rest := s.src[i:]; len(rest) >= len(word) && string(rest[:len(word)]) == word {
-			return i + len(word), nil
-		}
-	}
-	return i, s.unexpected(i, "a value")
-}
-
-// number reads a number; from is its first byte.
-func (s *scanner) number(from int) (int, error) {
-	src, i := s.src, from
+// number reads the number that begins at start and returns where it ends.
+func (s *scanner) number(start int) (int, error) {
+	src, i := s.src, start
 	if src[i] == '-' {
 		i++
 	}
-	first := i
-	for i < len(src) && isDigit(src[i]) {
-		i++
-	}
+	digits := i
+	i = digitsEnd(src, s.tail, i)
 	switch {
-	case i == first:
+	case i == digits:
 		return i, s.unexpected(i, "a digit")
-	case src[first] == '0' && i-first > 1:
-		return i, s.unexpected(first+1, "no digit after a leading zero")
+	case src[digits] == '0' && i-digits > 1:
+		return i, s.unexpected(digits+1, "no digit after a leading zero")
 	}
+	integer := src[digits:i]
 	float := false
-	digits := src[first:i]
-	if i < len(src) && src[i] == '.' {
+	if at(src, i) == '.' {
 		float = true
 		i++
 		fraction := i
-		for i < len(src) && isDigit(src[i]) {
-			i++
-		}
-		if i == fraction {
+		if i = digitsEnd(src, s.tail, i); i == fraction {
 			return i, s.unexpected(i, "a digit after the decimal point")
 		}
 	}
-	if i < len(src) && src[i]|0x20 == 'e' {
+	if at(src, i)|0x20 == 'e' {
 		float = true
 		i++
-		if i < len(src) && (src[i] == '+' || src[i] == '-') {
+		if c := at(src, i); c == '+' || c == '-' {
 			i++
 		}
 		exponent := i
-		for i < len(src) && isDigit(src[i]) {
-			i++
-		}
-		if i == exponent {
+		if i = digitsEnd(src, s.tail, i); i == exponent {
 			return i, s.unexpected(i, "a digit in the exponent")
 		}
 	}
 	const largest = "9007199254740991" // 2^53-1
 	switch {
-	case float || first > from && digits[0] == '0':
-		s.hazard(FloatLiteral, from)
-	case len(digits) > len(largest) || len(digits) == len(largest) && string(digits) > largest:
-		s.hazard(BigInteger, from)
+	case float || digits > start && integer[0] == '0':
+		s.hazard(FloatLiteral, start, start)
+	case len(integer) > len(largest) || len(integer) == len(largest) && string(integer) > largest:
+		s.hazard(BigInteger, start, start)
 	}
 	return i, nil
 }
 
-// textKind tells how a string's meaning relates to the bytes.
-type textKind uint8
-
-const (
-	textAsIs    textKind = iota // the bytes in src are the meaning
-	textUnquote                 // the bytes put out may be, but for the short escapes; src is not
-	textOdd                     // neither: has something that was reported
-)
-
-// care returns the first index from i on of a byte in a string that is not
-// plain ASCII: a quote, a backslash, a control character, or part of a longer
-// character. It looks at eight bytes at a time: in each expression below the
-// high bit of a byte of the word is set if that byte is of the kind looked for.
-// Borrows can set the bit of a later byte wrongly, never that of the first.
-func care(src []byte, i int) int {
-	const (
-		ones  = 0x0101010101010101
-		highs = 0x8080808080808080
-	)
-	for ; i+8 <= len(src); i += 8 {
-		w := binary.LittleEndian.Uint64(src[i:])
-		quote := w ^ ('"' * ones)
-		slash := w ^ ('\\' * ones)
-		found := (w | (w - 0x20*ones) | (quote - ones) | (slash - ones)) & highs
-		if found != 0 {
-			// The cheap test has false positives for bytes from 0x80 on only, and
-			// those are looked for anyway.
-			return i + bits.TrailingZeros64(found)/8
-		}
-	}
-	for i < len(src) && src[i] >= ' ' && src[i] < utf8.RuneSelf && src[i] != '"' && src[i] != '\\' {
-		i++
-	}
-	return i
-}
-
-// text reads a string from the byte after its quote on, and returns the index
-// after the closing one.
-func (s *scanner) text(i int) (int, textKind, error) {
-	if i = care(s.src, i); i < len(s.src) && s.src[i] == '"' {
-		return i + 1, textAsIs, nil
-	}
-	return s.oddText(i)
-}
-
-// oddText goes on with a string from where care is needed.
-func (s *scanner) oddText(i int) (int, textKind, error) {
-	kind := textAsIs
+// simpleEnd returns the offset of the first byte from i on that stops a simple
+// string.
+func simpleEnd(src []byte, tail uint64, i int) int {
 	for {
-		i = care(s.src, i)
-		if i >= len(s.src) {
-			return i, kind, s.unexpected(i, "the end of a string")
+		if found := stringEnds(word(src, tail, i)); found != 0 {
+			return i + first(found)
 		}
-		switch c := s.src[i]; {
+		i += 8
+	}
+}
+
+// digitsEnd returns the offset of the first byte from i on that is no digit.
+func digitsEnd(src []byte, tail uint64, i int) int {
+	for {
+		if found := nonDigits(word(src, tail, i)); found != 0 {
+			return i + first(found)
+		}
+		i += 8
+	}
+}
+
+// text reads the rest of a string, from i on, that is not simple: it has an
+// escape, a character that is not ASCII, or no end. start is where it begins,
+// after the quote. It returns the offset of the closing quote, and whether the
+// bytes are the meaning: whether there are no escapes and no invalid UTF-8.
+func (s *scanner) text(i, start int) (end int, asIs bool, err error) {
+	src, tail := s.src, s.tail
+	asIs = true
+	for {
+		i = simpleEnd(src, tail, i)
+		switch c := at(src, i); {
 		case c == '"':
-			return i + 1, kind, nil
+			return i, asIs, nil
 		case c == '\\':
-			next, k, err := s.escape(i)
-			if err != nil {
-				return i, kind, err
+			asIs = false
+			if i, err = s.escape(i, start); err != nil {
+				return i, asIs, err
 			}
-			i, kind = next, max(kind, k)
 		case c < ' ':
-			return i, kind, s.unexpected(i, "no raw control character in a string")
-		default:
-			r, size := utf8.DecodeRune(s.src[i:])
-			switch {
-			case r == utf8.RuneError && size == 1:
-				s.hazard(InvalidUTF8, i)
-				kind = textOdd
-			case r == '\u2028' || r == '\u2029':
-				s.hazard(LineSeparator, i)
-				kind = textOdd
+			if i >= len(src) {
+				return i, asIs, s.unexpected(i, "the end of a string")
 			}
-			i += size
+			return i, asIs, s.unexpected(i, "no raw control character in a string")
+		case s.bare:
+			i++
+		default:
+			for c >= utf8.RuneSelf {
+				r, size := decodeRune(src[i:])
+				switch {
+				case size == 1:
+					asIs = false
+					s.hazard(InvalidUTF8, start, i)
+				case r|1 == '\u2029':
+					s.hazard(LineSeparator, start, i)
+				}
+				i += size
+				c = at(src, i)
+			}
 		}
 	}
 }
 
-// shortEscapes are the characters after a backslash that stay as they are.
-const shortEscapes = `"\bfnrt`
-
-// escape reads the escape at i and puts out its canonical form.
-func (s *scanner) escape(i int) (int, textKind, error) {
-	if i+1 >= len(s.src) {
-		return i, 0, s.unexpected(i+1, "the rest of an escape")
-	}
-	switch c := s.src[i+1]; {
-	case bytes.IndexByte([]byte(shortEscapes), c) >= 0:
-		return i + 2, textUnquote, nil
-	case c == '/':
-		if !s.plain {
-			s.flush(i, i+1)
+// decodeRune is [utf8.DecodeRune] for a character that is not ASCII, and
+// quicker for those of two and three bytes.
+func decodeRune(text []byte) (rune, int) {
+	if len(text) >= 4 {
+		switch w := binary.LittleEndian.Uint32(text); {
+		case w&0xc0e0 == 0x80c0: // 110xxxxx 10xxxxxx
+			if r := rune(w&0x1f<<6 | w>>8&0x3f); r >= 0x80 {
+				return r, 2
+			}
+		case w&0xc0c0f0 == 0x8080e0: // 1110xxxx 10xxxxxx 10xxxxxx
+			if r := rune(w&0xf<<12 | w>>8&0x3f<<6 | w>>16&0x3f); r >= 0x800 && !utf16.IsSurrogate(r) {
+				return r, 3
+			}
 		}
-		return i + 2, textUnquote, nil
-	case c != 'u':
-		return i, 0, s.unexpected(i+1, `one of "\/bfnrtu after a backslash`)
 	}
-	r, err := s.hex(i + 2)
-	if err != nil || s.plain {
-		return i + 6, textUnquote, err
+	return utf8.DecodeRune(text)
+}
+
+// meant is what a short escape means, by the byte after the backslash.
+var meant = [256]byte{'"': '"', '\\': '\\', '/': '/', 'b': '\b', 'f': '\f', 'n': '\n', 'r': '\r', 't': '\t'}
+
+// short is the short escape of a control character, if it has one.
+var short = [' ']byte{'\b': 'b', '\f': 'f', '\n': 'n', '\r': 'r', '\t': 't'}
+
+// escape reads the escape at i, puts out its canonical form and returns where
+// it ends. start is where the string begins.
+func (s *scanner) escape(i, start int) (int, error) {
+	src := s.src
+	switch c := at(src, i+1); {
+	case c == '/' && !s.bare:
+		s.flush(i)
+		s.from++ // without the backslash
+		return i + 2, nil
+	case meant[c] != 0:
+		return i + 2, nil
+	case c != 'u':
+		return i, s.unexpected(i+1, `one of "\/bfnrtu after a backslash`)
+	}
+	r := unhex(src, i+2)
+	if r < 0 {
+		i += 2
+		for digit[at(src, i)] >= 0 {
+			i++
+		}
+		return i, s.unexpected(i, "four hexadecimal digits")
 	}
 	end := i + 6
 	switch {
-	case r == '"' || r == '\\':
-		s.flush(i, end)
-		s.dst = append(s.dst, '\\', byte(r))
+	case s.bare:
+	case r < ' ' && short[r] != 0:
+		s.put(i, end, '\\'|uint32(short[r])<<8, 2)
 	case r < ' ':
-		if short := bytes.IndexByte([]byte("\b\f\n\r\t"), byte(r)); short >= 0 { //nolint:gosec // r is below 0x20
-			s.flush(i, end)
-			s.dst = append(s.dst, '\\', "bfnrt"[short])
-			break
-		}
-		s.hazard(ControlCharacter, i)
-		s.flush(i, end)
+		s.hazard(ControlCharacter, start, i)
 		const hex = "0123456789abcdef"
-		s.dst = append(s.dst, '\\', 'u', '0', '0', hex[r>>4], hex[r&15])
-		return end, textOdd, nil
-	case r == '\u2028' || r == '\u2029':
-		s.hazard(LineSeparator, i)
-		return end, textOdd, nil
-	case 0xd800 <= r && r < 0xe000:
-		low, isPair := s.lowSurrogate(end)
-		if r >= 0xdc00 || !isPair {
-			s.hazard(LoneSurrogate, i)
-			return end, textOdd, nil
+		s.put(i+2, end, '0'|'0'<<8|uint32(hex[r>>4])<<16|uint32(hex[r&15])<<24, 4)
+	case r == '"' || r == '\\':
+		s.put(i, end, '\\'|uint32(r)<<8, 2)
+	case r < 0x80:
+		s.put(i, end, uint32(r), 1)
+	case r < 0x800:
+		s.put(i, end, 0x80c0|uint32(r>>6|r&0x3f<<8), 2)
+	case r|1 == '\u2029':
+		s.hazard(LineSeparator, start, i)
+	case utf16.IsSurrogate(r):
+		both, next := pair(src, r, end)
+		if next == end {
+			s.hazard(LoneSurrogate, start, i)
+			return end, nil
 		}
-		r = (r-0xd800)<<10 + (low - 0xdc00) + 0x10000
-		end += 6
-		fallthrough
+		var raw [utf8.UTFMax]byte
+		utf8.EncodeRune(raw[:], both)
+		s.put(i, next, binary.LittleEndian.Uint32(raw[:]), len(raw))
+		return next, nil
 	default:
-		s.flush(i, end)
-		s.dst = utf8.AppendRune(s.dst, r)
+		s.put(i, end, 0x8080e0|uint32(r>>12|r>>6&0x3f<<8|r&0x3f<<16), 3)
 	}
-	return end, textUnquote, nil
+	return end, nil
 }
 
-// lowSurrogate reads the escape of a low surrogate at i, if there is one.
-func (s *scanner) lowSurrogate(i int) (rune, bool) {
-	if i+6 > len(s.src) || s.src[i] != '\\' || s.src[i+1] != 'u' {
-		return 0, false
-	}
-	r, err := s.hex(i + 2)
-	return r, err == nil && 0xdc00 <= r && r < 0xe000
-}
-
-// hex reads four hexadecimal digits.
-func (s *scanner) hex(i int) (rune, error) {
-	var r rune
-	for j := i; j < i+4; j++ {
-		if j >= len(s.src) {
-			return 0, s.unexpected(j, "four hexadecimal digits")
-		}
-		c := s.src[j]
+// digit has the value of each hexadecimal digit, and -1 for other bytes.
+var digit = func() (values [256]int8) {
+	for c := range values {
 		switch {
-		case isDigit(c):
-			c -= '0'
+		case '0' <= c && c <= '9':
+			values[c] = int8(c - '0')
 		case 'a' <= c|0x20 && c|0x20 <= 'f':
-			c = c | 0x20 - 'a' + 10
+			values[c] = int8(c | 0x20 - 'a' + 10)
 		default:
-			return 0, s.unexpected(j, "four hexadecimal digits")
+			values[c] = -1
 		}
-		r = r<<4 | rune(c)
 	}
-	return r, nil
+	return values
+}()
+
+// unhex reads four hexadecimal digits at i. If there are fewer, the result is
+// negative.
+func unhex(src []byte, i int) rune {
+	if i < 0 || i > len(src)-4 {
+		return -1
+	}
+	d := src[i : i+4]
+	return rune(digit[d[0]])<<12 | rune(digit[d[1]])<<8 | rune(digit[d[2]])<<4 | rune(digit[d[3]])
 }
 
-// name takes note of a key, src[from:to], whose output begins at dst[out].
-func (s *scanner) name(from, to, out int, kind textKind) {
+// pair returns the character of the surrogate r and the one whose escape is at
+// i, and where that ends. If they are not a pair, it is [utf8.RuneError] and i.
+func pair(src []byte, r rune, i int) (rune, int) {
+	if at(src, i) == '\\' && at(src, i+1) == 'u' {
+		if both := utf16.DecodeRune(r, unhex(src, i+2)); both != utf8.RuneError {
+			return both, i + 6
+		}
+	}
+	return utf8.RuneError, i
+}
+
+// appendMeaning appends what the inside of a valid string means to dst, as
+// encoding/json has it: what is not a character becomes U+FFFD.
+func appendMeaning(dst, text []byte) []byte {
+	tail := tailOf(text) // of all the rests of text, too
+	for {
+		run := simpleEnd(text, tail, 0)
+		dst = append(dst, text[:run]...)
+		if text = text[run:]; len(text) == 0 {
+			return dst
+		}
+		size := 2
+		switch c := text[0]; {
+		case c != '\\':
+			var r rune
+			r, size = decodeRune(text)
+			dst = utf8.AppendRune(dst, r)
+		case text[1] == 'u':
+			r := unhex(text, 2)
+			size = 6
+			if utf16.IsSurrogate(r) {
+				r, size = pair(text, r, size)
+			}
+			dst = utf8.AppendRune(dst, r)
+		default:
+			dst = append(dst, meant[text[1]])
+		}
+		text = text[size:]
+	}
+}
+
+// meaning returns what the key that begins at src[start] means. The result is
+// valid until the next call with the same scratch.
+func meaning(scratch, src []byte, start int) []byte {
+	end := start
+	for src[end] != '"' {
+		if src[end] == '\\' {
+			end++
+		}
+		end++
+	}
+	return appendMeaning(scratch, src[start:end])
+}
+
+// addKey adds a key whose bit in the filter is taken to the innermost open
+// object, or reports it if it is a duplicate. It returns the new filter. Keys
+// are compared one by one while they are few, and put into a hash table when
+// they are many.
+func (s *scanner) addKey(filter, h uint64, start int) uint64 {
 	f := &s.frames[len(s.frames)-1]
-	f.keyAt, f.keyEnds = from, to
-	k := key{at: from, to: to}
-	switch kind {
-	case textUnquote:
-		s.flush(to, to)
-		k.at, k.to, k.where = out, len(s.dst), inDst
-	case textOdd:
-		var meaning string
-		if json.Unmarshal(s.src[from-1:to+1], &meaning) == nil {
-			k.at, k.where = len(s.meant), inMeant
-			s.meant = append(s.meant, meaning...)
-			k.to = len(s.meant)
-		}
-	}
-	text := s.bytes(k)
-	if kind == textAsIs && len(text) < 8 && from+8 <= len(s.src) {
-		// The same number as mark's, by one load: the bytes behind the key are cut off.
-		w := binary.LittleEndian.Uint64(s.src[from:])
-		k.mark = w&(1<<(8*len(text))-1) | uint64(len(text))<<56
-	} else {
-		k.mark = mark(text)
-	}
-	if len(text) > 0 && isDigit(text[0]) && indexLike(text) {
-		s.hazard(IntegerKey, from-1)
-	}
-	if s.repeated(f, k) {
-		s.hazard(DuplicateKey, from-1)
-	}
-	f.count++
-}
-
-func (s *scanner) bytes(k key) []byte {
-	switch k.where {
-	case inDst:
-		return s.dst[k.at:k.to]
-	case inMeant:
-		return s.meant[k.at:k.to]
-	}
-	return s.src[k.at:k.to]
-}
-
-// mark returns a number that equal texts have in common and different ones
-// seldom: for texts of up to 7 bytes it is the text itself.
-func mark(text []byte) uint64 {
-	n := len(text)
-	if n >= 8 {
-		return binary.LittleEndian.Uint64(text) ^
-			bits.RotateLeft64(binary.LittleEndian.Uint64(text[n-8:]), 21) ^ uint64(n)<<56
-	}
-	var w uint64
-	for i, c := range text {
-		w |= uint64(c) << (8 * i)
-	}
-	return w | uint64(n)<<56
-}
-
-// repeated reports whether f has had the key k, and adds it if not. The first
-// keys are compared one by one; an object with more has all of them in a hash
-// table with a random seed, so that no choice of keys makes it slow.
-func (s *scanner) repeated(f *frame, k key) bool {
-	if f.count < linearKeys {
-		earlier := s.keys[f.base:]
-		for i := range earlier {
-			if earlier[i].mark == k.mark && bytes.Equal(s.bytes(earlier[i]), s.bytes(k)) {
-				return true
+	mine := s.keys[f.keys:]
+	if len(s.slots) == f.slots {
+		for _, k := range mine {
+			if k.hash == h && s.sameKey(k.at, start) {
+				s.hazard(DuplicateKey, start-1, start-1)
+				return filter
 			}
 		}
-		s.keys = append(s.keys, k)
-		return false
+		s.keys = append(s.keys, key{h, start})
+		if len(mine) < fewKeys {
+			return filter
+		}
+		s.growTable(f)
+		return ^uint64(0) // from now on every key comes here
 	}
-	if f.count == linearKeys {
-		for _, earlier := range s.keys[f.base:] {
-			s.table.add(s, f.number, earlier)
+	table := s.slots[f.slots:]
+	mask := uint64(len(table) - 1)
+	slot := h & mask
+	for ; table[slot] != 0; slot = (slot + 1) & mask {
+		if k := mine[table[slot]-1]; k.hash == h && s.sameKey(k.at, start) {
+			s.hazard(DuplicateKey, start-1, start-1)
+			return filter
 		}
 	}
-	return !s.table.add(s, f.number, k)
-}
-
-// keyTable is an open hash table of the keys of large objects. Keys of objects
-// that have been closed stay; the object's number keeps them apart.
-type keyTable struct {
-	slots []tableSlot // a power of two, at most half of them in use
-	used  int
-}
-
-type tableSlot struct {
-	hash   uint64
-	object uint32 // 0: the slot is free
-	key    key
-}
-
-var tableSeed = maphash.MakeSeed()
-
-const (
-	tableSmallest = 128
-	tableKept     = 1 << 12 // slots kept for the next body; larger ones are left to the garbage collector
-)
-
-func (t *keyTable) clear() {
-	switch {
-	case len(t.slots) > tableKept:
-		t.slots = nil
-	case t.used > 0:
-		clear(t.slots)
+	s.keys = append(s.keys, key{h, start})
+	table[slot] = len(mine) + 1
+	if 2*len(mine) >= len(table) {
+		s.growTable(f)
 	}
-	t.used = 0
+	return filter
 }
 
-// add adds k to the keys of object and reports whether it is new.
-func (t *keyTable) add(s *scanner, object uint32, k key) bool {
-	if 2*(t.used+1) > len(t.slots) {
-		t.grow()
-	}
-	text := s.bytes(k)
-	hash := maphash.Bytes(tableSeed, text) + uint64(object)*0x9e3779b97f4a7c15
-	for i := hash; ; i++ {
-		slot := t.slot(i)
-		if slot.object == 0 {
-			*slot = tableSlot{hash, object, k}
-			t.used++
-			return true
+// growTable makes a hash table for the keys of f, at most a quarter full: of
+// slots that hold the number of a key, counted from 1. f is the innermost open
+// object, so its table is the last one in s.slots and can be replaced there.
+func (s *scanner) growTable(f *frame) {
+	mine := s.keys[f.keys:]
+	size := 4 << bits.Len(uint(len(mine)))
+	s.slots = slices.Grow(s.slots[:f.slots], size)[:f.slots+size]
+	table := s.slots[f.slots:]
+	clear(table)
+	mask := uint64(size - 1)
+	for i, k := range mine {
+		slot := k.hash & mask
+		for table[slot] != 0 {
+			slot = (slot + 1) & mask
 		}
-		if slot.hash == hash && slot.object == object && bytes.Equal(s.bytes(slot.key), text) {
+		table[slot] = i + 1
+	}
+}
+
+// sameKey reports whether the keys that begin at a and b mean the same.
+func (s *scanner) sameKey(a, b int) bool {
+	s.texts = meaning(s.texts[:0], s.src, a)
+	n := len(s.texts)
+	s.texts = meaning(s.texts, s.src, b)
+	return bytes.Equal(s.texts[:n], s.texts[n:])
+}
+
+// checkIndex reports the key that begins at start if JavaScript takes it for an
+// array index: 0 to 2^32-2 without leading zeros.
+func (s *scanner) checkIndex(start int) {
+	s.texts = meaning(s.texts[:0], s.src, start)
+	text := s.texts
+	if len(text) == 0 || len(text) > 10 || !isDigit(text[0]) || text[0] == '0' && len(text) > 1 {
+		return
+	}
+	if n, err := strconv.ParseUint(string(text), 10, 64); err == nil && n < 1<<32-1 {
+		s.hazard(IntegerKey, start-1, start-1)
+	}
+}
+
+// hazard takes note of a hazard at offset, unless it is one too many or there
+// has been one of its kind since start, where its string or number begins.
+func (s *scanner) hazard(kind HazardKind, start, offset int) {
+	if s.bare || len(s.hazards) == hazardsMost {
+		return
+	}
+	for i := len(s.hazards) - 1; i >= 0 && s.hazards[i].offset >= start; i-- {
+		if s.hazards[i].kind == kind {
+			return
+		}
+	}
+	s.hazards = append(s.hazards, hazard{kind, offset})
+}
+
+// locate returns found in the order of the text with the paths, which it gets
+// by going through src, a valid text, a second time: bodies that have hazards
+// pay for paths, others do not.
+func locate(src []byte, found []hazard) []Hazard {
+	if len(found) == 0 {
+		return nil
+	}
+	slices.SortStableFunc(found, func(a, b hazard) int { return a.offset - b.offset })
+	var (
+		hazards = make([]Hazard, 0, len(found))
+		path    = []place{{}} // what encloses src[i], from the outside in
+	)
+	for i := 0; i < len(src); i++ {
+		here := &path[len(path)-1]
+		start := i
+		switch src[i] {
+		case '{':
+			path = append(path, place{object: true, keyNext: true})
+		case '[':
+			path = append(path, place{array: true})
+		case '}', ']':
+			path = path[:len(path)-1]
+		case ',':
+			here.index++
+			here.keyNext = here.object
+		case ':':
+			here.keyNext = false
+		case '"':
+			for i++; src[i] != '"'; i++ {
+				if src[i] == '\\' {
+					i++
+				}
+			}
+			if here.keyNext {
+				here.key = src[start+1 : i]
+			}
+		}
+		// A hazard stands at a token's first byte or inside of a string.
+		for found[0].offset <= i {
+			hazards = append(hazards, Hazard{found[0].kind, pathOf(path), found[0].offset})
+			if found = found[1:]; len(found) == 0 {
+				return hazards
+			}
+		}
+	}
+	return hazards
+}
+
+// place is a place in an object or array.
+type place struct {
+	object, array, keyNext bool
+	key                    []byte // as in the text, of an object
+	index                  int    // of an array
+}
+
+func pathOf(places []place) string {
+	path := []byte{'$'}
+	for _, p := range places {
+		switch {
+		case p.array:
+			path = append(path, '[')
+			path = strconv.AppendInt(path, int64(p.index), 10)
+			path = append(path, ']')
+		case p.object:
+			// Each of the key's bytes adds to the path, so there is no need for more.
+			name := appendMeaning(nil, p.key)
+			if isName(name) {
+				path = append(path, '.')
+				path = append(path, name...)
+			} else {
+				path = append(path, '[')
+				path = strconv.AppendQuote(path, string(name))
+				path = append(path, ']')
+			}
+		}
+		if len(path) > pathLongest {
+			return string(bytes.ToValidUTF8(path[:pathLongest], nil)) + "…"
+		}
+	}
+	return string(path)
+}
+
+// isName reports whether a key can stand after a dot in a path.
+func isName(key []byte) bool {
+	for i, c := range key {
+		if c != '_' && (c|0x20 < 'a' || c|0x20 > 'z') && (i == 0 || !isDigit(c)) {
 			return false
 		}
 	}
-}
-
-func (t *keyTable) grow() {
-	old := t.slots
-	t.slots = make([]tableSlot, max(2*len(old), tableSmallest))
-	for _, slot := range old {
-		if slot.object == 0 {
-			continue
-		}
-		i := slot.hash
-		for t.slot(i).object != 0 {
-			i++
-		}
-		*t.slot(i) = slot
-	}
-}
-
-// slot returns the slot that i falls on.
-func (t *keyTable) slot(i uint64) *tableSlot {
-	return &t.slots[i&uint64(len(t.slots)-1)] //nolint:gosec // there are slots
-}
-
-// indexLike reports whether JavaScript would take a key for an array index: 0
-// to 2^32-2 without leading zeros.
-func indexLike(text []byte) bool {
-	if len(text) == 0 || len(text) > 10 || !isDigit(text[0]) || text[0] == '0' && len(text) > 1 {
-		return false
-	}
-	n, err := strconv.ParseUint(string(text), 10, 64)
-	return err == nil && n < 1<<32-1
-}
-
-// hazard reports what stands at offset, with the path that is open.
-func (s *scanner) hazard(kind HazardKind, offset int) {
-	if s.plain || len(s.hazards) == hazardsMost {
-		return
-	}
-	path := []byte{'$'}
-	for _, f := range s.frames {
-		if len(path) > pathLongest {
-			path = append(path[:pathLongest], "…"...)
-			break
-		}
-		switch {
-		case !f.object:
-			path = append(path, '[')
-			path = strconv.AppendInt(path, int64(f.count), 10)
-			path = append(path, ']')
-		case f.keyEnds > f.keyAt:
-			path = append(path, '.')
-			path = append(path, s.src[f.keyAt:min(f.keyEnds, f.keyAt+pathLongest)]...)
-		}
-	}
-	s.hazards = append(s.hazards, Hazard{Kind: kind, Path: string(path), Offset: offset})
+	return len(key) > 0
 }

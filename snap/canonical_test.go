@@ -43,7 +43,7 @@ func TestAppendCanonical(t *testing.T) {
 		{"duplicate keys", `{"x":{"a":1,"b":2,"a":3}}`, `{"x":{"a":1,"b":2,"a":3}}`, []string{"$.x.a: duplicate key"}},
 		{"duplicate keys by meaning", `{"a":1,"\u0061":2}`, `{"a":1,"a":2}`, []string{`$.\u0061: duplicate key`}},
 		{"duplicate keys with a kept escape", "{\"\\u2028\":1,\"\u2028\":2}", "{\"\\u2028\":1,\"\u2028\":2}", []string{
-			`$.\u2028: U+2028 or U+2029`, "$.\u2028: U+2028 or U+2029", "$.\u2028: duplicate key",
+			`$["\u2028"]: U+2028 or U+2029`, `$["\u2028"]: duplicate key`, `$["\u2028"]: U+2028 or U+2029`,
 		}},
 		{"the same key in different objects is no duplicate", `[{"a":1},{"a":{"a":2}}]`, `[{"a":1},{"a":{"a":2}}]`, nil},
 		{"keys like array indexes", `{"0":1,"12":2,"012":3,"4294967295":4}`, `{"0":1,"12":2,"012":3,"4294967295":4}`, []string{

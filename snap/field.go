@@ -1,5 +1,11 @@
 package snap
 
+import (
+	"encoding/binary"
+	"math/bits"
+	"unicode/utf8"
+)
+
 // StringField returns the member called name of the JSON object body, if it is
 // there and a string without escapes. body must be what [AppendCanonical] has
 // put out. Of members with the same name it takes the last, as most readers do.
@@ -44,4 +50,31 @@ func StringField(body []byte, name string) string {
 		}
 	}
 	return found
+}
+
+// care returns the first index from i on of a byte in a string that is not
+// plain ASCII: a quote, a backslash, a control character, or part of a longer
+// character. It looks at eight bytes at a time: in each expression below the
+// high bit of a byte of the word is set if that byte is of the kind looked for.
+// Borrows can set the bit of a later byte wrongly, never that of the first.
+func care(src []byte, i int) int {
+	const (
+		ones  = 0x0101010101010101
+		highs = 0x8080808080808080
+	)
+	for ; i+8 <= len(src); i += 8 {
+		w := binary.LittleEndian.Uint64(src[i:])
+		quote := w ^ ('"' * ones)
+		slash := w ^ ('\\' * ones)
+		found := (w | (w - 0x20*ones) | (quote - ones) | (slash - ones)) & highs
+		if found != 0 {
+			// The cheap test has false positives for bytes from 0x80 on only, and
+			// those are looked for anyway.
+			return i + bits.TrailingZeros64(found)/8
+		}
+	}
+	for i < len(src) && src[i] >= ' ' && src[i] < utf8.RuneSelf && src[i] != '"' && src[i] != '\\' {
+		i++
+	}
+	return i
 }
