@@ -247,7 +247,7 @@ func first(found uint64) int { return bits.TrailingZeros64(found) >> 3 }
 func before(w, found uint64) uint64 { return w & ((found ^ (found - 1)) >> 8) }
 
 // seeds make it impossible to choose keys that have the same hash.
-var seeds = [2]uint64{rand.Uint64(), rand.Uint64()}
+var seeds = [2]uint64{rand.Uint64(), rand.Uint64()} //nolint:gosec // seeded by the system, and only against keys made to collide
 
 // mix takes eight more bytes of a key into its hash, which begins as seeds[0]:
 // the halves of a product, both of which depend on all bits of hash and w.
@@ -378,9 +378,9 @@ value:
 			}
 		default:
 			switch w := word(src, tail, i); {
-			case uint32(w) == 't'|'r'<<8|'u'<<16|'e'<<24:
+			case w&0xffffffff == 't'|'r'<<8|'u'<<16|'e'<<24:
 				i += len("true")
-			case uint32(w) == 'n'|'u'<<8|'l'<<16|'l'<<24:
+			case w&0xffffffff == 'n'|'u'<<8|'l'<<16|'l'<<24:
 				i += len("null")
 			case w<<24 == ('f'|'a'<<8|'l'<<16|'s'<<24|'e'<<32)<<24:
 				i += len("false")
