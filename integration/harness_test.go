@@ -195,8 +195,8 @@ func start(t *testing.T, o options) *world {
 		account {
 			client_id {env.DOKU_CLIENT_ID}
 			secret_key {env.DOKU_SECRET_KEY}
-			private_key %s
-			doku_public_key %s
+			private_key "%s"
+			doku_public_key "%s"
 		}
 	}
 }
