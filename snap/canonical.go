@@ -69,7 +69,7 @@ const (
 	hazardsMost = 16    // reported per body
 	pathLongest = 256   // bytes of a hazard's path
 	fewKeys     = 16    // keys of one object that need no hash table
-	keptMost    = 1 << 15
+	keptMost    = 1024  // open containers, keys and so on to keep memory for; larger texts get their own
 )
 
 // AppendCanonical appends the canonical form of the JSON text src to dst and
@@ -103,21 +103,27 @@ func AppendCanonical(dst, src []byte) ([]byte, []Hazard, error) {
 func AppendMinified(dst, src []byte) ([]byte, error) {
 	s := scanners.Get().(*scanner)
 	defer s.release()
-	return s.run(dst, src, true)
+	out, err := s.run(dst, src, true)
+	if err != nil {
+		return dst, err
+	}
+	return out, nil
 }
 
 // scanner is the state of one pass over a text. How it is made fast:
 //
 //   - Eight bytes at a time. Strings and numbers are searched for their end by
 //     arithmetic on 64-bit words; see [stringEnds] and [nonDigits].
-//   - Nothing is copied until something is left out. What is put out is the
-//     bytes of src in long runs; dst is only touched between two of them.
+//   - Nothing is copied until something is left out. What is put out is src in
+//     runs as long as can be; of a text that is canonical already, one.
 //   - No end of input. Past the end, [at] and [word] see zero bytes, which are
 //     not allowed anywhere in JSON: they take the path of any other wrong byte,
 //     and only there is the difference made.
-//   - Keys are hashed by the word while their end is being searched for, and a
-//     64-bit filter per object tells nearly always that a key is new.
-//   - All memory is kept for the next text.
+//   - Keys are hashed by the word, and a filter of 64 bits per object tells
+//     mostly at once that a key is new. The hash is off the way: while it is
+//     being computed, a processor goes on with the value.
+//   - The calls in the loop are for what is rare in compact JSON.
+//   - Memory is kept for the next text.
 type scanner struct {
 	src  []byte
 	out  []byte // len(src) bytes, of which used are put out
@@ -126,10 +132,10 @@ type scanner struct {
 	from int    // src[from:] has not been put out yet
 	bare bool   // only minify
 
-	frames  []frame
-	keys    []key  // of the open objects
-	slots   []int  // hash tables of the open objects with more than fewKeys keys
-	texts   []byte // scratch for keys with escapes
+	frames  []frame // of which those up to the depth are in use
+	keys    []key   // of the open objects
+	slots   []int   // hash tables of the open objects with more than fewKeys keys
+	texts   []byte  // scratch for what keys with escapes mean
 	hazards []hazard
 }
 
@@ -137,8 +143,8 @@ type scanner struct {
 type frame struct {
 	keys   int    // where its keys begin in scanner.keys
 	slots  int    // where its hash table begins in scanner.slots
-	filter uint64 // of the container around it: one of 64 bits for each key; all if there is a hash table
-	closer byte   // of the container around it
+	filter uint64 // of the container around it, as is closer
+	closer byte
 }
 
 // key is a key of an open object. Equal keys have equal hashes, and nearly
@@ -154,28 +160,26 @@ type hazard struct {
 	offset int
 }
 
-var scanners = sync.Pool{New: func() any { return &scanner{frames: make([]frame, 0, 64), keys: make([]key, 0, 64)} }}
+var scanners = sync.Pool{New: func() any { return &scanner{frames: make([]frame, 32), keys: make([]key, 0, 64)} }}
 
-// release returns s to the pool, without the caller's memory and without what
-// an unusually large text made it allocate.
-func (s *scanner) release() {
-	s.src, s.out = nil, nil
-	if cap(s.keys) > keptMost || cap(s.slots) > keptMost || cap(s.texts) > keptMost {
-		s.keys, s.slots, s.texts = nil, nil, nil
-	}
-	scanners.Put(s)
-}
-
+// run appends the canonical form of src, or with bare the minified one, to dst.
 func (s *scanner) run(dst, src []byte, bare bool) ([]byte, error) {
 	dst = slices.Grow(dst, len(src))
 	n := len(dst)
-	s.src, s.out, s.used, s.from, s.bare = src, dst[n:n+len(src)], 0, 0, bare
-	s.tail = tailOf(src)
-	s.frames, s.keys, s.slots, s.hazards = s.frames[:0], s.keys[:0], s.slots[:0], s.hazards[:0]
-	if err := s.scan(src); err != nil {
-		return dst[:n:n], err
+	s.src, s.out, s.used, s.from, s.bare, s.tail = src, dst[n:n+len(src)], 0, 0, bare, tailOf(src)
+	s.keys, s.slots, s.hazards = s.keys[:0], s.slots[:0], s.hazards[:0]
+	err := s.scan(src)
+	return dst[:n+s.used], err
+}
+
+// release returns s to the pool, without the caller's memory, unless an unusual
+// text has made it large.
+func (s *scanner) release() {
+	s.src, s.out = nil, nil
+	if max(cap(s.frames), cap(s.keys), cap(s.slots), cap(s.texts)) > keptMost {
+		return
 	}
-	return dst[:n+s.used], nil
+	scanners.Put(s)
 }
 
 // at returns the byte at src[i], and 0 past the end.
@@ -222,15 +226,22 @@ func tailOf(src []byte) (tail uint64) {
 const (
 	ones  = 0x0101010101010101
 	highs = 0x8080808080808080
+
+	wordTrue  = 't' | 'r'<<8 | 'u'<<16 | 'e'<<24
+	wordNull  = 'n' | 'u'<<8 | 'l'<<16 | 'l'<<24
+	wordFalse = 'f' | 'a'<<8 | 'l'<<16 | 's'<<24 | 'e'<<32
 )
 
 // stringEnds finds the bytes of w that stop a simple string: the quote, the
-// backslash, control characters, and what is not ASCII.
+// backslash, control characters, and what is not ASCII. It is what the search
+// for the end of a string waits for, so every operation counts:
 //
-// 'c^2 - 0x21' is negative for a control character, which stays one under ^2,
-// and for the quote, which becomes a blank: two tests for the price of one.
+//   - c^2 - 0x21 is negative for control characters, which stay such under ^2,
+//     and for the quote, which becomes a blank; two tests for the price of one.
+//   - c^'\\' - 1 is negative for the backslash, and has the high bit for what is
+//     not ASCII but for 0xdc, for which the first expression has it.
 func stringEnds(w uint64) uint64 {
-	return (w | ((w ^ 2*ones) - 0x21*ones) | ((w ^ '\\'*ones) - ones)) & highs
+	return (((w ^ 2*ones) - 0x21*ones) | ((w ^ '\\'*ones) - ones)) & highs
 }
 
 // nonDigits finds the bytes of w that are not digits. '0' to '9' become 0 to 9
@@ -270,16 +281,18 @@ func keyHash(text []byte) uint64 {
 // values, each with the key before it and the brackets after it, and keeps open
 // objects and arrays in s.frames: deep nesting costs no stack.
 //
-// What compact JSON is mostly made of is looked for first, several bytes in one
-// comparison; whatever is not that comes to the complete tests below it.
+// What compact JSON is mostly made of is tried first; what is not that comes to
+// the complete tests after it.
 func (s *scanner) scan(src []byte) (err error) {
 	const object, array = '}', ']'
 	var (
 		i      int
 		c      byte
 		closer byte   // of the innermost open container: object, array, or 0 outside of all
-		filter uint64 // of its keys
+		filter uint64 // of its keys: a bit of 64 for each, or all if they are in a hash table
 		tail   = s.tail
+		frames = s.frames
+		depth  int
 	)
 value:
 	for {
@@ -295,7 +308,9 @@ value:
 			}
 			i += first(found)
 			end, odd, h := i, false, seeds[0]
-			if next := peek(src, i); next&0xffff != '"'|':'<<8 {
+			if peek(src, i)&0xffff == '"'|':'<<8 {
+				i += 2
+			} else {
 				if odd = at(src, i) != '"'; odd {
 					if i, h, err = s.oddKey(i, start); err != nil {
 						return err
@@ -304,9 +319,8 @@ value:
 				if i = s.space(i + 1); at(src, i) != ':' {
 					return s.unexpected(i, "':'")
 				}
-				i--
+				i++
 			}
-			i += 2
 			if !s.bare {
 				if !odd {
 					for k := start; k+8 <= end; k += 8 {
@@ -318,7 +332,7 @@ value:
 					filter |= bit
 					s.keys = append(s.keys, key{h, start})
 				} else {
-					filter = s.addKey(filter, h, start)
+					filter = s.addKey(&frames[depth-1], filter, h, start)
 				}
 				if isDigit(src[start]) {
 					s.checkIndex(start)
@@ -352,8 +366,11 @@ value:
 			}
 			i = end
 		case c == '{' || c == '[':
-			if len(s.frames) == deepest {
-				return s.fail(i, "expected at most %d levels of nesting, found more", deepest)
+			if depth == len(frames) {
+				if depth == deepest {
+					return s.fail(i, "expected at most %d levels of nesting, found more", deepest)
+				}
+				frames = s.deepen()
 			}
 			i++
 			next := at(src, i)
@@ -362,7 +379,8 @@ value:
 				next = at(src, i)
 			}
 			if next != c+2 { // the closing bracket, in ASCII
-				s.frames = append(s.frames, frame{filter: filter, keys: len(s.keys), slots: len(s.slots), closer: closer})
+				frames[depth] = frame{filter: filter, keys: len(s.keys), slots: len(s.slots), closer: closer}
+				depth++
 				if closer, filter = c+2, 0; closer == object {
 					if next != '"' {
 						return s.unexpected(i, "a key in double quotes or '}'")
@@ -378,11 +396,11 @@ value:
 			}
 		default:
 			switch w := word(src, tail, i); {
-			case w&0xffffffff == 't'|'r'<<8|'u'<<16|'e'<<24:
+			case w&0xffff_ffff == wordTrue:
 				i += len("true")
-			case w&0xffffffff == 'n'|'u'<<8|'l'<<16|'l'<<24:
+			case w&0xffff_ffff == wordNull:
 				i += len("null")
-			case w<<24 == ('f'|'a'<<8|'l'<<16|'s'<<24|'e'<<32)<<24:
+			case w&0xff_ffff_ffff == wordFalse:
 				i += len("false")
 			default:
 				return s.unexpected(i, "a value")
@@ -412,10 +430,13 @@ value:
 				break
 			}
 			i++
-			last := len(s.frames) - 1
-			f := &s.frames[last]
+			depth--
+			f := &frames[depth]
+			if closer == object {
+				s.keys = s.keys[:f.keys]
+				s.slots = s.slots[:f.slots]
+			}
 			closer, filter = f.closer, f.filter
-			s.keys, s.slots, s.frames = s.keys[:f.keys], s.slots[:f.slots], s.frames[:last]
 		}
 		switch {
 		case closer == object:
@@ -448,6 +469,14 @@ func (s *scanner) oddKey(i, start int) (int, uint64, error) {
 	return end, keyHash(text), nil
 }
 
+// deepen makes room for more open containers and returns s.frames.
+func (s *scanner) deepen() []frame {
+	more := make([]frame, min(2*len(s.frames), deepest))
+	copy(more, s.frames)
+	s.frames = more
+	return more
+}
+
 func (s *scanner) fail(offset int, format string, args ...any) error {
 	return &SyntaxError{Offset: offset, msg: fmt.Sprintf(format, args...)}
 }
@@ -478,14 +507,13 @@ func (s *scanner) flush(i int) {
 	s.from = i
 }
 
-// put puts out text, of at most four bytes, instead of src from i to end.
-// first is its first byte, lowest.
+// put puts out the size lowest bytes of text, the lowest first, instead of src
+// from i to end, which is at least four bytes.
 func (s *scanner) put(i, end int, text uint32, size int) {
 	s.flush(i)
-	s.from = end
-	rest := s.out[s.used:]
-	binary.LittleEndian.PutUint32(rest, text)
+	binary.LittleEndian.PutUint32(s.out[s.used:], text)
 	s.used += size
+	s.from = end
 }
 
 // space leaves out the white space at i, if there is any, and returns where it
@@ -788,8 +816,7 @@ func meaning(scratch, src []byte, start int) []byte {
 // object, or reports it if it is a duplicate. It returns the new filter. Keys
 // are compared one by one while they are few, and put into a hash table when
 // they are many.
-func (s *scanner) addKey(filter, h uint64, start int) uint64 {
-	f := &s.frames[len(s.frames)-1]
+func (s *scanner) addKey(f *frame, filter, h uint64, start int) uint64 {
 	mine := s.keys[f.keys:]
 	if len(s.slots) == f.slots {
 		for _, k := range mine {
@@ -924,13 +951,16 @@ func locate(src []byte, found []hazard) []Hazard {
 	return hazards
 }
 
-// place is a place in an object or array.
+// place is a place in an object or array, or the place of the whole text.
 type place struct {
-	object, array, keyNext bool
-	key                    []byte // as in the text, of an object
-	index                  int    // of an array
+	object, array bool
+	keyNext       bool   // whether the next string is a key
+	key           []byte // as it stands in the text
+	index         int
 }
 
+// pathOf returns the JSON path of a place, with the names of keys in it, so
+// that it can be followed in any text of the same meaning.
 func pathOf(places []place) string {
 	path := []byte{'$'}
 	for _, p := range places {
@@ -940,8 +970,8 @@ func pathOf(places []place) string {
 			path = strconv.AppendInt(path, int64(p.index), 10)
 			path = append(path, ']')
 		case p.object:
-			// Each of the key's bytes adds to the path, so there is no need for more.
 			name := appendMeaning(nil, p.key)
+			name = name[:min(len(name), pathLongest)]
 			if isName(name) {
 				path = append(path, '.')
 				path = append(path, name...)
