@@ -11,7 +11,6 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -135,7 +134,26 @@ type call struct {
 	channelID  string
 	body       []byte
 	digest     [sha256.Size]byte
-	written    atomic.Bool // whether any of it may have reached DOKU
+	written    atomic.Bool  // whether any of it may have reached DOKU
+	readers    atomic.Int32 // of body that a transport may still be using
+}
+
+// reader returns the body for an attempt, whose transport tells by read when it
+// is done with it.
+func (c *call) reader() io.ReadCloser {
+	c.readers.Add(1)
+	return io.NopCloser(bytes.NewReader(c.body)) // known to net/http, which then sends small bodies together with the header
+}
+
+// read says that a transport has read a body to its end, and will not again.
+func (c *call) read() { c.readers.Add(-1) }
+
+// free lets other calls use the memory of the body, unless a transport may still
+// read it: one may go on after it has answered.
+func (c *call) free() {
+	if c.readers.Load() == 0 {
+		recycle(c.body)
+	}
 }
 
 type callKey struct{}
@@ -155,6 +173,7 @@ func (s *Sign) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.
 	ctx, cancel := context.WithTimeout(r.Context(), time.Duration(s.Timeout))
 	defer cancel()
 	c, err := s.prepare(ctx, w, r)
+	defer c.free()
 	if err == nil {
 		out := r.WithContext(context.WithValue(ctx, callKey{}, c))
 		out.Body, out.ContentLength = nil, 0 // the transport has the bytes
@@ -232,11 +251,8 @@ func (s *Sign) identify(c *call, h http.Header) (err error) {
 
 // readBody reads the app's body and makes it ready to be signed and sent.
 func (s *Sign) readBody(ctx context.Context, c *call, w http.ResponseWriter, r *http.Request) error {
-	buffer := bodies.Get().(*bytes.Buffer)
-	buffer.Reset()
-	defer bodies.Put(buffer) // what goes on is a copy
-	err := readInto(buffer, w, r, s.MaxBody)
-	raw := buffer.Bytes()
+	raw, err := readBody(w, r, s.MaxBody)
+	defer func() { recycle(raw) }() // what goes on is a copy
 	if err != nil {
 		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 			return &localError{snap.BodyTooLarge.With(fmt.Sprintf("[more than max_body, %d bytes]", s.MaxBody)), "body_too_large", err}
@@ -246,9 +262,9 @@ func (s *Sign) readBody(ctx context.Context, c *call, w http.ResponseWriter, r *
 	if len(raw) > 0 {
 		var hazards []snap.Hazard
 		if s.Body == bodyMinify {
-			c.body, err = snap.AppendMinified(make([]byte, 0, len(raw)), raw)
+			c.body, err = snap.AppendMinified(memory(len(raw)), raw)
 		} else {
-			c.body, hazards, err = snap.AppendCanonical(make([]byte, 0, len(raw)), raw)
+			c.body, hazards, err = snap.AppendCanonical(memory(len(raw)), raw)
 		}
 		if err != nil {
 			return &localError{snap.BadRequest.With("[the body is not JSON: " + err.Error() + "]"), "body_not_json", err}
@@ -294,24 +310,6 @@ func (c *call) failure(err error) error {
 		return &localError{snap.Unavailable.With("[no connection to DOKU; nothing was sent]"), "unreachable", err}
 	}
 	return &localError{snap.Timeout.With("[outcome: unknown; DOKU may have carried this out: ask for its status, do not create it again]"), "outcome_unknown", err}
-}
-
-// bodies are for reading the app's bodies into.
-var bodies = sync.Pool{New: func() any { return new(bytes.Buffer) }}
-
-// readInto reads a request's body of at most limit bytes.
-func readInto(buffer *bytes.Buffer, w http.ResponseWriter, r *http.Request, limit int64) error {
-	if r.Body == nil || r.ContentLength == 0 {
-		return nil
-	}
-	if r.ContentLength > limit {
-		return &http.MaxBytesError{Limit: limit}
-	}
-	if r.ContentLength > 0 {
-		buffer.Grow(int(r.ContentLength) + bytes.MinRead) // room to see the end without growing again
-	}
-	_, err := buffer.ReadFrom(http.MaxBytesReader(w, r.Body, limit))
-	return err
 }
 
 var (

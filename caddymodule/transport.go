@@ -58,6 +58,7 @@ func (Transport) CaddyModule() caddy.ModuleInfo {
 const (
 	dialTimeout     = 5 * time.Second
 	idleConnections = 256
+	writeBuffer     = 72 << 10
 )
 
 // Provision sets the defaults and prepares the HTTP transport.
@@ -78,6 +79,9 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 	}
 	if t.KeepAlive == nil {
 		t.KeepAlive = &reverseproxy.KeepAlive{MaxIdleConnsPerHost: idleConnections}
+	}
+	if t.WriteBufferSize == 0 {
+		t.WriteBufferSize = writeBuffer
 	}
 	if t.Compression == nil {
 		t.Compression = new(bool)
@@ -136,7 +140,14 @@ func (t *Transport) send(req *http.Request, c *call, attempt int) (*http.Respons
 	if err != nil {
 		return nil, "", noToken(err)
 	}
-	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteHeaders: func() { c.written.Store(true) }})
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		WroteHeaders: func() { c.written.Store(true) },
+		WroteRequest: func(info httptrace.WroteRequestInfo) {
+			if info.Err == nil && len(c.body) > 0 {
+				c.read()
+			}
+		},
+	})
 	out := req.WithContext(ctx)
 	target := *req.URL
 	target.Scheme, target.Host = t.app.base.Scheme, t.app.base.Host
@@ -145,8 +156,8 @@ func (t *Transport) send(req *http.Request, c *call, attempt int) (*http.Respons
 	out.Body, out.GetBody, out.ContentLength = http.NoBody, nil, int64(len(c.body))
 	out.Trailer, out.TransferEncoding = nil, nil
 	if len(c.body) > 0 {
-		out.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(c.body)), nil }
-		out.Body, _ = out.GetBody()
+		out.GetBody = func() (io.ReadCloser, error) { return c.reader(), nil }
+		out.Body = c.reader()
 	}
 	resp, err := t.HTTPTransport.RoundTrip(out)
 	if err != nil {

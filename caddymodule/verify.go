@@ -126,7 +126,9 @@ func (v *Verify) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhtt
 	if err != nil {
 		return refuse.unread(w, r, err)
 	}
-	verified, err := v.verify(r, verifier.Call{Method: method, Target: target, Header: r.Header, Body: body}, service)
+	verified, err := v.verify(r, verifier.Call{
+		Method: method, Target: target, Header: r.Header, Body: body, Memory: memory(len(body)),
+	}, service)
 	if err != nil {
 		return refuse.refusal(w, r, err)
 	}
@@ -139,6 +141,7 @@ func (v *Verify) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhtt
 	if service.Notification() {
 		id.PaymentID = verifier.PaymentID(service, verified.Canonical)
 	}
+	recycle(verified.Canonical)
 	ctx, cancel := context.WithTimeout(r.Context(), time.Duration(v.Timeout))
 	defer cancel()
 	earlier, delivery, err := v.app.ledger.Begin(ctx, id)
@@ -275,12 +278,11 @@ func readInbound(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, e
 	control := http.NewResponseController(w)
 	// Not every writer has deadlines; then the server's own idle timeout holds.
 	limited := control.SetReadDeadline(time.Now().Add(bodyDeadline)) == nil
-	var buffer bytes.Buffer // not pooled: a proxy may read the body after it has answered
-	err := readInto(&buffer, w, r, limit)
+	body, err := readBody(w, r, limit)
 	if limited && err == nil {
 		err = control.SetReadDeadline(time.Time{})
 	}
-	return buffer.Bytes(), err
+	return body, err // not to be recycled: a proxy may read it after it has answered
 }
 
 // refuser answers the calls that must not reach the app: a log line with the

@@ -132,6 +132,9 @@ type world struct {
 	outward string // base URL for the app
 	inward  string // base URL for DOKU
 	log     *syncBuffer
+	config  string // the sidecar's Caddyfile
+
+	environment, appAddress string // of doku and app, for the configuration
 }
 
 type syncBuffer struct {
@@ -156,10 +159,53 @@ type options struct {
 	sign, verify string // the directives' blocks
 	environment  string // default: the simulator
 	app          string // address of the app; default: the recording one
+	admin        bool   // with the admin API, for reloads
 }
 
 // start sets up a world for one test.
 func start(t *testing.T, o options) *world {
+	t.Helper()
+	w := newWorld(t)
+	if o.environment == "" {
+		o.environment = w.environment
+	}
+	if o.app == "" {
+		o.app = w.appAddress
+	}
+	admin := "off"
+	if o.admin {
+		admin = freeAddress(t)
+	}
+	w.run(t, fmt.Sprintf(`{
+	admin %s
+	persist_config off
+	log {
+		level DEBUG
+	}
+	doku {
+		environment %s
+		account {
+			client_id {env.DOKU_CLIENT_ID}
+			secret_key {env.DOKU_SECRET_KEY}
+			private_key {env.DOKU_PRIVATE_KEY}
+			doku_public_key {env.DOKU_PUBLIC_KEY}
+		}
+	}
+}
+%s {
+	doku_sign %s
+}
+%s {
+	doku_token %s
+	doku_verify /v1.1/transfer-va/* %s
+	reverse_proxy /v1.1/transfer-va/* %s
+}
+`, admin, o.environment, w.outward, o.sign, w.inward, tokenPath, o.verify, o.app))
+	return w
+}
+
+// newWorld sets up what is around the sidecar.
+func newWorld(t *testing.T) *world {
 	t.Helper()
 	merchant := privateKey(t, "test-merchant-private.pem")
 	w := &world{app: &app{}, log: &syncBuffer{}}
@@ -175,43 +221,17 @@ func start(t *testing.T, o options) *world {
 	t.Cleanup(doku.Close)
 	server := httptest.NewServer(w.app)
 	t.Cleanup(server.Close)
-	if o.environment == "" {
-		o.environment = doku.URL
-	}
-	if o.app == "" {
-		o.app = strings.TrimPrefix(server.URL, "http://")
-	}
-	outward, inward := freeAddress(t), freeAddress(t)
-	w.outward, w.inward = "http://"+outward, "http://"+inward
+	w.environment, w.appAddress = doku.URL, server.Listener.Addr().String()
+	w.outward, w.inward = "http://"+freeAddress(t), "http://"+freeAddress(t)
 	w.doku.SetMerchantURLs(w.inward+tokenPath, w.inward+inquiryPath, w.inward+paymentPath)
-	config := fmt.Sprintf(`{
-	admin off
-	persist_config off
-	log {
-		level DEBUG
-	}
-	doku {
-		environment %s
-		account {
-			client_id {env.DOKU_CLIENT_ID}
-			secret_key {env.DOKU_SECRET_KEY}
-			private_key "%s"
-			doku_public_key "%s"
-		}
-	}
-}
-http://%s {
-	doku_sign %s
-}
-http://%s {
-	doku_token %s
-	doku_verify /v1.1/transfer-va/* %s
-	reverse_proxy /v1.1/transfer-va/* %s
-}
-`, o.environment, testdata(t, "test-merchant-private.pem"), testdata(t, "test-doku-public.pem"),
-		outward, o.sign, inward, tokenPath, o.verify, o.app)
-	runSidecar(t, config, w.log, outward, inward)
 	return w
+}
+
+// run starts the sidecar with a Caddyfile, and ends it with the test.
+func (w *world) run(t *testing.T, config string) {
+	t.Helper()
+	w.config = config
+	runSidecar(t, config, w.log, strings.TrimPrefix(w.outward, "http://"), strings.TrimPrefix(w.inward, "http://"))
 }
 
 // runSidecar starts the binary and ends it with the test.
@@ -223,13 +243,18 @@ func runSidecar(t *testing.T, config string, log io.Writer, addresses ...string)
 		t.Fatal(err)
 	}
 	cmd := exec.Command(binary(t), "run", "--config", file, "--adapter", "caddyfile")
-	cmd.Env = append(os.Environ(), "DOKU_CLIENT_ID="+clientID, "DOKU_SECRET_KEY="+secretKey, "XDG_CONFIG_HOME="+dir, "XDG_DATA_HOME="+dir)
+	cmd.Env = append(os.Environ(), "DOKU_CLIENT_ID="+clientID, "DOKU_SECRET_KEY="+secretKey,
+		"DOKU_PRIVATE_KEY="+testdata(t, "test-merchant-private.pem"), "DOKU_PUBLIC_KEY="+testdata(t, "test-doku-public.pem"),
+		"XDG_CONFIG_HOME="+dir, "XDG_DATA_HOME="+dir)
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = cmd.Wait() // its log says why it ended
+	}()
 	t.Cleanup(func() {
 		_ = cmd.Process.Signal(os.Interrupt)
 		select {
@@ -248,7 +273,7 @@ func runSidecar(t *testing.T, config string, log io.Writer, addresses ...string)
 }
 
 // await waits until somebody listens on address.
-func await(t *testing.T, address string, ended <-chan error) {
+func await(t *testing.T, address string, ended <-chan struct{}) {
 	t.Helper()
 	deadline := time.After(30 * time.Second)
 	tick := time.NewTicker(20 * time.Millisecond)
@@ -260,8 +285,8 @@ func await(t *testing.T, address string, ended <-chan error) {
 			return
 		}
 		select {
-		case err := <-ended:
-			t.Fatalf("the program that should listen on %s has ended: %v", address, err)
+		case <-ended:
+			t.Fatalf("the program that should listen on %s has ended", address)
 		case <-deadline:
 			t.Fatalf("nobody listens on %s: %v", address, err)
 		case <-tick.C:

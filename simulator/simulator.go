@@ -51,6 +51,10 @@ type Exchange struct {
 	Status  int
 	Answer  []byte
 	Reason  string // for a person: why a call was refused; DOKU itself does not tell
+
+	// Fragile has the languages in which a DOKU that decodes a body and encodes it
+	// again before hashing it would have come to another hash. Of calls to DOKU only.
+	Fragile []string
 }
 
 // Simulator is DOKU. It is safe for concurrent use.
@@ -200,7 +204,7 @@ func success(service string) map[string]any {
 func (s *Simulator) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	e := Exchange{Inbound: true, Method: r.Method, Target: r.RequestURI, Header: r.Header.Clone()}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, bodyLargest))
-	e.Body = body
+	e.Body, e.Fragile = body, fragile(body)
 	var answer reply
 	switch f := s.fault(r.URL.Path); {
 	case err != nil:

@@ -175,6 +175,37 @@ func TestHeadersAreCheckedStrictly(t *testing.T) {
 	}
 }
 
+func TestFieldsOfABill(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	good := bill("1", "T1")
+	with := func(member string) string { return strings.Replace(good, "{", "{"+member+",", 1) }
+	for i, test := range []struct{ name, body, code string }{
+		{"an email without a domain", with(`"virtualAccountEmail":"toru@"`), "4002701"},
+		{"a phone number that is too short", with(`"virtualAccountPhone":"62812"`), "4002701"},
+		{"a channel that is not DOKU's", strings.Replace(good, "BANK_PERMATA", "PERMATA", 1), "4002701"},
+		{"no channel", strings.Replace(good, `"channel":"VIRTUAL_ACCOUNT_BANK_PERMATA"`, "", 1), "4002702"},
+		{"no name", strings.Replace(good, `"Toru"`, `""`, 1), "4002702"},
+		{"a trxId that is too long", bill("1", strings.Repeat("T", 65)), "4002701"},
+		{"a number that is not prefix and customer", strings.Replace(good, "    88081", "    88082", 1), "4002701"},
+		{"another merchant's prefix", strings.ReplaceAll(good, "    8808", "    8809"), "4002701"},
+		{"a prefix without its padding", strings.ReplaceAll(good, "    8808", "8808"), "4002701"},
+		{"an amount with one decimal", strings.Replace(good, "10000.00", "10000.0", 1), "4002701"},
+		{"another currency", strings.Replace(good, "IDR", "USD", 1), "4002701"},
+		{"a date that is past", with(`"expiredDate":"2024-03-26T11:00:00+07:00"`), "4002701"},
+		{"a date without an offset", with(`"expiredDate":"2025-03-26T11:00:00"`), "4002701"},
+		{"a free text in one language", with(`"freeTexts":[{"english":"a"}]`), "4002701"},
+		{"all of them as they should be", with(`"virtualAccountEmail":"toru.y@example.co.id","virtualAccountPhone":"6281828384858",` +
+			`"expiredDate":"2024-03-27T11:00:00+07:00","freeTexts":[{"english":"a","indonesia":"b"}]`), "2002700"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			if got := s.call(t, test.body, fmt.Sprint(i), nil); got != test.code {
+				t.Errorf("response code %s, expected %s", got, test.code)
+			}
+		})
+	}
+}
+
 func TestExternalIDIsUniqueWithinAWIBDay(t *testing.T) {
 	t.Parallel()
 	s := newStage(t)

@@ -38,7 +38,17 @@ var (
 	digitsUpTo20   = regexp.MustCompile(`^[0-9]{1,20}$`)
 	amountForm     = regexp.MustCompile(`^(0|[1-9][0-9]{0,15})(\.[0-9]{2})?$`)
 	phoneForm      = regexp.MustCompile(`^.{9,30}$`)
+	emailForm      = regexp.MustCompile(`^[^@\s]+@[^@\s]+\.[^@\s.]+$`)
 )
+
+// channels are the names of the banks' virtual accounts in additionalInfo.channel.
+var channels = map[string]bool{
+	"VIRTUAL_ACCOUNT_BCA": true, "VIRTUAL_ACCOUNT_BANK_MANDIRI": true, "VIRTUAL_ACCOUNT_BRI": true, "VIRTUAL_ACCOUNT_BNI": true,
+	"VIRTUAL_ACCOUNT_BANK_DANAMON": true, "VIRTUAL_ACCOUNT_BANK_PERMATA": true, "VIRTUAL_ACCOUNT_MAYBANK": true,
+	"VIRTUAL_ACCOUNT_BNC": true, "VIRTUAL_ACCOUNT_BTN": true, "VIRTUAL_ACCOUNT_BSI": true, "VIRTUAL_ACCOUNT_BANK_CIMB": true,
+	"VIRTUAL_ACCOUNT_SINARMAS": true, "VIRTUAL_ACCOUNT_SINARMAS_FULL": true, "VIRTUAL_ACCOUNT_DOKU": true,
+	"VIRTUAL_ACCOUNT_BSS": true, "VIRTUAL_ACCOUNT_QNB": true,
+}
 
 // object returns the object called name in m, or an empty one.
 func object(m map[string]any, name string) map[string]any {
@@ -145,8 +155,19 @@ func (s *Simulator) validate(m map[string]any, service string) (terms, time.Time
 	if phone, given := m["virtualAccountPhone"].(string); given && !phoneForm.MatchString(phone) {
 		return terms{}, time.Time{}, format("virtualAccountPhone")
 	}
-	if text(object(m, "additionalInfo"), "channel") == "" {
+	if email, given := m["virtualAccountEmail"].(string); given && !emailForm.MatchString(email) {
+		return terms{}, time.Time{}, format("virtualAccountEmail")
+	}
+	switch channel := text(object(m, "additionalInfo"), "channel"); {
+	case channel == "":
 		return terms{}, time.Time{}, mandatory("additionalInfo.channel")
+	case !channels[channel]:
+		return terms{}, time.Time{}, format("additionalInfo.channel")
+	}
+	for _, name := range []string{"freeText", "freeTexts"} { // DOKU's pages have the one, its software the other
+		if m[name] != nil && !freeTexts(m[name]) {
+			return terms{}, time.Time{}, format(name)
+		}
 	}
 	t, missing, wrong := readTerms(m)
 	if missing != "" {
@@ -163,6 +184,20 @@ func (s *Simulator) validate(m map[string]any, service string) (terms, time.Time
 		}
 	}
 	return t, expires, nil
+}
+
+// freeTexts reports whether v is a list of texts of 1 to 64 characters in both languages.
+func freeTexts(v any) bool {
+	list, ok := v.([]any)
+	for _, item := range list {
+		both, _ := item.(map[string]any)
+		for _, language := range []string{"english", "indonesia"} {
+			if n := utf8.RuneCountInString(text(both, language)); n < 1 || n > 64 {
+				return false
+			}
+		}
+	}
+	return ok
 }
 
 // number returns the key of a VA: its number without padding.
@@ -257,6 +292,11 @@ func (s *Simulator) remove(m map[string]any) reply {
 }
 
 func (s *Simulator) status(m map[string]any) reply {
+	for _, name := range []string{"inquiryRequestId", "paymentRequestId"} {
+		if len(text(m, name)) > 128 {
+			return refuse(http.StatusBadRequest, "26", "01", "Invalid Field Format {"+name+"}", "expected at most 128 characters")
+		}
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	va, refused := s.find(m, "26")

@@ -45,6 +45,9 @@ func benchBodies(size int) []struct {
 		}
 		return b.Bytes()
 	}
+	spaced := func(s string) []byte { // as Python's json.dumps writes it
+		return []byte(strings.NewReplacer(`,`, `, `, `":`, `": `).Replace(s))
+	}
 	escaped := func(s string) []byte {
 		return []byte(strings.NewReplacer("IDR", `I\u0044R`, "a", `\u0061`, "bulan", `bul\/an`).Replace(s))
 	}
@@ -53,6 +56,7 @@ func benchBodies(size int) []struct {
 		body []byte
 	}{
 		{"dense/canonical", []byte(dense.String())},
+		{"dense/spaced", spaced(dense.String())},
 		{"dense/pretty", pretty(dense.String())},
 		{"dense/escaped", escaped(dense.String())},
 		{"text/canonical", []byte(texts.String())},

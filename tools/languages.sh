@@ -3,7 +3,7 @@
 #
 # It takes them from the system's package manager where that needs no password, and never asks
 # anything. A language that cannot be had is no error: its tests say that they were skipped, and
-# fail instead if DOKU_REQUIRE_LANGUAGES names it (python3, node, php, java; comma-separated).
+# fail instead if DOKU_REQUIRE_LANGUAGES names its program (python3, node, php, javac; comma-separated).
 # DOKU_INSTALL_LANGUAGES=no leaves the system as it is.
 set -u
 

@@ -65,7 +65,7 @@ func genuine(t testing.TB, key *snap.Secret, body string) Call {
 	h.Set(snap.HeaderExternalID, "VA004-1")
 	h.Set(snap.HeaderAuthorization, "Bearer "+token)
 	h.Set(snap.HeaderSignature, key.Signature(snap.AppendStringToSign(nil, http.MethodPost, target, token, snap.Digest(minified), timestamp)))
-	return Call{http.MethodPost, target, h, []byte(body)}
+	return Call{Method: http.MethodPost, Target: target, Header: h, Body: []byte(body)}
 }
 
 func verifier(t testing.TB, at time.Time) *Verifier {
@@ -448,7 +448,7 @@ func FuzzVerify(f *testing.F) {
 			"X-Timestamp": {timestamp}, "X-Signature": {signature}, "X-Partner-Id": {client},
 			"X-External-Id": {external}, "Authorization": {authorization},
 		}
-		if _, err := verifier(t, noon).Verify(Call{http.MethodPost, target, h, body}, noon); err == nil || Reason(err) == "other" {
+		if _, err := verifier(t, noon).Verify(Call{Method: http.MethodPost, Target: target, Header: h, Body: body}, noon); err == nil || Reason(err) == "other" {
 			t.Errorf("a forgery was taken, or refused without a reason: %v", err)
 		}
 	})

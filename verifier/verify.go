@@ -18,6 +18,7 @@ type Call struct {
 	Target string // path with query as DOKU called it, before any rewrite
 	Header http.Header
 	Body   []byte
+	Memory []byte // empty, with spare capacity for [Verified.Canonical] to use; or nil
 }
 
 // BodyForm is the form of the body under which a signature matched.
@@ -96,7 +97,7 @@ func (v *Verifier) Verify(c Call, now time.Time) (Verified, error) {
 	if err != nil {
 		return Verified{}, err
 	}
-	canonical, _, invalid := snap.AppendCanonical(nil, c.Body)
+	canonical, _, invalid := snap.AppendCanonical(c.Memory, c.Body)
 	result.Valid, result.Canonical = invalid, canonical
 	if !v.match(&result, c, token, timestamp, mac) {
 		return Verified{}, refuse(snap.Unauthorized, "%w: for %s %s, body of %d bytes, at %s; is secret_key the one of this environment, and does anything in front of the sidecar change path or body?",

@@ -1,0 +1,77 @@
+package integration
+
+import (
+	"net/http"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+func readDoc(t *testing.T, name string) string {
+	t.Helper()
+	text, err := os.ReadFile("../" + name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// TestTheExampleConfigurationWorks runs Caddyfile.example, with the addresses of
+// the test in place of those that it names.
+func TestTheExampleConfigurationWorks(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	config := readDoc(t, "Caddyfile.example")
+	for old, replacement := range map[string]string{
+		"\n{\n":                 "\n{\nadmin off\npersist_config off\n",
+		"environment sandbox":   "environment " + w.environment,
+		"http://127.0.0.1:9180": w.outward,
+		"\n:8443":               "\n" + w.inward,
+		"127.0.0.1:3000":        w.appAddress,
+	} {
+		if strings.Count(config, old) != 1 {
+			t.Fatalf("expected %q once in Caddyfile.example", old)
+		}
+		config = strings.Replace(config, old, replacement, 1)
+	}
+	w.run(t, config)
+	w.call(t, http.MethodPost, createPath, bill("1", "A", "1000.00", "C", "")).expect(t, http.StatusOK, "2002700")
+	if receipt, err := w.doku.Pay(t.Context(), partnerServiceID+"1", "1000.00"); err != nil || !receipt.Notification.OK() || len(w.app.seen()) != 1 {
+		t.Errorf("receipt %+v, %v, after %d calls of the app", receipt, err, len(w.app.seen()))
+	}
+	for _, address := range []string{w.inward + "/elsewhere", w.inward + "/v1.1/transfer-va"} {
+		resp, err := http.Get(address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusNotFound {
+			t.Errorf("%s: HTTP %d, which DOKU may take for a yes", address, resp.StatusCode)
+		}
+	}
+}
+
+var (
+	comment   = regexp.MustCompile(`(?m)(^|[ \t]+)#.*$`)
+	logBlock  = regexp.MustCompile(`(?m)^\tlog \{\n(\t\t.*\n)*\t\}\n`)
+	blankLine = regexp.MustCompile(`\n\s*\n+`)
+)
+
+// directives returns a Caddyfile without comments, blank lines and access logs.
+func directives(caddyfile string) string {
+	text := logBlock.ReplaceAllString(comment.ReplaceAllString(caddyfile, ""), "")
+	return strings.TrimSpace(blankLine.ReplaceAllString(text, "\n"))
+}
+
+func TestTheReadmeShowsTheExampleConfiguration(t *testing.T) {
+	t.Parallel()
+	_, rest, _ := strings.Cut(readDoc(t, "README.md"), "```caddyfile\n")
+	shown, _, found := strings.Cut(rest, "```")
+	if !found {
+		t.Fatal("expected a block of caddyfile in the README")
+	}
+	if got, want := directives(shown), directives(readDoc(t, "Caddyfile.example")); got != want {
+		t.Errorf("the README shows\n%s\nCaddyfile.example has\n%s", got, want)
+	}
+}
