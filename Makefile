@@ -16,7 +16,7 @@ export CADDY_DOKU_BIN = $(CURDIR)/$(BINARY)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help build run test bench race fuzz lint fmt vet tidy vuln languages clean always
+.PHONY: help build run test bench race fuzz lint fmt vet tidy vuln programs clean always
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,7 +29,7 @@ $(BINARY): $(SOURCES)
 run: $(BINARY) ## take the tour: simulator, sidecar and demo app on this machine (ARGS=--once: leave after it)
 	@$(BINARY) doku tour $(ARGS)
 
-test: $(BINARY) languages ## run all tests, those against the built binary too
+test: $(BINARY) programs ## run all tests, those against the built binary too
 	go test -count=1 -timeout=10m $(PACKAGES)
 
 bench: $(BINARY) ## measure what signing and verifying cost beside a plain reverse_proxy (ARGS=-quick: a first look)
@@ -39,7 +39,7 @@ bench: $(BINARY) ## measure what signing and verifying cost beside a plain rever
 race: export CADDY_DOKU_BIN = $(CURDIR)/$(BINARY)-race
 race: export CGO_ENABLED = 1
 race: export GORACE = halt_on_error=1
-race: languages ## run all tests with the race detector (needs a C compiler)
+race: programs ## run all tests with the race detector (needs a C compiler)
 	go build -race -buildvcs=false -o $(BINARY)-race ./cmd/caddy
 	go test -race -count=1 -timeout=20m $(PACKAGES)
 
@@ -67,8 +67,8 @@ tidy: ## check that go.mod and go.sum are what the code needs
 vuln: bin/tools/govulncheck ## look for known vulnerabilities, if their database can be reached
 	@tools/vuln.sh $<
 
-languages: # what the any-language tests need, where it can be had without asking anything
-	@tools/languages.sh
+programs: # what tests start besides the sidecar, where it can be had without asking anything
+	@tools/programs.sh
 
 clean: ## remove what was built
 	rm -rf bin

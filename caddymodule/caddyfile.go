@@ -39,37 +39,90 @@ func parseApp(d *caddyfile.Dispenser, existing any) (any, error) {
 //	doku {
 //		environment sandbox|production|<base_url>
 //		account [<name>] {
+//			environment        sandbox|production|<base_url>
 //			client_id          <id>
-//			secret_key         <key> [<previous>...]
+//			secret_key         <key>|<path> [<previous>...]
 //			private_key        <path>|<key>
-//			passphrase         <passphrase>
+//			passphrase         <passphrase>|<path>
 //			doku_public_key    <path>|<key> [<another>...]
 //			inbound_client_key <key>
 //			inbound_partner_id <id>
 //		}
+//		store            memory|redis [...]
+//		on_store_error   refuse|continue
+//		clock_correction on|off
 //	}
 func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // consume the option's name
-	if d.NextArg() {
-		return d.ArgErr()
-	}
-	for nesting := d.Nesting(); d.NextBlock(nesting); {
+	return block(d, func() error {
 		switch d.Val() {
 		case "environment":
-			if err := once(d, &a.Environment); err != nil {
-				return err
-			}
+			return once(d, &a.Environment)
 		case "account":
 			account := new(Account)
-			if err := account.UnmarshalCaddyfile(d); err != nil {
-				return err
-			}
 			a.Accounts = append(a.Accounts, account)
-		default:
-			return unknown(d, "environment", "account")
+			return account.UnmarshalCaddyfile(d)
+		case "store":
+			return a.unmarshalStore(d)
+		case "on_store_error":
+			return once(d, &a.OnStoreError)
+		case "clock_correction":
+			return onOff(d, &a.ClockCorrection)
 		}
+		return unknown(d, "environment", "account", "store", "on_store_error", "clock_correction")
+	})
+}
+
+// unmarshalStore reads the name of a module in doku.stores, and what it takes.
+func (a *App) unmarshalStore(d *caddyfile.Dispenser) error {
+	if a.StoreRaw != nil {
+		return d.Err("store is already specified")
 	}
+	if !d.NextArg() {
+		return d.ArgErr()
+	}
+	name := d.Val()
+	opener, err := caddyfile.UnmarshalModule(d, "doku.stores."+name)
+	if err != nil {
+		return err
+	}
+	a.StoreRaw = caddyconfig.JSONModuleObject(opener, "store", name, nil)
 	return nil
+}
+
+// UnmarshalCaddyfile sets up the store from Caddyfile tokens. Syntax:
+//
+//	store memory
+func (m *MemoryStore) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // consume the store's name
+	return block(d, func() error { return d.Errf("unexpected '%s': the store memory has no options", d.Val()) })
+}
+
+// UnmarshalCaddyfile sets up the store from Caddyfile tokens. Syntax:
+//
+//	store redis <url> {
+//		cluster
+//		prefix <text>
+//	}
+func (r *RedisStore) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // consume the store's name
+	if !d.NextArg() {
+		return d.Err("store redis: expected a URL such as redis://localhost:6379/0")
+	}
+	r.URL = d.Val()
+	return block(d, func() error {
+		switch d.Val() {
+		case "cluster":
+			r.Cluster = true
+			if d.NextArg() {
+				return d.ArgErr()
+			}
+			return nil
+		case "prefix":
+			return once(d, &r.Prefix)
+		}
+		return unknown(d, "cluster", "prefix")
+	})
 }
 
 // UnmarshalCaddyfile sets up an account from Caddyfile tokens; the syntax is
@@ -84,6 +137,8 @@ func (a *Account) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
 		var err error
 		switch d.Val() {
+		case "environment":
+			err = once(d, &a.Environment)
 		case "client_id":
 			err = once(d, &a.ClientID)
 		case "secret_key":
@@ -99,7 +154,7 @@ func (a *Account) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		case "inbound_partner_id":
 			err = once(d, &a.InboundPartnerID)
 		default:
-			err = unknown(d, "client_id", "secret_key", "private_key", "passphrase", "doku_public_key", "inbound_client_key", "inbound_partner_id")
+			err = unknown(d, "environment", "client_id", "secret_key", "private_key", "passphrase", "doku_public_key", "inbound_client_key", "inbound_partner_id")
 		}
 		if err != nil {
 			return err
@@ -150,19 +205,28 @@ func parseSign(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
 
 // UnmarshalCaddyfile sets up the handler from Caddyfile tokens. Syntax:
 //
-//	doku_sign [<matcher>] {
-//		account    <name>
-//		body       canonical|strict|minify
-//		max_body   <size>
-//		channel_id <id>
-//		timeout    <duration>
+//	doku_sign [<matcher>] [<account>] {
+//		account            <name>
+//		body               canonical|strict|minify
+//		max_body           <size>
+//		channel_id         <id>
+//		idempotency_header <name>|off
+//		timeout            <duration>
+//		token_timeout      <duration>
 //	}
 func (s *Sign) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // consume the directive's name
+	if d.NextArg() {
+		s.Account = d.Val()
+	}
 	return block(d, func() error {
 		switch d.Val() {
 		case "account":
 			return once(d, &s.Account)
+		case "idempotency_header":
+			return once(d, &s.IdempotencyHeader)
+		case "token_timeout":
+			return duration(d, &s.TokenTimeout)
 		case "body":
 			return once(d, &s.Body)
 		case "max_body":
@@ -172,7 +236,7 @@ func (s *Sign) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		case "timeout":
 			return duration(d, &s.Timeout)
 		}
-		return unknown(d, "account", "body", "max_body", "channel_id", "timeout")
+		return unknown(d, "account", "body", "max_body", "channel_id", "idempotency_header", "timeout", "token_timeout")
 	})
 }
 
@@ -183,11 +247,14 @@ func parseToken(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 
 // UnmarshalCaddyfile sets up the handler from Caddyfile tokens. Syntax:
 //
-//	doku_token [<matcher>] {
+//	doku_token [<matcher>] [<account>] {
 //		account <name>
 //	}
 func (t *Token) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // consume the directive's name
+	if d.NextArg() {
+		t.Account = d.Val()
+	}
 	return block(d, func() error {
 		if d.Val() == "account" {
 			return once(d, &t.Account)
@@ -203,7 +270,7 @@ func parseVerify(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 
 // UnmarshalCaddyfile sets up the handler from Caddyfile tokens. Syntax:
 //
-//	doku_verify [<matcher>] {
+//	doku_verify [<matcher>] [<account>] {
 //		account  <name>
 //		service  <code>
 //		max_body <size>
@@ -211,6 +278,9 @@ func parseVerify(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 //	}
 func (v *Verify) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // consume the directive's name
+	if d.NextArg() {
+		v.Account = d.Val()
+	}
 	return block(d, func() error {
 		switch d.Val() {
 		case "account":
@@ -250,8 +320,8 @@ func (u *Upstreams) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return nil
 }
 
-// block reads a directive without arguments, whose name has been consumed, and
-// calls option for each of its subdirectives.
+// block reads the rest of a directive, which has no arguments left, and calls
+// option for each of its subdirectives.
 func block(d *caddyfile.Dispenser, option func() error) error {
 	if d.NextArg() {
 		return d.ArgErr()
@@ -283,6 +353,18 @@ func several(d *caddyfile.Dispenser, into *[]string) error {
 		return d.ArgErr()
 	}
 	*into = append(*into, args...)
+	return nil
+}
+
+func onOff(d *caddyfile.Dispenser, into *bool) error {
+	name, text := d.Val(), ""
+	if err := once(d, &text); err != nil {
+		return err
+	}
+	if text != "on" && text != "off" {
+		return d.Errf("%s: expected on or off, found '%s'", name, text)
+	}
+	*into = text == "on"
 	return nil
 }
 
@@ -319,6 +401,8 @@ func unknown(d *caddyfile.Dispenser, allowed ...string) error {
 var (
 	_ caddyfile.Unmarshaler = (*App)(nil)
 	_ caddyfile.Unmarshaler = (*Account)(nil)
+	_ caddyfile.Unmarshaler = (*MemoryStore)(nil)
+	_ caddyfile.Unmarshaler = (*RedisStore)(nil)
 	_ caddyfile.Unmarshaler = (*Sign)(nil)
 	_ caddyfile.Unmarshaler = (*Token)(nil)
 	_ caddyfile.Unmarshaler = (*Verify)(nil)

@@ -2,12 +2,14 @@ package caddymodule
 
 import (
 	"context"
+	"maps"
 	"net/http"
 	"strconv"
 
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/caddy-doku/caddy-doku/snap"
+	"github.com/caddy-doku/caddy-doku/store"
 )
 
 // The headers of our own.
@@ -17,6 +19,7 @@ const (
 	headerIdempotent = "Idempotency-Key"    // to the app: the same for the same call
 	headerError      = "X-Doku-Error"       // on an answer made here, why
 	headerExternalID = "X-Doku-External-Id" // on DOKU's answers, the X-EXTERNAL-ID used
+	headerReplayed   = "X-Doku-Replayed"    // on an answer that DOKU has given before
 )
 
 // answer writes the body that tells c, and marks it as made here by reason.
@@ -28,6 +31,29 @@ func answer(w http.ResponseWriter, service snap.Service, c snap.Case, reason str
 	h.Set(headerError, reason)
 	w.WriteHeader(c.Status)
 	_, err := w.Write(body)
+	return err
+}
+
+// kept returns the headers of an answer that its repeat has too: without those of
+// one connection or moment, and without ours.
+func kept(h http.Header) http.Header {
+	h = maps.Clone(h)
+	for _, name := range []string{
+		"Connection", "Keep-Alive", "Date", "Server", "Via", "Content-Length", "Transfer-Encoding", "Trailer", "Alt-Svc",
+		headerError, headerReplayed, headerExternalID,
+	} {
+		delete(h, name)
+	}
+	return h
+}
+
+// replay gives an earlier answer again.
+func replay(w http.ResponseWriter, earlier *store.Answer) error {
+	h := w.Header()
+	maps.Copy(h, earlier.Header)
+	h.Set("Content-Length", strconv.Itoa(len(earlier.Body)))
+	w.WriteHeader(earlier.Status)
+	_, err := w.Write(earlier.Body)
 	return err
 }
 

@@ -19,9 +19,11 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/trace"
+	"golang.org/x/net/http/httpguts"
 
 	"github.com/caddy-doku/caddy-doku/signer"
 	"github.com/caddy-doku/caddy-doku/snap"
+	"github.com/caddy-doku/caddy-doku/store"
 )
 
 func init() {
@@ -29,21 +31,32 @@ func init() {
 }
 
 // Sign prepares a plain call of the app's for DOKU and settles everything that
-// can go wrong on this side of the wire: it reads the body, up to a limit, and
-// makes it canonical, gives the call an X-EXTERNAL-ID, and sees to it that there
-// is a B2B token. It must be followed by a `reverse_proxy` with the transport
-// `doku`, which signs; the Caddyfile directive `doku_sign` sets up both.
+// can go wrong on this side of the wire: it finds the account, reads the body, up
+// to a limit, and makes it canonical, gives the call an X-EXTERNAL-ID, and sees to
+// it that there is a B2B token. It must be followed by a `reverse_proxy` with the
+// transport `doku`, which signs; the Caddyfile directive `doku_sign` sets up both.
+//
+// If the app gives a call an idempotency key, a repeat of the call with the same
+// key has the same X-EXTERNAL-ID, for 48 hours. While the first is under way, a
+// repeat waits for its answer; after a final answer of DOKU's (2xx, or 4xx other
+// than 401, 408, 409, 425 and 429) it gets that one again, with the header
+// `X-Doku-Replayed`; after anything else it is sent once more.
 //
 // A call that cannot be sent is answered here, with JSON of DOKU's shape
 // (`responseCode`, `responseMessage`) and the header `X-Doku-Error`:
 //
 // | X-Doku-Error | HTTP status | meaning |
 // |---|---|---|
+// | `account` | 400 | there is no such account; nothing was sent |
 // | `body_too_large` | 413 | larger than `max_body`; nothing was sent |
 // | `body_unreadable` | 400 | the app's request ended early; nothing was sent |
 // | `body_not_json` | 400 | with the offset; nothing was sent |
 // | `body_unsafe` | 400 | only with `body strict`: what DOKU may read otherwise, with its JSON path; nothing was sent |
 // | `external_id` | 400 | the app's X-EXTERNAL-ID is not 1 to 36 digits; nothing was sent |
+// | `idempotency_key` | 400 | the app's key is not 1 to 255 visible ASCII characters; nothing was sent |
+// | `idempotency_key_reused` | 422 | the key was used for another call before; nothing was sent |
+// | `in_flight` | 504 | a call with the same key is still under way; ask for the status, or repeat |
+// | `store` | 503 | whether the key was used before cannot be told; nothing was sent |
 // | `token` | 503 | no B2B token to be had; nothing was sent |
 // | `unreachable` | 503 | no connection to DOKU; nothing was sent |
 // | `outcome_unknown` | 504 | sent, but no answer came; DOKU may have done it: ask for the status, don't create again |
@@ -51,7 +64,9 @@ func init() {
 // DOKU's own answers pass through as they are, with the header
 // `X-Doku-External-Id` added.
 type Sign struct {
-	// The name of the account. Default: the only one.
+	// The name of the account, which may be a placeholder such as
+	// `{http.request.header.X-Brand}`. Default: the only account, or the one whose
+	// client id is in the X-PARTNER-ID of the app's request.
 	Account string `json:"account,omitempty"`
 
 	// What is done to the body before it is signed and sent: `canonical` (the
@@ -68,10 +83,18 @@ type Sign struct {
 	// The CHANNEL-ID of calls that have none of their own. Default: `H2H`.
 	ChannelID string `json:"channel_id,omitempty"`
 
+	// The header in which the app may give a call an idempotency key, or `off`.
+	// Default: `Idempotency-Key`.
+	IdempotencyHeader string `json:"idempotency_header,omitempty"`
+
 	// How long a call may take in all, waiting for a token included. Default: `60s`.
 	Timeout caddy.Duration `json:"timeout,omitempty"`
 
-	account *Account
+	// How long a call may wait for a token. Default: `10s`.
+	TokenTimeout caddy.Duration `json:"token_timeout,omitempty"`
+
+	app     *App
+	chooser *chooser
 	log     *slog.Logger
 	now     func() time.Time
 	random  io.Reader
@@ -94,7 +117,10 @@ func (Sign) CaddyModule() caddy.ModuleInfo {
 // Provision finds the account and sets the defaults.
 func (s *Sign) Provision(ctx caddy.Context) error {
 	var err error
-	if _, s.account, err = loadApp(ctx, s.Account); err != nil {
+	if s.app, err = findApp(ctx); err != nil {
+		return err
+	}
+	if s.chooser, err = s.app.choose(s.Account, snap.HeaderPartnerID, func(a *Account) string { return a.clientID }); err != nil {
 		return err
 	}
 	if s.Body == "" {
@@ -106,11 +132,17 @@ func (s *Sign) Provision(ctx caddy.Context) error {
 	if s.ChannelID == "" {
 		s.ChannelID = "H2H"
 	}
+	if s.IdempotencyHeader == "" {
+		s.IdempotencyHeader = headerIdempotent
+	}
 	if s.Timeout == 0 {
 		s.Timeout = caddy.Duration(time.Minute)
 	}
+	if s.TokenTimeout == 0 {
+		s.TokenTimeout = caddy.Duration(10 * time.Second)
+	}
 	s.log, s.now, s.random = ctx.Slogger(), time.Now, rand.Reader
-	return registerMetrics(ctx.GetMetricsRegistry())
+	return nil
 }
 
 // Validate checks the options.
@@ -120,22 +152,38 @@ func (s *Sign) Validate() error {
 	default:
 		return fmt.Errorf("body: expected canonical, strict or minify, found %q", s.Body)
 	}
-	if s.MaxBody < 0 || s.Timeout < 0 {
-		return errors.New("max_body and timeout must be positive")
+	if s.MaxBody < 0 || s.Timeout < 0 || s.TokenTimeout < 0 {
+		return errors.New("max_body, timeout and token_timeout must be positive")
+	}
+	if s.IdempotencyHeader != "off" && !httpguts.ValidHeaderFieldName(s.IdempotencyHeader) {
+		return fmt.Errorf("idempotency_header: expected the name of a header, or off, found %q", s.IdempotencyHeader)
 	}
 	return nil
 }
 
 // call is a call to DOKU on its way, from Sign to the transport.
 type call struct {
-	account    *Account
-	service    snap.Service
-	externalID string
-	channelID  string
-	body       []byte
-	digest     [sha256.Size]byte
-	written    atomic.Bool  // whether any of it may have reached DOKU
-	readers    atomic.Int32 // of body that a transport may still be using
+	account     *Account
+	credentials *credentials
+	service     snap.Service
+	externalID  string
+	ownID       bool // whether externalID is the app's choice
+	channelID   string
+	body        []byte
+	digest      [sha256.Size]byte
+	written     atomic.Bool  // whether any of it may have reached DOKU
+	readers     atomic.Int32 // of body that a transport may still be using
+
+	repeatable *signer.Repeatable // if the app has given an idempotency key
+	answer     *store.Answer      // DOKU's, if it is small enough to be kept
+}
+
+// name returns the name of the account, or "" if there is none.
+func (c *call) name() string {
+	if c.account == nil {
+		return ""
+	}
+	return c.account.Name
 }
 
 // reader returns the body for an attempt, whose transport tells by read when it
@@ -175,41 +223,74 @@ func (s *Sign) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.
 	c, err := s.prepare(ctx, w, r)
 	defer c.free()
 	if err == nil {
-		out := r.WithContext(context.WithValue(ctx, callKey{}, c))
-		out.Body, out.ContentLength = nil, 0 // the transport has the bytes
 		w.Header().Set(headerExternalID, c.externalID)
-		err = next.ServeHTTP(w, out)
-		if err == nil {
-			outboundCalls.WithLabelValues(string(c.service), "answered").Inc()
-			return nil
+		if again := c.repeatable; again != nil && again.Answer != nil {
+			outboundCalls.WithLabelValues(string(c.service), "replayed").Inc()
+			w.Header().Set(headerReplayed, "true")
+			return replay(w, again.Answer)
 		}
-		err = c.failure(err)
+		err = s.send(ctx, c, w, r, next)
+	}
+	if err == nil {
+		outboundCalls.WithLabelValues(string(c.service), "answered").Inc()
+		return nil
 	}
 	failed, ok := errors.AsType[*localError](err)
 	if !ok {
 		return err
 	}
 	outboundCalls.WithLabelValues(string(c.service), failed.reason).Inc()
-	s.log.LogAttrs(ctx, slog.LevelWarn, "call not made", slog.String("account", s.account.Name), slog.String("service", string(c.service)),
+	s.log.LogAttrs(ctx, slog.LevelWarn, "call not made", slog.String("account", c.name()), slog.String("service", string(c.service)),
 		slog.String("external_id", c.externalID), slog.String("reason", failed.reason), slog.String("error", failed.Error()))
 	return answer(w, c.service, failed.c, failed.reason)
 }
 
+// send hands the call on, and keeps DOKU's answer if the app may ask for it again.
+func (s *Sign) send(ctx context.Context, c *call, w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	kept := c.repeatable == nil
+	defer func() {
+		if kept {
+			return
+		}
+		// Also when the proxy panics, as it does if the app has gone.
+		var err error
+		if c.answer != nil {
+			err = c.repeatable.Answered(ctx, *c.answer)
+		} else {
+			err = c.repeatable.Failed(ctx)
+		}
+		if err != nil {
+			s.log.LogAttrs(ctx, slog.LevelWarn, "the outcome of a call was not kept; a repeat will be sent with the same external id",
+				slog.String("account", c.name()), slog.String("external_id", c.externalID), slog.String("error", err.Error()))
+		}
+	}()
+	out := r.WithContext(context.WithValue(ctx, callKey{}, c))
+	out.Body, out.ContentLength = nil, 0 // the transport has the bytes
+	if err := next.ServeHTTP(w, out); err != nil {
+		return c.failure(err)
+	}
+	return nil
+}
+
 // prepare reads the app's request. The call it returns is never nil.
 func (s *Sign) prepare(ctx context.Context, w http.ResponseWriter, r *http.Request) (*call, error) {
-	c := &call{account: s.account, channelID: r.Header.Get(snap.HeaderChannelID)}
+	c := &call{channelID: r.Header.Get(snap.HeaderChannelID)}
 	c.service, _ = snap.ServiceOf(r.Method, r.URL.Path)
-	ctx, span := startSpan(ctx, "doku.prepare", trace.WithAttributes(
-		attribute.String("doku.account", s.account.Name), attribute.String("doku.service_code", string(c.service))))
+	ctx, span := startSpan(ctx, "doku.prepare", trace.WithAttributes(attribute.String("doku.service_code", string(c.service))))
 	defer span.End()
 	err := s.fill(ctx, c, w, r)
+	span.SetAttributes(attribute.String("doku.account", c.name()))
 	if err != nil {
 		span.SetStatus(codes.Error, err.Error())
 	}
 	return c, err
 }
 
-func (s *Sign) fill(ctx context.Context, c *call, w http.ResponseWriter, r *http.Request) error {
+func (s *Sign) fill(ctx context.Context, c *call, w http.ResponseWriter, r *http.Request) (err error) {
+	if c.account, err = s.chooser.account(r); err != nil {
+		return &localError{snap.InvalidFieldFormat.With("[no such account; nothing was sent]"), "account", err}
+	}
+	c.credentials = c.account.credentials()
 	if c.channelID == "" {
 		c.channelID = s.ChannelID
 	}
@@ -219,15 +300,72 @@ func (s *Sign) fill(ctx context.Context, c *call, w http.ResponseWriter, r *http
 	if err := s.readBody(ctx, c, w, r); err != nil {
 		return err
 	}
-	if _, ok := s.account.tokens.Current(); ok {
+	if err := s.repeat(ctx, c, r); err != nil {
+		return err
+	}
+	if c.repeatable != nil && c.repeatable.Answer != nil {
+		return nil
+	}
+	if err := s.token(ctx, c); err != nil {
+		if c.repeatable != nil {
+			err = errors.Join(err, c.repeatable.Failed(ctx))
+		}
+		return err
+	}
+	return nil
+}
+
+// token sees to it that there is a token, so that the transport finds one.
+func (s *Sign) token(ctx context.Context, c *call) error {
+	if _, ok := c.account.tokens.Current(ctx); ok {
 		return nil
 	}
 	ctx, span := startSpan(ctx, "doku.token")
 	defer span.End()
-	if _, err := s.account.tokens.Token(ctx); err != nil {
+	ctx, cancel := context.WithTimeout(ctx, time.Duration(s.TokenTimeout))
+	defer cancel()
+	if _, err := c.account.tokens.Token(ctx); err != nil {
 		return noToken(err)
 	}
 	return nil
+}
+
+// repeat finds out whether the call was made before, if the app has given it an
+// idempotency key.
+func (s *Sign) repeat(ctx context.Context, c *call, r *http.Request) error {
+	if s.IdempotencyHeader == "off" {
+		return nil
+	}
+	values := r.Header.Values(s.IdempotencyHeader)
+	if len(values) == 0 {
+		return nil
+	}
+	if len(values) > 1 || !signer.ValidKey(values[0]) {
+		return &localError{
+			snap.InvalidFieldFormat.With(s.IdempotencyHeader + " [expected 1 to 255 visible ASCII characters, once]"), "idempotency_key",
+			errors.New("the app's idempotency key is not 1 to 255 visible ASCII characters, once"),
+		}
+	}
+	again, err := c.account.repeats.Begin(ctx, signer.Keyed{
+		Key:        values[0],
+		Digest:     signer.CallDigest(r.Method, snap.RequestTarget(r.URL.RequestURI()), c.digest),
+		ExternalID: c.externalID,
+		Own:        c.ownID,
+	})
+	switch {
+	case err == nil:
+		c.repeatable, c.externalID = again, again.ExternalID
+		return nil
+	case errors.Is(err, signer.ErrKeyReused):
+		return &localError{snap.Unprocessable.With("[" + s.IdempotencyHeader + " was used for another call before; nothing was sent]"), "idempotency_key_reused", err}
+	case ctx.Err() != nil:
+		return &localError{snap.Timeout.With("[outcome: unknown; a call with the same " + s.IdempotencyHeader + " is still under way]"), "in_flight", err}
+	case s.app.OnStoreError == storeErrorContinue:
+		s.log.LogAttrs(ctx, slog.LevelWarn, "the store is away: a call is made without protection against repeats",
+			slog.String("account", c.name()), slog.String("external_id", c.externalID), slog.String("error", err.Error()))
+		return nil
+	}
+	return &localError{snap.Unavailable.With("[whether " + s.IdempotencyHeader + " was used before cannot be told: the store is away; nothing was sent]"), "store", err}
 }
 
 // identify gives the call the app's X-EXTERNAL-ID or a new one.
@@ -241,11 +379,11 @@ func (s *Sign) identify(c *call, h http.Header) (err error) {
 	}
 	if len(values) > 1 || !signer.ValidExternalID(values[0]) {
 		return &localError{
-			snap.InvalidFieldFormat.With("X-EXTERNAL-ID: expected 1 to 36 digits, once; or leave it out"), "external_id",
+			snap.InvalidFieldFormat.With("X-EXTERNAL-ID [expected 1 to 36 digits, once; or leave it out]"), "external_id",
 			errors.New("X-EXTERNAL-ID of the app is not 1 to 36 digits, once"),
 		}
 	}
-	c.externalID = values[0]
+	c.externalID, c.ownID = values[0], true
 	return nil
 }
 
@@ -275,7 +413,7 @@ func (s *Sign) readBody(ctx context.Context, c *call, w http.ResponseWriter, r *
 				return &localError{snap.InvalidFieldFormat.With(list), "body_unsafe", errors.New(list)}
 			}
 			s.log.LogAttrs(ctx, slog.LevelWarn, "the body has parts that DOKU may hash otherwise than they were signed; send amounts as strings and every key once",
-				slog.String("account", s.account.Name), slog.String("service", string(c.service)), slog.String("hazards", list))
+				slog.String("account", c.name()), slog.String("service", string(c.service)), slog.String("hazards", list))
 		}
 	}
 	c.digest = snap.Digest(c.body)

@@ -3,6 +3,7 @@ package caddymodule
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"strconv"
@@ -29,10 +30,11 @@ func init() {
 // the header `X-Doku-Error`; the precise reason is logged, counted, and set as
 // placeholder `{http.doku.reason}`.
 type Token struct {
-	// The name of the account. Default: the only one.
+	// The name of the account, which may be a placeholder. Default: the only
+	// account, or the one whose client key is in X-CLIENT-KEY.
 	Account string `json:"account,omitempty"`
 
-	account *Account
+	chooser *chooser
 	log     *slog.Logger
 	now     func() time.Time
 }
@@ -44,18 +46,21 @@ func (Token) CaddyModule() caddy.ModuleInfo {
 
 // Provision finds the account.
 func (t *Token) Provision(ctx caddy.Context) error {
-	var err error
-	if _, t.account, err = loadApp(ctx, t.Account); err != nil {
+	app, err := findApp(ctx)
+	if err != nil {
 		return err
 	}
+	t.chooser, err = app.choose(t.Account, snap.HeaderClientKey, func(a *Account) string { return a.clientKey })
 	t.log, t.now = ctx.Slogger(), time.Now
-	return registerMetrics(ctx.GetMetricsRegistry())
+	return err
 }
 
 // Validate checks that DOKU can be recognized.
 func (t *Token) Validate() error {
-	if len(t.account.dokuKeys) == 0 {
-		return errors.New("doku_token needs the account's doku_public_key; it is in DOKU's dashboard under Integration, API Keys")
+	for _, account := range t.chooser.candidates() {
+		if len(account.credentials().dokuKeys) == 0 {
+			return fmt.Errorf("doku_token needs the doku_public_key of account %q; it is in DOKU's dashboard under Integration, API Keys", account.Name)
+		}
 	}
 	return nil
 }
@@ -76,7 +81,7 @@ func (t *Token) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Ha
 	const service = snap.ServiceB2BToken
 	_, span := startSpan(r.Context(), "doku.issue_token")
 	defer span.End()
-	refuse := refuser{log: t.log, account: t.account.Name, service: service}
+	refuse := refuser{log: t.log, service: service}
 	if r.Method != http.MethodPost {
 		w.Header().Set("Allow", http.MethodPost)
 		return refuse.refuse(w, r, snap.MethodNotAllowed, "method", errors.New("expected POST, found "+r.Method))
@@ -85,10 +90,16 @@ func (t *Token) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Ha
 	if err != nil {
 		return refuse.unread(w, r, err)
 	}
-	if err := t.account.requests.Verify(r.Header, body, t.now()); err != nil {
+	account, err := t.chooser.account(r)
+	if err != nil {
+		return refuse.stranger(w, r, snap.HeaderClientKey, err)
+	}
+	refuse.account = account.Name
+	c := account.credentials()
+	if err := c.requests.Verify(r.Header, body, t.now()); err != nil {
 		return refuse.refusal(w, r, err)
 	}
-	token, err := t.account.issuer.Issue()
+	token, err := c.issuer.Issue()
 	if err != nil {
 		return refuse.refuse(w, r, snap.GeneralError, "issuing", err)
 	}

@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -19,6 +20,7 @@ import (
 
 	"github.com/caddy-doku/caddy-doku/signer"
 	"github.com/caddy-doku/caddy-doku/snap"
+	"github.com/caddy-doku/caddy-doku/store"
 )
 
 func init() {
@@ -29,7 +31,7 @@ func init() {
 // Transport signs calls to DOKU as they leave: on each attempt, it gives a copy
 // of the request the six SNAP headers, with a fresh X-TIMESTAMP and X-SIGNATURE
 // over the very method, target and body that go on the wire. It talks to the
-// environment of the `doku` app and to nothing else. If DOKU says that the token
+// environment of the account and to nothing else. If DOKU says that the token
 // is invalid (401xx01, 401xx03), it gets another and sends the call once more,
 // with the same X-EXTERNAL-ID.
 //
@@ -44,7 +46,6 @@ type Transport struct {
 	*reverseproxy.HTTPTransport
 
 	app *App
-	now func() time.Time
 }
 
 // CaddyModule returns the Caddy module information.
@@ -70,9 +71,10 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 	if t.app, err = findApp(ctx); err != nil {
 		return err
 	}
-	t.now = time.Now
-	if t.app.base.Scheme == "https" && t.TLS == nil {
-		t.TLS = new(reverseproxy.TLSConfig)
+	for _, account := range t.app.Accounts {
+		if account.base.Scheme == "https" && t.TLS == nil {
+			t.TLS = new(reverseproxy.TLSConfig)
+		}
 	}
 	if t.DialTimeout == 0 {
 		t.DialTimeout = caddy.Duration(dialTimeout)
@@ -105,15 +107,12 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if !ok {
 		return nil, caddyhttp.Error(http.StatusInternalServerError, errNotPrepared)
 	}
-	if dial, ok := reverseproxy.GetDialInfo(req.Context()); ok && dial.Address != t.app.dial {
+	if dial, ok := reverseproxy.GetDialInfo(req.Context()); ok && dial.Address != c.account.dial {
 		return nil, caddyhttp.Error(http.StatusInternalServerError,
-			fmt.Errorf("expected the upstream of a reverse_proxy with the transport doku to be %s, found %s", t.app.dial, dial.Address))
+			fmt.Errorf("expected the upstream of a reverse_proxy with the transport doku to be %s, found %s", c.account.dial, dial.Address))
 	}
 	resp, token, err := t.send(req, c, 1)
-	if err != nil || resp.StatusCode != http.StatusUnauthorized {
-		return resp, err
-	}
-	if refused, err := tokenRefused(resp); err != nil || !refused {
+	if err != nil || !tokenRefused(resp.StatusCode, c.answer) {
 		return resp, err
 	}
 	c.account.tokens.Invalidate(token)
@@ -129,45 +128,81 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 func (t *Transport) send(req *http.Request, c *call, attempt int) (*http.Response, string, error) {
 	ctx, span := startSpan(req.Context(), req.Method, trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(
 		attribute.String("http.request.method", req.Method),
-		attribute.String("server.address", t.app.base.Hostname()),
+		attribute.String("server.address", c.account.base.Hostname()),
 		attribute.String("doku.account", c.account.Name),
 		attribute.String("doku.service_code", string(c.service)),
 		attribute.String("doku.external_id", c.externalID),
 		attribute.Int("doku.attempt", attempt)))
 	defer span.End()
 
+	c.answer = nil
 	token, err := c.account.tokens.Token(ctx)
 	if err != nil {
 		return nil, "", noToken(err)
 	}
-	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+	sent := c.account.clock.Now()
+	resp, err := t.HTTPTransport.RoundTrip(t.signed(ctx, req, c, token))
+	if err == nil {
+		c.account.clock.Observe(sent, c.account.clock.Now(), resp.Header)
+		err = c.take(resp)
+	}
+	if err != nil {
+		span.SetStatus(codes.Error, err.Error())
+		return nil, "", err
+	}
+	span.SetAttributes(attribute.Int("http.response.status_code", resp.StatusCode))
+	return resp, token.Value, nil
+}
+
+// signed returns the request of an attempt.
+func (t *Transport) signed(ctx context.Context, req *http.Request, c *call, token signer.Token) *http.Request {
+	out := req.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		WroteHeaders: func() { c.written.Store(true) },
 		WroteRequest: func(info httptrace.WroteRequestInfo) {
 			if info.Err == nil && len(c.body) > 0 {
 				c.read()
 			}
 		},
-	})
-	out := req.WithContext(ctx)
+	}))
 	target := *req.URL
-	target.Scheme, target.Host = t.app.base.Scheme, t.app.base.Host
-	out.URL, out.Host = &target, t.app.base.Host
-	out.Header = t.headers(req, c, token)
+	target.Scheme, target.Host = c.account.base.Scheme, c.account.base.Host
+	out.URL, out.Host = &target, c.account.base.Host
+	out.Header = headers(req, c, token)
 	out.Body, out.GetBody, out.ContentLength = http.NoBody, nil, int64(len(c.body))
 	out.Trailer, out.TransferEncoding = nil, nil
 	if len(c.body) > 0 {
 		out.GetBody = func() (io.ReadCloser, error) { return c.reader(), nil }
 		out.Body = c.reader()
 	}
-	resp, err := t.HTTPTransport.RoundTrip(out)
-	if err != nil {
-		span.SetStatus(codes.Error, err.Error())
-		return nil, "", err
+	return out
+}
+
+// answerRead is how much of an answer is read before any of it goes to the app, so
+// that one which breaks off is known for what it is. DOKU's are much smaller.
+const answerRead = 1 << 20
+
+// take reads DOKU's answer, unless it is too large, and leaves it in resp as it was.
+func (c *call) take(resp *http.Response) error {
+	for _, name := range []string{headerError, headerExternalID, headerReplayed} {
+		resp.Header.Del(name)
 	}
-	span.SetAttributes(attribute.Int("http.response.status_code", resp.StatusCode))
-	resp.Header.Del(headerError)
-	resp.Header.Del(headerExternalID)
-	return resp, token.Value, nil
+	start, err := io.ReadAll(io.LimitReader(resp.Body, answerRead+1))
+	if err != nil {
+		resp.Body.Close()
+		return fmt.Errorf("reading DOKU's answer: %w", err)
+	}
+	if len(start) > answerRead {
+		resp.Body = struct {
+			io.Reader
+			io.Closer
+		}{io.MultiReader(bytes.NewReader(start), resp.Body), resp.Body}
+		return nil
+	}
+	resp.Body.Close()
+	resp.Body = io.NopCloser(bytes.NewReader(start))
+	c.answer = &store.Answer{Status: resp.StatusCode, Header: kept(resp.Header), Body: start}
+	c.answer.Header[headerExternalID] = []string{c.externalID}
+	return nil
 }
 
 // passed are the app's headers that go to DOKU besides those of a call.
@@ -180,8 +215,8 @@ var (
 
 // headers returns the headers of an attempt: what the app may say, and the six
 // of SNAP.
-func (t *Transport) headers(req *http.Request, c *call, token signer.Token) http.Header {
-	timestamp := snap.Timestamp(t.now())
+func headers(req *http.Request, c *call, token signer.Token) http.Header {
+	timestamp := snap.Timestamp(c.account.clock.Time())
 	h := make(http.Header, 12)
 	for _, name := range passed {
 		if values := req.Header[name]; len(values) > 0 {
@@ -198,7 +233,7 @@ func (t *Transport) headers(req *http.Request, c *call, token signer.Token) http
 	h["X-External-Id"] = []string{c.externalID}
 	h["Channel-Id"] = []string{c.channelID}
 	h["Authorization"] = []string{"Bearer " + token.Value}
-	h["X-Signature"] = []string{signer.Symmetric(c.account.secrets[0], signer.Call{
+	h["X-Signature"] = []string{signer.Symmetric(c.credentials.secrets[0], signer.Call{
 		Method:    req.Method,
 		Target:    snap.RequestTarget(req.URL.RequestURI()),
 		Token:     token.Value,
@@ -208,50 +243,37 @@ func (t *Transport) headers(req *http.Request, c *call, token signer.Token) http
 	return h
 }
 
-const refusalLargest = 64 << 10
-
-// tokenRefused reports whether DOKU's 401 is about the token. It leaves the
-// body as it was.
-func tokenRefused(resp *http.Response) (bool, error) {
-	start, err := io.ReadAll(io.LimitReader(resp.Body, refusalLargest))
-	if err != nil {
-		resp.Body.Close()
-		return false, fmt.Errorf("reading DOKU's answer: %w", err)
+// tokenRefused reports whether an answer of DOKU's is a 401 about the token.
+func tokenRefused(status int, a *store.Answer) bool {
+	if status != http.StatusUnauthorized || a == nil {
+		return false
 	}
-	resp.Body = struct {
-		io.Reader
-		io.Closer
-	}{io.MultiReader(bytes.NewReader(start), resp.Body), resp.Body}
 	var fields struct {
 		ResponseCode snap.ResponseCode `json:"responseCode"`
 	}
-	if json.Unmarshal(start, &fields) != nil {
-		return false, nil //nolint:nilerr // not JSON, so not a refusal of the token
+	if json.Unmarshal(a.Body, &fields) != nil {
+		return false
 	}
 	status, number, ok := fields.ResponseCode.Case()
-	return ok && status == http.StatusUnauthorized && (number == 1 || number == 3), nil
+	return ok && status == http.StatusUnauthorized && (number == 1 || number == 3)
 }
 
 // Upstreams names the one upstream that a `reverse_proxy` with the transport
-// `doku` may have: DOKU, as the environment of the `doku` app says.
-type Upstreams struct {
-	app *App
-}
+// `doku` may have: DOKU, as the environment of the call's account says.
+type Upstreams struct{}
 
 // CaddyModule returns the Caddy module information.
 func (Upstreams) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{ID: "http.reverse_proxy.upstreams.doku", New: func() caddy.Module { return new(Upstreams) }}
 }
 
-// Provision finds the app.
-func (u *Upstreams) Provision(ctx caddy.Context) (err error) {
-	u.app, err = findApp(ctx)
-	return err
-}
-
 // GetUpstreams returns DOKU.
-func (u *Upstreams) GetUpstreams(*http.Request) ([]*reverseproxy.Upstream, error) {
-	return []*reverseproxy.Upstream{{Dial: u.app.dial}}, nil
+func (u *Upstreams) GetUpstreams(r *http.Request) ([]*reverseproxy.Upstream, error) {
+	c, ok := r.Context().Value(callKey{}).(*call)
+	if !ok {
+		return nil, errNotPrepared
+	}
+	return []*reverseproxy.Upstream{{Dial: c.account.dial}}, nil
 }
 
 var (
@@ -259,6 +281,5 @@ var (
 	_ caddy.CleanerUpper          = (*Transport)(nil)
 	_ http.RoundTripper           = (*Transport)(nil)
 	_ reverseproxy.TLSTransport   = (*Transport)(nil)
-	_ caddy.Provisioner           = (*Upstreams)(nil)
 	_ reverseproxy.UpstreamSource = (*Upstreams)(nil)
 )

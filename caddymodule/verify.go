@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"maps"
 	"net/http"
 	"strconv"
 	"sync"
@@ -19,6 +18,7 @@ import (
 	"go.opentelemetry.io/otel/codes"
 
 	"github.com/caddy-doku/caddy-doku/snap"
+	"github.com/caddy-doku/caddy-doku/store"
 	"github.com/caddy-doku/caddy-doku/verifier"
 )
 
@@ -53,7 +53,8 @@ func init() {
 // the header `X-Doku-Error`; the precise reason is logged, counted, and set as
 // placeholder `{http.doku.reason}`.
 type Verify struct {
-	// The name of the account. Default: the only one.
+	// The name of the account, which may be a placeholder. Default: the only
+	// account, or the one whose partner id is in X-PARTNER-ID.
 	Account string `json:"account,omitempty"`
 
 	// The service code of the calls, two digits. Default: by the end of the
@@ -67,7 +68,7 @@ type Verify struct {
 	Timeout caddy.Duration `json:"timeout,omitempty"`
 
 	app     *App
-	account *Account
+	chooser *chooser
 	log     *slog.Logger
 	now     func() time.Time
 }
@@ -86,7 +87,10 @@ func (Verify) CaddyModule() caddy.ModuleInfo {
 // Provision finds the account and sets the defaults.
 func (v *Verify) Provision(ctx caddy.Context) error {
 	var err error
-	if v.app, v.account, err = loadApp(ctx, v.Account); err != nil {
+	if v.app, err = findApp(ctx); err != nil {
+		return err
+	}
+	if v.chooser, err = v.app.choose(v.Account, snap.HeaderPartnerID, func(a *Account) string { return a.partnerID }); err != nil {
 		return err
 	}
 	if v.MaxBody == 0 {
@@ -96,7 +100,7 @@ func (v *Verify) Provision(ctx caddy.Context) error {
 		v.Timeout = caddy.Duration(defaultAppTimeout)
 	}
 	v.log, v.now = ctx.Slogger(), time.Now
-	return registerMetrics(ctx.GetMetricsRegistry())
+	return nil
 }
 
 // Validate checks the options.
@@ -117,7 +121,7 @@ func (v *Verify) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhtt
 	if service == "" {
 		service, _ = snap.ServiceOf(method, target)
 	}
-	refuse := refuser{log: v.log, account: v.account.Name, service: service}
+	refuse := refuser{log: v.log, service: service}
 	if method != http.MethodPost {
 		w.Header().Set("Allow", http.MethodPost)
 		return refuse.refuse(w, r, snap.MethodNotAllowed, "method", errors.New("expected POST, found "+method))
@@ -126,14 +130,19 @@ func (v *Verify) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhtt
 	if err != nil {
 		return refuse.unread(w, r, err)
 	}
-	verified, err := v.verify(r, verifier.Call{
+	account, err := v.chooser.account(r)
+	if err != nil {
+		return refuse.stranger(w, r, snap.HeaderPartnerID, err)
+	}
+	refuse.account = account.Name
+	verified, err := v.verify(r, account, verifier.Call{
 		Method: method, Target: target, Header: r.Header, Body: body, Memory: memory(len(body)),
 	}, service)
 	if err != nil {
 		return refuse.refusal(w, r, err)
 	}
 	id := verifier.Identity{
-		Account:    v.account.Name,
+		Account:    account.Name,
 		Service:    service,
 		ExternalID: verified.ExternalID,
 		Digest:     verified.Digest,
@@ -144,17 +153,20 @@ func (v *Verify) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhtt
 	recycle(verified.Canonical)
 	ctx, cancel := context.WithTimeout(r.Context(), time.Duration(v.Timeout))
 	defer cancel()
-	earlier, delivery, err := v.app.ledger.Begin(ctx, id)
+	earlier, delivery, err := account.ledger.Begin(ctx, id)
 	switch {
 	case errors.As(err, new(*verifier.Refusal)):
 		return refuse.refusal(w, r, err)
 	case err != nil && ctx.Err() != nil:
 		return refuse.refuse(w, r, snap.Timeout, "in_flight", err)
+	case err != nil && v.app.OnStoreError == storeErrorContinue:
+		v.log.LogAttrs(ctx, slog.LevelWarn, "the store is away: a call is handed to the app without protection against repeats",
+			slog.String("account", account.Name), slog.String("external_id", id.ExternalID), slog.String("error", err.Error()))
 	case err != nil:
-		return refuse.refuse(w, r, snap.GeneralError, "ledger", err)
+		return refuse.refuse(w, r, snap.GeneralError, "store", err)
 	case earlier != nil:
 		inboundCalls.WithLabelValues(string(service), "replayed").Inc()
-		v.log.LogAttrs(ctx, slog.LevelInfo, "repeat answered from the ledger", slog.String("account", v.account.Name),
+		v.log.LogAttrs(ctx, slog.LevelInfo, "repeat answered from the ledger", slog.String("account", account.Name),
 			slog.String("service", string(service)), slog.String("external_id", id.ExternalID))
 		return replay(w, earlier)
 	}
@@ -162,15 +174,15 @@ func (v *Verify) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhtt
 }
 
 // verify runs the checks inside a span.
-func (v *Verify) verify(r *http.Request, c verifier.Call, service snap.Service) (verifier.Verified, error) {
+func (v *Verify) verify(r *http.Request, account *Account, c verifier.Call, service snap.Service) (verifier.Verified, error) {
 	_, span := startSpan(r.Context(), "doku.verify")
 	defer span.End()
-	verified, err := v.account.calls.Verify(c, v.now())
+	verified, err := account.credentials().calls.Verify(c, v.now())
 	if err == nil && verified.Valid != nil {
 		err = &verifier.Refusal{Case: snap.BadRequest, Err: fmt.Errorf("%w: %w", verifier.ErrBodyFormat, verified.Valid)}
 	}
 	if span.IsRecording() {
-		span.SetAttributes(attribute.String("doku.account", v.account.Name), attribute.String("doku.service_code", string(service)))
+		span.SetAttributes(attribute.String("doku.account", account.Name), attribute.String("doku.service_code", string(service)))
 		if err != nil {
 			span.SetStatus(codes.Error, verifier.Reason(err))
 		} else {
@@ -183,14 +195,17 @@ func (v *Verify) verify(r *http.Request, c verifier.Call, service snap.Service) 
 var answers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 
 // deliver hands a verified call to the app, records its answer if it accepts,
-// and only then answers DOKU.
+// and only then answers DOKU. There is no delivery if the store is away.
 func (v *Verify) deliver(ctx context.Context, w http.ResponseWriter, r *http.Request, next caddyhttp.Handler,
 	refuse refuser, id verifier.Identity, delivery *verifier.Delivery, body []byte,
 ) error {
-	open := true
+	open := delivery != nil
 	defer func() {
 		if open { // also when the proxy panics, as it does if the app's answer breaks off
-			delivery.Failed()
+			if err := delivery.Failed(ctx); err != nil {
+				v.log.LogAttrs(ctx, slog.LevelWarn, "the ledger could not be told that the app has not accepted a call; its repeat waits for a while",
+					slog.String("account", id.Account), slog.String("external_id", id.ExternalID), slog.String("error", err.Error()))
+			}
 		}
 	}()
 	buffer := answers.Get().(*bytes.Buffer)
@@ -210,20 +225,25 @@ func (v *Verify) deliver(ctx context.Context, w http.ResponseWriter, r *http.Req
 		return refuse.refuse(w, r, snap.GeneralError, "app_missing", errors.New("no handler answered: expected a reverse_proxy to the app after doku_verify, for the same path"))
 	}
 	status := recorder.Status()
-	if 200 <= status && status < 300 {
-		// What the app has accepted must be on record even if DOKU has hung up meanwhile.
-		given := verifier.Answer{Status: status, Header: kept(recorder.Header()), Body: bytes.Clone(buffer.Bytes())}
+	if status < 200 || status >= 300 {
+		inboundCalls.WithLabelValues(string(id.Service), "app_refused").Inc()
+		return recorder.WriteResponse()
+	}
+	if open {
+		given := store.Answer{Status: status, Header: kept(recorder.Header()), Body: buffer.Bytes()}
 		if len(given.Body) > answerKept {
 			given.Body = snap.Successful.Answer(id.Service)
 		}
 		open = false
-		if err := delivery.Accepted(context.WithoutCancel(ctx), given, v.now()); err != nil {
-			return refuse.refuse(w, r, snap.GeneralError, "ledger", err)
+		err := delivery.Accepted(ctx, given, v.now())
+		if err != nil && v.app.OnStoreError != storeErrorContinue {
+			return refuse.refuse(w, r, snap.GeneralError, "store", err)
+		} else if err != nil {
+			v.log.LogAttrs(ctx, slog.LevelWarn, "an accepted call could not be recorded; its repeat will be handed to the app again",
+				slog.String("account", id.Account), slog.String("external_id", id.ExternalID), slog.String("error", err.Error()))
 		}
-		inboundCalls.WithLabelValues(string(id.Service), "accepted").Inc()
-	} else {
-		inboundCalls.WithLabelValues(string(id.Service), "app_refused").Inc()
 	}
+	inboundCalls.WithLabelValues(string(id.Service), "accepted").Inc()
 	return recorder.WriteResponse()
 }
 
@@ -253,26 +273,6 @@ func asCalled(r *http.Request) (method, target string) {
 	return r.Method, snap.RequestTarget(r.RequestURI)
 }
 
-// kept returns the headers of an answer that its repeat has too: those of the
-// app, without those of one connection or moment.
-func kept(h http.Header) http.Header {
-	h = maps.Clone(h)
-	for _, name := range []string{"Connection", "Date", "Server", "Via", "Content-Length", "Transfer-Encoding", "Trailer", "Alt-Svc"} {
-		delete(h, name)
-	}
-	return h
-}
-
-// replay gives an earlier answer again.
-func replay(w http.ResponseWriter, earlier *verifier.Answer) error {
-	h := w.Header()
-	maps.Copy(h, earlier.Header)
-	h.Set("Content-Length", strconv.Itoa(len(earlier.Body)))
-	w.WriteHeader(earlier.Status)
-	_, err := w.Write(earlier.Body)
-	return err
-}
-
 // readInbound reads a body from the net: at most limit bytes, within bodyDeadline.
 func readInbound(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
 	control := http.NewResponseController(w)
@@ -299,6 +299,15 @@ func (f refuser) refusal(w http.ResponseWriter, r *http.Request, err error) erro
 		return f.refuse(w, r, snap.GeneralError, "other", err)
 	}
 	return f.refuse(w, r, refusal.Case, verifier.Reason(err), err)
+}
+
+// stranger answers a call for which there is no account: as an account does that
+// does not know its caller.
+func (f refuser) stranger(w http.ResponseWriter, r *http.Request, header string, err error) error {
+	if len(r.Header.Values(header)) == 0 {
+		return f.refuse(w, r, snap.InvalidMandatory.With(header), "header_missing", err)
+	}
+	return f.refuse(w, r, snap.UnknownClient, "client_unknown", err)
 }
 
 // unread answers a call whose body could not be read.

@@ -24,7 +24,7 @@ func TestTheExampleConfigurationWorks(t *testing.T) {
 	w := newWorld(t)
 	config := readDoc(t, "Caddyfile.example")
 	for old, replacement := range map[string]string{
-		"\n{\n":                 "\n{\nadmin off\npersist_config off\n",
+		"\n{\n":                 "\n{\nadmin " + strings.TrimPrefix(w.admin, "http://") + "\npersist_config off\n",
 		"environment sandbox":   "environment " + w.environment,
 		"http://127.0.0.1:9180": w.outward,
 		"\n:8443":               "\n" + w.inward,

@@ -3,25 +3,25 @@
 package integration
 
 import (
-	"bytes"
 	"context"
 	"crypto/rsa"
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/caddy-doku/caddy-doku/internal/programs"
 	"github.com/caddy-doku/caddy-doku/simulator"
 )
 
@@ -131,54 +131,42 @@ type world struct {
 	app     *app
 	outward string // base URL for the app
 	inward  string // base URL for DOKU
-	log     *syncBuffer
+	admin   string // base URL of Caddy's admin API
+	log     *programs.Log
 	config  string // the sidecar's Caddyfile
+	sidecar *programs.Process
 
 	environment, appAddress string // of doku and app, for the configuration
 }
 
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *syncBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *syncBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
-}
-
 // options are additions to the configuration.
 type options struct {
-	sign, verify string // the directives' blocks
+	global       string // in the option doku
+	sign, verify string // what follows the directives
 	environment  string // default: the simulator
 	app          string // address of the app; default: the recording one
-	admin        bool   // with the admin API, for reloads
 }
 
 // start sets up a world for one test.
 func start(t *testing.T, o options) *world {
 	t.Helper()
 	w := newWorld(t)
+	w.run(t, w.caddyfile(o))
+	return w
+}
+
+// caddyfile returns the configuration of a sidecar.
+func (w *world) caddyfile(o options) string {
 	if o.environment == "" {
 		o.environment = w.environment
 	}
 	if o.app == "" {
 		o.app = w.appAddress
 	}
-	admin := "off"
-	if o.admin {
-		admin = freeAddress(t)
-	}
-	w.run(t, fmt.Sprintf(`{
+	return fmt.Sprintf(`{
 	admin %s
 	persist_config off
+	metrics
 	log {
 		level DEBUG
 	}
@@ -190,53 +178,75 @@ func start(t *testing.T, o options) *world {
 			private_key {env.DOKU_PRIVATE_KEY}
 			doku_public_key {env.DOKU_PUBLIC_KEY}
 		}
+		%s
 	}
 }
 %s {
+	tracing
 	doku_sign %s
 }
 %s {
+	tracing
 	doku_token %s
 	doku_verify /v1.1/transfer-va/* %s
 	reverse_proxy /v1.1/transfer-va/* %s
 }
-`, admin, o.environment, w.outward, o.sign, w.inward, tokenPath, o.verify, o.app))
-	return w
+`, strings.TrimPrefix(w.admin, "http://"), o.environment, o.global, w.outward, o.sign, w.inward, tokenPath, o.verify, o.app)
 }
 
 // newWorld sets up what is around the sidecar.
 func newWorld(t *testing.T) *world {
 	t.Helper()
+	w := &world{app: &app{}, doku: newDOKU(t, clientID, secretKey)}
+	doku := httptest.NewServer(w.doku)
+	t.Cleanup(doku.Close)
+	server := httptest.NewServer(w.app)
+	t.Cleanup(server.Close)
+	w.environment, w.appAddress = doku.URL, server.Listener.Addr().String()
+	w.settle(t)
+	return w
+}
+
+func newDOKU(t *testing.T, clientID, secretKey string) *simulator.Simulator {
+	t.Helper()
 	merchant := privateKey(t, "test-merchant-private.pem")
-	w := &world{app: &app{}, log: &syncBuffer{}}
-	var err error
-	w.doku, err = simulator.New(simulator.Config{Merchant: simulator.Merchant{
+	// A connection for each call: one that is kept alive can be closed by a reload
+	// in the very moment in which the next call is sent on it, as with every server.
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: time.Minute}
+	s, err := simulator.New(simulator.Config{Client: client, Merchant: simulator.Merchant{
 		ClientID: clientID, SecretKey: secretKey, PublicKey: &merchant.PublicKey,
 		DOKUKey: privateKey(t, "test-doku-private.pem"), PartnerServiceID: partnerServiceID,
 	}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	doku := httptest.NewServer(w.doku)
-	t.Cleanup(doku.Close)
-	server := httptest.NewServer(w.app)
-	t.Cleanup(server.Close)
-	w.environment, w.appAddress = doku.URL, server.Listener.Addr().String()
-	w.outward, w.inward = "http://"+freeAddress(t), "http://"+freeAddress(t)
-	w.doku.SetMerchantURLs(w.inward+tokenPath, w.inward+inquiryPath, w.inward+paymentPath)
-	return w
+	return s
 }
 
-// run starts the sidecar with a Caddyfile, and ends it with the test.
+// settle gives the sidecar its addresses.
+func (w *world) settle(t *testing.T) {
+	t.Helper()
+	w.log = new(programs.Log)
+	for _, address := range []*string{&w.outward, &w.inward, &w.admin} {
+		*address = "http://" + programs.FreeAddress(t)
+	}
+	w.doku.SetMerchantURLs(w.inward+tokenPath, w.inward+inquiryPath, w.inward+paymentPath)
+}
+
+// another returns a world with the same DOKU and app and a sidecar of its own,
+// which is not started yet. DOKU calls the latest one.
+func (w *world) another(t *testing.T) *world {
+	t.Helper()
+	copied := *w
+	copied.settle(t)
+	return &copied
+}
+
+// run starts the sidecar with a Caddyfile, and ends it with the test. Then
+// nothing secret may be found in what it has said.
 func (w *world) run(t *testing.T, config string) {
 	t.Helper()
 	w.config = config
-	runSidecar(t, config, w.log, strings.TrimPrefix(w.outward, "http://"), strings.TrimPrefix(w.inward, "http://"))
-}
-
-// runSidecar starts the binary and ends it with the test.
-func runSidecar(t *testing.T, config string, log io.Writer, addresses ...string) {
-	t.Helper()
 	dir := t.TempDir()
 	file := filepath.Join(dir, "Caddyfile")
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
@@ -245,63 +255,67 @@ func runSidecar(t *testing.T, config string, log io.Writer, addresses ...string)
 	cmd := exec.Command(binary(t), "run", "--config", file, "--adapter", "caddyfile")
 	cmd.Env = append(os.Environ(), "DOKU_CLIENT_ID="+clientID, "DOKU_SECRET_KEY="+secretKey,
 		"DOKU_PRIVATE_KEY="+testdata(t, "test-merchant-private.pem"), "DOKU_PUBLIC_KEY="+testdata(t, "test-doku-public.pem"),
-		"XDG_CONFIG_HOME="+dir, "XDG_DATA_HOME="+dir)
-	cmd.Stdout, cmd.Stderr = log, log
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		_ = cmd.Wait() // its log says why it ended
-	}()
-	t.Cleanup(func() {
-		_ = cmd.Process.Signal(os.Interrupt)
-		select {
-		case <-ended:
-		case <-time.After(20 * time.Second):
-			_ = cmd.Process.Kill()
-			t.Error("the sidecar did not end within 20 s")
-		}
-		if t.Failed() {
-			t.Logf("the sidecar's log:\n%s", log)
+		"OTEL_TRACES_EXPORTER=console", "XDG_CONFIG_HOME="+dir, "XDG_DATA_HOME="+dir)
+	said := make(map[string]string)
+	t.Cleanup(func() { // after the sidecar has ended, and its last spans are in the log
+		said["log and spans"] = w.log.String()
+		w.checkSecrets(t, said)
+	})
+	w.sidecar = programs.Start(t, w.log, cmd, strings.TrimPrefix(w.outward, "http://"), strings.TrimPrefix(w.inward, "http://"))
+	t.Cleanup(func() { // before it ends
+		for _, path := range []string{"/config/", "/metrics"} {
+			said[path] = w.ask(path)
 		}
 	})
-	for _, address := range addresses {
-		await(t, address, ended)
-	}
 }
 
-// await waits until somebody listens on address.
-func await(t *testing.T, address string, ended <-chan struct{}) {
-	t.Helper()
-	deadline := time.After(30 * time.Second)
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		conn, err := net.Dial("tcp", address)
-		if err == nil {
-			conn.Close()
-			return
-		}
-		select {
-		case <-ended:
-			t.Fatalf("the program that should listen on %s has ended", address)
-		case <-deadline:
-			t.Fatalf("nobody listens on %s: %v", address, err)
-		case <-tick.C:
-		}
-	}
-}
-
-func freeAddress(t testing.TB) string {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+// ask returns what the admin API answers to a GET, or nothing if it cannot be asked.
+func (w *world) ask(path string) string {
+	client := http.Client{Timeout: 10 * time.Second}
+	resp, err := client.Get(w.admin + path)
 	if err != nil {
-		t.Fatal(err)
+		return ""
 	}
-	defer listener.Close()
-	return listener.Addr().String()
+	defer resp.Body.Close()
+	body, _ := io.ReadAll(resp.Body)
+	return string(body)
+}
+
+var accessToken = regexp.MustCompile(`"accessToken":"([^"]+)"`)
+
+// checkSecrets looks for what must not be found in what a sidecar has said.
+func (w *world) checkSecrets(t *testing.T, said map[string]string) {
+	t.Helper()
+	secrets := map[string]string{secretKey: "the secret key"}
+	for _, name := range []string{"test-merchant-private.pem", "test-doku-private.pem"} {
+		text, err := os.ReadFile(testdata(t, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.SplitSeq(string(text), "\n") {
+			if len(line) == 64 {
+				secrets[line] = "a line of " + name
+			}
+		}
+	}
+	for _, e := range w.doku.Exchanges() {
+		if token := strings.TrimPrefix(e.Header.Get("Authorization"), "Bearer "); len(token) > 20 {
+			secrets[token] = "a token"
+		}
+		if found := accessToken.FindSubmatch(e.Answer); len(found) == 2 && len(found[1]) > 20 {
+			secrets[string(found[1])] = "a token"
+		}
+		if signature := e.Header.Get("X-Signature"); len(signature) > 20 {
+			secrets[signature] = "a signature"
+		}
+	}
+	for where, text := range said {
+		for secret, what := range secrets {
+			if i := strings.Index(text, secret); i >= 0 {
+				t.Errorf("%s is in %s: …%s…", what, where, text[max(0, i-200):i])
+			}
+		}
+	}
 }
 
 // answer is an HTTP answer, read.
@@ -314,6 +328,16 @@ type answer struct {
 // call sends a request of the app's to the sidecar.
 func (w *world) call(t testing.TB, method, target, body string, header ...string) answer {
 	t.Helper()
+	got, err := w.try(t, method, target, body, header...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return got
+}
+
+// try is call for a sidecar whose connections may break.
+func (w *world) try(t testing.TB, method, target, body string, header ...string) (answer, error) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, method, w.outward+target, strings.NewReader(body))
@@ -323,21 +347,13 @@ func (w *world) call(t testing.TB, method, target, body string, header ...string
 	for i := 0; i+1 < len(header); i += 2 {
 		req.Header.Add(header[i], header[i+1])
 	}
-	return do(t, req)
-}
-
-func do(t testing.TB, req *http.Request) answer {
-	t.Helper()
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		t.Fatal(err)
+		return answer{}, err
 	}
 	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return answer{resp.StatusCode, resp.Header, string(body)}
+	text, err := io.ReadAll(resp.Body)
+	return answer{resp.StatusCode, resp.Header, string(text)}, err
 }
 
 // expect checks an answer's HTTP status and response code.

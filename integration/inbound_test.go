@@ -17,6 +17,7 @@ import (
 
 	"github.com/golang-jwt/jwt/v5"
 
+	"github.com/caddy-doku/caddy-doku/internal/programs"
 	"github.com/caddy-doku/caddy-doku/simulator"
 )
 
@@ -353,6 +354,6 @@ func TestWhatTheAppDoesNotTakeIsNotAcknowledged(t *testing.T) {
 
 func TestAppThatIsNotThere(t *testing.T) {
 	t.Parallel()
-	w := start(t, options{app: freeAddress(t)})
+	w := start(t, options{app: programs.FreeAddress(t)})
 	w.notify(t, simulator.Outgoing{}).expect(t, 500, "5002502")
 }

@@ -3,13 +3,13 @@ package integration
 import (
 	"fmt"
 	"net/http"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
-	"time"
+
+	"github.com/caddy-doku/caddy-doku/internal/programs"
 )
 
 // language is one of the apps in apps/ and how it is run.
@@ -31,26 +31,12 @@ var languages = []language{
 	{"Java", "javac", []string{"java", "App.java"}, served("java", "App.java")}, // running a source file takes a compiler
 }
 
-// need skips the test if a program is not installed, unless
-// DOKU_REQUIRE_LANGUAGES (a list such as "python3,node") names it.
-func need(t *testing.T, program string) {
-	t.Helper()
-	_, err := exec.LookPath(program)
-	if err == nil {
-		return
-	}
-	if slices.Contains(strings.Split(os.Getenv("DOKU_REQUIRE_LANGUAGES"), ","), program) {
-		t.Fatalf("%s is required here, but not installed", program)
-	}
-	t.Skipf("skipped, because %s is not installed", program)
-}
-
 func TestAppsInAnyLanguage(t *testing.T) {
 	t.Parallel()
 	for _, l := range languages {
 		t.Run(l.name, func(t *testing.T) {
 			t.Parallel()
-			need(t, l.needs)
+			programs.Need(t, l.needs)
 			l.test(t)
 		})
 	}
@@ -69,25 +55,12 @@ func TestAppsInAnyLanguage(t *testing.T) {
 // test has the app answer DOKU's calls, and another of its processes create a VA.
 func (l language) test(t *testing.T) {
 	t.Helper()
-	address := freeAddress(t)
+	address := programs.FreeAddress(t)
 	_, port, _ := strings.Cut(address, ":")
 	command := l.serve(address, port)
 	server := exec.Command(command[0], command[1:]...)
 	server.Dir = "apps"
-	server.WaitDelay = 10 * time.Second
-	if err := server.Start(); err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		_ = server.Wait() // it is killed below
-	}()
-	t.Cleanup(func() {
-		_ = server.Process.Kill()
-		<-ended
-	})
-	await(t, address, ended)
+	programs.Start(t, new(programs.Log), server, address)
 	w := start(t, options{app: address})
 
 	create := exec.CommandContext(t.Context(), l.app[0], append(slices.Clone(l.app[1:]), "create", w.outward, "INV-1", "1001")...)

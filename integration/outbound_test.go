@@ -8,6 +8,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/caddy-doku/caddy-doku/internal/programs"
 	"github.com/caddy-doku/caddy-doku/simulator"
 )
 
@@ -249,24 +250,7 @@ func TestWhenDOKUMisbehaves(t *testing.T) {
 
 func TestDOKUUnreachable(t *testing.T) {
 	t.Parallel()
-	w := start(t, options{environment: "http://" + freeAddress(t)})
+	w := start(t, options{environment: "http://" + programs.FreeAddress(t)})
 	got := w.call(t, http.MethodPost, createPath, bill("1", "A", "1000.00", "C", ""))
 	got.expect(t, http.StatusServiceUnavailable, "5032700")
-}
-
-func TestSecretsStayOutOfTheLog(t *testing.T) {
-	t.Parallel()
-	w := start(t, options{})
-	w.call(t, http.MethodPost, createPath, bill("1", "A", "1000.00", "C", "")).expect(t, http.StatusOK, "2002700")
-	received := w.received(t)
-	log := w.log.String()
-	for what, secret := range map[string]string{
-		"the secret key": secretKey,
-		"the token":      strings.TrimPrefix(received.Header.Get("Authorization"), "Bearer "),
-		"a signature":    received.Header.Get("X-Signature"),
-	} {
-		if strings.Contains(log, secret) {
-			t.Errorf("%s is in the log", what)
-		}
-	}
 }

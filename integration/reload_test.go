@@ -1,11 +1,14 @@
 package integration
 
 import (
+	"fmt"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/caddy-doku/caddy-doku/simulator"
@@ -31,7 +34,7 @@ func (w *world) reload(t *testing.T, old, replacement string) {
 
 func TestAReloadKeepsTokenAndLedger(t *testing.T) {
 	t.Parallel()
-	w := start(t, options{admin: true})
+	w := start(t, options{})
 	w.call(t, http.MethodPost, createPath, bill("1", "A", "1000.00", "C", "")).expect(t, http.StatusOK, "2002700")
 	paid := simulator.Outgoing{Body: payment("P-1"), ExternalID: "E-1"}
 	w.notify(t, paid).expect(t, http.StatusOK, "2002500")
@@ -47,9 +50,68 @@ func TestAReloadKeepsTokenAndLedger(t *testing.T) {
 	}
 }
 
+// TestReloadsUnderLoadLoseAndDoubleNothing has calls in both directions go on
+// while the configuration changes. A connection that is being opened in the very
+// moment in which Caddy closes its old socket may break; then the caller tries
+// again, as DOKU and an app do, with the same id.
+func TestReloadsUnderLoadLoseAndDoubleNothing(t *testing.T) {
+	t.Parallel()
+	w := start(t, options{})
+	token := w.token(t)
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	var made, broken atomic.Int32
+	insist := func(call func() error) {
+		for call() != nil {
+			if broken.Add(1) > 100 {
+				t.Error("too many connections break")
+				return
+			}
+		}
+	}
+	for client := range 4 {
+		wg.Go(func() {
+			for n := 0; ; n++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				made.Add(1)
+				id := fmt.Sprintf("%d%06d", client+1, n)
+				insist(func() error {
+					got, err := w.try(t, http.MethodPost, createPath, bill(id, "T"+id, "1000.00", "C", ""), "Idempotency-Key", id)
+					if err == nil {
+						got.expect(t, http.StatusOK, "2002700")
+					}
+					return err
+				})
+				insist(func() error {
+					got, err := w.doku.Call(t.Context(), simulator.Outgoing{URL: w.inward + paymentPath, Body: payment(id), ExternalID: id, Bearer: token})
+					if err == nil {
+						answer{got.Status, got.Header, string(got.Body)}.expect(t, http.StatusOK, "2002500")
+					}
+					return err
+				})
+			}
+		})
+	}
+	channels := []string{"", "{\n channel_id A\n}", "{\n channel_id B\n}", "{\n channel_id C\n}"}
+	for i := 1; i < len(channels); i++ {
+		w.reload(t, "doku_sign "+channels[i-1], "doku_sign "+channels[i])
+	}
+	close(stop)
+	wg.Wait()
+	tokens, created, notified := w.doku.Tokens(), len(w.created()), len(w.app.seen())
+	if tokens != 1 || created != int(made.Load()) || notified != int(made.Load()) {
+		t.Errorf("DOKU issued %d tokens and received %d calls, the app received %d, expected 1, and %d of each", tokens, created, notified, made.Load())
+	}
+	t.Logf("%d calls each way, %d broken connections", made.Load(), broken.Load())
+}
+
 func TestAReloadWithOtherCredentialsStartsClean(t *testing.T) {
 	t.Parallel()
-	w := start(t, options{admin: true})
+	w := start(t, options{})
 	w.call(t, http.MethodPost, createPath, bill("1", "A", "1000.00", "C", "")).expect(t, http.StatusOK, "2002700")
 	w.reload(t, "client_id {env.DOKU_CLIENT_ID}", "client_id BRN-9")
 	w.call(t, http.MethodPost, createPath, bill("2", "B", "1000.00", "C", "")).expect(t, http.StatusServiceUnavailable, "5032700")

@@ -9,13 +9,16 @@
 package simulator
 
 import (
+	"context"
 	"crypto/rand"
 	"crypto/rsa"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -27,6 +30,8 @@ type Config struct {
 	Now      func() time.Time // default: time.Now
 	Client   *http.Client     // for calls to the merchant; default: 30 s, no redirects
 	Observe  func(Exchange)   // called after each exchange, in both directions; may be nil
+
+	TokenLife time.Duration // of the B2B tokens that it issues; default: 900 s
 }
 
 // Merchant is the merchant as registered with DOKU.
@@ -72,14 +77,21 @@ type Simulator struct {
 	bearerEnds  time.Time
 	due         []retry
 	faults      map[string]*Fault
+	pending     map[string]int // calls being answered, by path
 	exchanges   []Exchange
 }
 
 // Fault makes the simulator misbehave for calls to a path.
 type Fault struct {
 	Status int // 0: the connection is dropped without an answer
+	Header http.Header
 	Body   string
 	Times  int // how often; 0 is for good
+
+	Delay  time.Duration // before the answer, or the drop
+	Drip   time.Duration // between the bytes of the answer's body
+	Cut    int           // the connection is dropped after so many bytes of the body
+	Normal bool          // the answer is the usual one, in place of Status, Header and Body
 }
 
 const (
@@ -100,6 +112,9 @@ func New(cfg Config) (*Simulator, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now //nolint:forbidigo // the default of an injected clock
 	}
+	if cfg.TokenLife == 0 {
+		cfg.TokenLife = tokenLife
+	}
 	if cfg.Client == nil {
 		cfg.Client = &http.Client{
 			Timeout:       30 * time.Second,
@@ -111,6 +126,7 @@ func New(cfg Config) (*Simulator, error) {
 		externalIDs: make(map[string]string),
 		accounts:    make(map[string]*virtualAccount),
 		faults:      make(map[string]*Fault),
+		pending:     make(map[string]int),
 	}, nil
 }
 
@@ -132,6 +148,20 @@ func (s *Simulator) SetFault(path string, f *Fault) {
 	}
 	copied := *f
 	s.faults[path] = &copied
+}
+
+// Pending returns how many calls to path are being answered right now, or are
+// held up by a fault.
+func (s *Simulator) Pending(path string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.pending[path]
+}
+
+func (s *Simulator) count(path string, n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.pending[path] += n
 }
 
 // ExpireToken makes the merchant's current B2B token invalid.
@@ -202,21 +232,33 @@ func success(service string) map[string]any {
 
 // ServeHTTP is DOKU's API.
 func (s *Simulator) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s.count(r.URL.Path, 1)
+	defer s.count(r.URL.Path, -1)
 	e := Exchange{Inbound: true, Method: r.Method, Target: r.RequestURI, Header: r.Header.Clone()}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, bodyLargest))
 	e.Body, e.Fragile = body, fragile(body)
+	f := s.fault(r.URL.Path)
+	if f == nil {
+		f = &Fault{Normal: true}
+	}
+	if !pause(r.Context(), f.Delay) {
+		e.Reason = "the caller has gone"
+		s.record(e)
+		return
+	}
 	var answer reply
-	switch f := s.fault(r.URL.Path); {
+	switch {
 	case err != nil:
 		answer = refuse(http.StatusBadRequest, "00", "00", "Bad Request", err.Error())
-	case f != nil && f.Status == 0:
+	case f.Normal:
+		answer = s.route(r, body)
+	case f.Status == 0:
 		e.Reason = "fault: connection dropped"
 		s.record(e)
 		panic(http.ErrAbortHandler)
-	case f != nil:
-		answer = reply{status: f.Status, raw: f.Body, reason: "fault"}
 	default:
-		answer = s.route(r, body)
+		answer = reply{status: f.Status, raw: f.Body, reason: "fault"}
+		maps.Copy(w.Header(), f.Header)
 	}
 	e.Status, e.Answer, e.Reason = answer.status, []byte(answer.raw), answer.reason
 	if answer.body != nil {
@@ -226,9 +268,43 @@ func (s *Simulator) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 	}
 	w.Header().Set("X-TIMESTAMP", s.timestamp())
+	if w.Header().Get("Date") == "" {
+		w.Header().Set("Date", s.cfg.Now().UTC().Format(http.TimeFormat))
+	}
+	w.Header().Set("Content-Length", strconv.Itoa(len(e.Answer)))
 	s.record(e)
 	w.WriteHeader(answer.status)
-	_, _ = w.Write(e.Answer) // the caller may be gone
+	s.write(r.Context(), w, e.Answer, f)
+}
+
+// write sends an answer's body, whole and at once unless the fault says otherwise.
+func (s *Simulator) write(ctx context.Context, w http.ResponseWriter, body []byte, f *Fault) {
+	if f.Cut > 0 && f.Cut < len(body) {
+		_, _ = w.Write(body[:f.Cut]) // the caller may be gone
+		panic(http.ErrAbortHandler)
+	}
+	if f.Drip == 0 {
+		_, _ = w.Write(body)
+		return
+	}
+	for i := range body {
+		if _, err := w.Write(body[i : i+1]); err != nil || http.NewResponseController(w).Flush() != nil || !pause(ctx, f.Drip) {
+			return
+		}
+	}
+}
+
+// pause waits, and reports whether ctx has not ended meanwhile.
+func pause(ctx context.Context, d time.Duration) bool {
+	if d == 0 {
+		return true
+	}
+	select {
+	case <-time.After(d):
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 // operations of the API by the end of their path; what is in front of it
@@ -278,12 +354,12 @@ func (s *Simulator) issueToken(h http.Header, body []byte) reply {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.token, s.tokenEnds = "sim."+rand.Text()+rand.Text(), s.cfg.Now().Add(tokenLife)
+	s.token, s.tokenEnds = "sim."+rand.Text()+rand.Text(), s.cfg.Now().Add(s.cfg.TokenLife)
 	s.tokens++
 	answer := success("73")
 	answer["accessToken"] = s.token
 	answer["tokenType"] = "Bearer"
-	answer["expiresIn"] = int(tokenLife.Seconds())
+	answer["expiresIn"] = int(s.cfg.TokenLife.Seconds())
 	answer["additionalInfo"] = ""
 	return reply{status: http.StatusOK, body: answer}
 }

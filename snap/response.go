@@ -31,6 +31,7 @@ var (
 	RequestTimeout     = Case{http.StatusRequestTimeout, 0, "Request Timeout"}
 	Conflict           = Case{http.StatusConflict, 0, "Conflict"}
 	BodyTooLarge       = Case{http.StatusRequestEntityTooLarge, 0, "Request Entity Too Large"}
+	Unprocessable      = Case{http.StatusUnprocessableEntity, 0, "Unprocessable Request"}
 	GeneralError       = Case{http.StatusInternalServerError, 0, "General Error"}
 	ExternalError      = Case{http.StatusInternalServerError, 2, "External Server Error"}
 	Unavailable        = Case{http.StatusServiceUnavailable, 0, "Service Unavailable"}

@@ -1,45 +1,47 @@
 package verifier
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
-	"fmt"
-	"net/http"
+	"errors"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/caddy-doku/caddy-doku/snap"
 	"github.com/caddy-doku/caddy-doku/store"
 )
 
-// Ledger remembers the inbound calls that the app has accepted, with the
-// answer it gave, so that a repeat is answered without the app being called
-// again. DOKU delivers at least once: a repeat is to be expected.
+// Ledger remembers the inbound calls that the app has accepted, with the answer
+// it gave, so that a repeat is answered without the app being called again. DOKU
+// delivers at least once: a repeat is to be expected, and it is not known whether
+// it has the external id of the first.
 //
-// A call is the same as an earlier one if external id and body are the same,
-// or, for a notification, if payment id and body are. While the first is in
-// flight, a repeat waits for its answer; after a 2xx it gets that answer; after
-// anything else it is handed to the app. The same external id with another
-// body is refused with [ErrConflict].
+// A call is the same as an earlier one if external id and body are the same, or,
+// for a notification, if payment id and body are. While the first is in flight, in
+// this sidecar or another one with the same store, a repeat waits for its answer;
+// after a 2xx it gets that answer; after anything else it is handed to the app.
+// The same external id with another body is refused with [ErrConflict] while the
+// first is in flight and after a 2xx.
 //
-// Answers are kept in the store until the WIB day has ended, and 24 h at least.
-// Calls in flight are known to this process only. It is safe for concurrent use.
+// Answers are kept until the WIB day has ended, and 24 h at least. It is safe for
+// concurrent use.
 type Ledger struct {
-	store store.Store
-
-	mu     sync.Mutex
-	flying map[string]*Delivery
+	once *store.Once
 }
 
-// NewLedger returns a ledger that keeps its answers in s.
-func NewLedger(s store.Store) *Ledger {
-	return &Ledger{store: s, flying: make(map[string]*Delivery)}
+// DefaultLease is for how long at most a repeat waits for a sidecar that has died
+// while the first was in flight.
+const DefaultLease = 10 * time.Second
+
+// NewLedger returns an account's ledger, which keeps its answers in s: see
+// [store.Scope].
+func NewLedger(s store.Store, lease time.Duration) *Ledger {
+	return &Ledger{store.NewOnce(s, lease)}
 }
 
-// Identity is what makes two calls the same.
+// Identity is what makes two calls of an account the same.
 type Identity struct {
 	Account    string
 	Service    snap.Service
@@ -51,26 +53,30 @@ type Identity struct {
 // Key returns a text that is the same for the same call and for no other, to
 // hand to the app as Idempotency-Key: 32 hexadecimal digits.
 func (id Identity) Key() string {
-	who := id.PaymentID
-	if who == "" {
-		who = id.ExternalID
-	}
-	sum := sha256.Sum256([]byte(strings.Join([]string{id.Account, string(id.Service), who, string(id.Digest[:])}, "\x00")))
+	sum := sha256.Sum256([]byte(strings.Join([]string{id.Account, string(id.Service), id.call(), string(id.Digest[:])}, "\x00")))
 	return hex.EncodeToString(sum[:16])
 }
 
-func (id Identity) externalKey() string {
-	return strings.Join([]string{"ledger", id.Account, string(id.Service), "external", id.ExternalID}, "/")
+// call returns the id of what the call tells of.
+func (id Identity) call() string {
+	if id.PaymentID != "" {
+		return id.PaymentID
+	}
+	return id.ExternalID
 }
 
-// paymentKey names payment id and body: the same payment id with another body
-// is another call.
-func (id Identity) paymentKey() string {
-	if id.PaymentID == "" {
-		return ""
+// keys returns the keys under which a call is known: its external id, which no
+// other call may have, and payment or external id together with the body.
+func (id Identity) keys() (external, call string) {
+	external = "ledger/" + string(id.Service) + "/external/" + id.ExternalID
+	kind := "/call/"
+	if id.PaymentID != "" {
+		kind = "/payment/"
 	}
-	return strings.Join([]string{"ledger", id.Account, string(id.Service), "payment", hex.EncodeToString(id.Digest[:]), id.PaymentID}, "/")
+	return external, "ledger/" + string(id.Service) + kind + id.digest() + "/" + id.call()
 }
+
+func (id Identity) digest() string { return hex.EncodeToString(id.Digest[:]) }
 
 // PaymentID returns the id of the payment that the body of a notification
 // tells of, or "" if it has none: paymentRequestId for service 25, and
@@ -88,134 +94,58 @@ func PaymentID(service snap.Service, body []byte) string {
 	return ""
 }
 
-// Answer is the app's answer to a call.
-type Answer struct {
-	Status int         `json:"status"`
-	Header http.Header `json:"header"`
-	Body   []byte      `json:"body"`
-}
-
-// record is an answer as kept, with the body that it answers.
-type record struct {
-	Digest string `json:"digest"`
-	Answer Answer `json:"answer"`
-}
-
 // Delivery is the right and duty to hand one call to the app: it must be ended
 // by [Delivery.Accepted] or [Delivery.Failed], once.
 type Delivery struct {
-	ledger *Ledger
-	id     Identity
-	ended  chan struct{} // closed when the app has answered or failed
-	answer *Answer       // set before ended is closed, if the app accepted
+	turn *store.Turn
+	id   Identity
 }
+
+// ErrNotRecorded is the error of [Delivery.Accepted] if somebody else has taken
+// over, because the lease had run out.
+var ErrNotRecorded = errors.New("the answer came too late to be recorded: another sidecar has taken over")
 
 // Begin finds out whether a call was seen before. It returns either the answer
 // to give at once, or a delivery; or the error [ErrConflict] in a [*Refusal],
 // ctx's error if it ended while a call in flight was waited for, or the store's.
-func (l *Ledger) Begin(ctx context.Context, id Identity) (*Answer, *Delivery, error) {
-	for {
-		earlier, mine := l.claim(id)
-		if mine != nil {
-			answer, err := l.recorded(ctx, id)
-			if answer != nil || err != nil {
-				mine.end(nil)
-				return answer, nil, err
-			}
-			return nil, mine, nil
-		}
-		if earlier.id.Digest != id.Digest {
-			return nil, nil, conflict(id)
-		}
-		select {
-		case <-earlier.ended:
-			if earlier.answer != nil {
-				return earlier.answer, nil, nil
-			}
-		case <-ctx.Done():
-			return nil, nil, fmt.Errorf("waiting for the answer to the same call in flight: %w", context.Cause(ctx))
-		}
+func (l *Ledger) Begin(ctx context.Context, id Identity) (*store.Answer, *Delivery, error) {
+	external, call := id.keys()
+	turn, values, err := l.once.Take(ctx, id.digest(), external, call)
+	switch {
+	case errors.Is(err, store.ErrTaken):
+		return nil, nil, conflict(id)
+	case err != nil:
+		return nil, nil, err
+	case turn != nil:
+		return nil, &Delivery{turn, id}, nil
 	}
-}
-
-// claim returns the call in flight that id is the same as, or makes id one.
-func (l *Ledger) claim(id Identity) (earlier, mine *Delivery) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, key := range []string{id.externalKey(), id.paymentKey()} {
-		if d := l.flying[key]; d != nil && key != "" {
-			return d, nil
-		}
+	if body := values[0]; body != nil && !bytes.Equal(body, id.Digest[:]) {
+		return nil, nil, conflict(id)
 	}
-	mine = &Delivery{ledger: l, id: id, ended: make(chan struct{})}
-	l.flying[id.externalKey()] = mine
-	if key := id.paymentKey(); key != "" {
-		l.flying[key] = mine
-	}
-	return nil, mine
-}
-
-// recorded returns the answer kept for id, if there is one.
-func (l *Ledger) recorded(ctx context.Context, id Identity) (*Answer, error) {
-	for _, key := range []string{id.externalKey(), id.paymentKey()} {
-		if key == "" {
-			continue
-		}
-		value, found, err := l.store.Get(ctx, key)
-		if err != nil {
-			return nil, fmt.Errorf("reading the ledger: %w", err)
-		}
-		if !found {
-			continue
-		}
-		var r record
-		if err := json.Unmarshal(value, &r); err != nil {
-			return nil, fmt.Errorf("reading the ledger: %w", err)
-		}
-		if r.Digest != hex.EncodeToString(id.Digest[:]) {
-			return nil, conflict(id)
-		}
-		return &r.Answer, nil
-	}
-	return nil, nil
+	answer, err := store.DecodeAnswer(values[1])
+	return answer, nil, err
 }
 
 func conflict(id Identity) error {
 	return refuse(snap.Conflict, "%w: X-EXTERNAL-ID %s", ErrConflict, id.ExternalID)
 }
 
-// Accepted records the app's 2xx answer at the instant now, and gives it to
-// those who wait. It returns the store's error; then nothing is recorded and
-// DOKU must be told to try again.
-func (d *Delivery) Accepted(ctx context.Context, answer Answer, now time.Time) error {
-	value, err := json.Marshal(record{hex.EncodeToString(d.id.Digest[:]), answer})
+// Accepted records the app's 2xx answer at the instant now, and gives it to those
+// who wait. After an error, the store's or [ErrNotRecorded], nothing is recorded
+// and DOKU must be told to try again.
+func (d *Delivery) Accepted(ctx context.Context, answer store.Answer, now time.Time) error {
+	value, err := answer.Encode()
 	if err != nil {
-		d.end(nil)
-		return fmt.Errorf("writing the ledger: %w", err)
+		return errors.Join(err, d.Failed(ctx))
 	}
 	keep := max(24*time.Hour, snap.DayEnd(now).Sub(now))
-	for _, key := range []string{d.id.externalKey(), d.id.paymentKey()} {
-		if key == "" {
-			continue
-		}
-		if err := d.ledger.store.Set(ctx, key, value, keep); err != nil {
-			d.end(nil)
-			return fmt.Errorf("writing the ledger: %w", err)
-		}
+	done, err := d.turn.Finish(ctx, keep, d.id.Digest[:], value)
+	if err == nil && !done {
+		err = ErrNotRecorded
 	}
-	d.end(&answer)
-	return nil
+	return err
 }
 
 // Failed says that the app did not accept the call: the next one is handed to it.
-func (d *Delivery) Failed() { d.end(nil) }
-
-func (d *Delivery) end(answer *Answer) {
-	l := d.ledger
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	d.answer = answer
-	delete(l.flying, d.id.externalKey())
-	delete(l.flying, d.id.paymentKey())
-	close(d.ended)
-}
+// If the store fails, that one waits until the lease has run out.
+func (d *Delivery) Failed(ctx context.Context) error { return d.turn.Release(ctx) }

@@ -1,0 +1,362 @@
+package caddymodule
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-doku/caddy-doku/signer"
+	"github.com/caddy-doku/caddy-doku/store"
+	"github.com/caddy-doku/caddy-doku/verifier"
+)
+
+// Account is one DOKU client id with its keys.
+//
+// Files that are named by a path, or by a placeholder `{file./path}` and nothing
+// else, are watched: a new key or secret is taken up within seconds, without a
+// reload, and logged by its fingerprint. A new file that is of no use changes
+// nothing but for an error in the log and the counter
+// `caddy_doku_credential_loads_total`.
+type Account struct {
+	// What the account is called in this configuration. Default: `default`.
+	Name string `json:"name,omitempty"`
+
+	// The account's environment, if it is not that of the app.
+	Environment string `json:"environment,omitempty"`
+
+	// The Client ID, such as `BRN-0211-1696919651918`, from DOKU's dashboard
+	// under Integration, API Keys. Required.
+	ClientID string `json:"client_id,omitempty"`
+
+	// The Secret Key from the same page, with its `SK-` in front, or the path of a
+	// file that holds it. The first one signs; all of them are accepted, so that a
+	// change of secrets needs no pause. White space around it is removed, with a
+	// warning. Required.
+	SecretKeys []string `json:"secret_keys,omitempty"`
+
+	// The merchant's RSA private key, whose public half was uploaded to the
+	// dashboard: the path of a file, or the key itself. PKCS#1, PKCS#8 and
+	// encrypted PKCS#8, in PEM, bare base64 or DER; 2048 bits at least. Required.
+	PrivateKey string `json:"private_key,omitempty"`
+
+	// The passphrase of an encrypted private key, or the path of a file that
+	// holds it.
+	Passphrase string `json:"passphrase,omitempty"`
+
+	// DOKU's RSA public keys, from the dashboard: path of a file or the key
+	// itself. Several during a change of keys. Required for `doku_token`.
+	DOKUPublicKeys []string `json:"doku_public_keys,omitempty"`
+
+	// The X-CLIENT-KEY with which DOKU asks for a token. Default: the client id.
+	InboundClientKey string `json:"inbound_client_key,omitempty"`
+
+	// The X-PARTNER-ID with which DOKU calls. Default: the client id.
+	InboundPartnerID string `json:"inbound_partner_id,omitempty"`
+
+	clientID  string
+	clientKey string // DOKU's X-CLIENT-KEY
+	partnerID string // DOKU's X-PARTNER-ID
+	base      *url.URL
+	dial      string // host and port of base
+	*session
+
+	inUse atomic.Pointer[credentials]
+	tried map[string][sha256.Size]byte // the files of the last reload, by path
+}
+
+// session is what an account keeps across reloads.
+type session struct {
+	tokens  *signer.TokenSource
+	clock   *signer.Clock
+	repeats *signer.Repeats
+	ledger  *verifier.Ledger
+	scope   *store.Scoped
+	sealed  bool
+	log     *liveHandler
+	held    shares
+}
+
+func (s *session) Destruct() error {
+	s.tokens.Close()
+	return s.held.giveBack()
+}
+
+// credentials returns those in use.
+func (a *Account) credentials() *credentials { return a.inUse.Load() }
+
+// provision resolves and checks the settings, reads the credentials, and joins or
+// begins the session.
+func (a *Account) provision(app *App) error {
+	repl := caddy.NewReplacer()
+	environment := a.Environment
+	if environment == "" {
+		environment = app.Environment
+	}
+	environment, err := resolve(repl, "environment", environment)
+	if err != nil {
+		return err
+	}
+	if a.base, err = baseURL(environment); err != nil {
+		return fmt.Errorf("environment: %w", err)
+	}
+	a.dial = dialAddress(a.base)
+	if a.clientID, err = resolve(repl, "client_id", a.ClientID); err != nil {
+		return err
+	}
+	a.clientID = strings.TrimSpace(a.clientID)
+	a.clientKey, a.partnerID = a.clientID, a.clientID
+	for _, override := range []struct {
+		name, value string
+		into        *string
+	}{
+		{"inbound_client_key", a.InboundClientKey, &a.clientKey},
+		{"inbound_partner_id", a.InboundPartnerID, &a.partnerID},
+	} {
+		if override.value == "" {
+			continue
+		}
+		if *override.into, err = resolve(repl, override.name, override.value); err != nil {
+			return err
+		}
+	}
+	c, err := a.load(app.log)
+	if err != nil {
+		return err
+	}
+	a.inUse.Store(c)
+	return a.join(app, c)
+}
+
+// join takes a share in the session of this client id, key and store, or begins it.
+func (a *Account) join(app *App, c *credentials) error {
+	key := sha256.Sum256(fmt.Appendf(nil, "%q %q %q %q", app.storeID, a.base.String(), a.clientID, signer.Fingerprint(&c.privateKey.PublicKey)))
+	var err error
+	a.session, err = hold(&app.held, "session/"+hex.EncodeToString(key[:]), func() (*session, error) { return a.begin(app, c) })
+	return err
+}
+
+// begin makes a session.
+func (a *Account) begin(app *App, c *credentials) (_ *session, err error) {
+	s := &session{log: new(liveHandler)}
+	defer func() {
+		if err != nil {
+			_ = s.held.giveBack() // the error at hand says more
+		}
+	}()
+	// The session may outlive the configuration that has opened the store.
+	if _, err = hold(&s.held, app.storeID, func() (caddy.Destructor, error) { return nil, errors.New("the store is closed") }); err != nil {
+		return nil, err
+	}
+	// Sidecars that share a store may call their accounts by different names.
+	s.scope = store.Scope(app.store, a.clientID+"@"+a.base.Host)
+	if _, own := app.store.(*store.Memory); !own {
+		s.sealed = true
+		if err = s.scope.SetSecrets(c.secretBytes()...); err != nil {
+			return nil, err
+		}
+	}
+	log := slog.New(s.log)
+	s.clock = &signer.Clock{Now: time.Now, Logger: log}
+	var sharedWith store.Store
+	if s.sealed {
+		sharedWith = s.scope
+	}
+	s.tokens, err = signer.NewTokenSource(signer.TokenConfig{
+		BaseURL:  a.base.String(),
+		ClientID: a.clientID,
+		Key:      c.privateKey,
+		Store:    sharedWith,
+		Clock:    s.clock,
+		Logger:   log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.repeats = signer.NewRepeats(s.scope, verifier.DefaultLease)
+	s.ledger = verifier.NewLedger(s.scope, verifier.DefaultLease)
+	return s, nil
+}
+
+// use makes c the credentials in use, of the session too.
+func (a *Account) use(c *credentials) error {
+	if a.sealed {
+		if err := a.scope.SetSecrets(c.secretBytes()...); err != nil {
+			return err
+		}
+	}
+	a.tokens.SetKey(c.privateKey)
+	a.inUse.Store(c)
+	return nil
+}
+
+// start has the session work for this configuration from now on.
+func (a *Account) start(app *App) error {
+	a.log.current.Store(app.log)
+	a.clock.SetCorrect(app.ClockCorrection)
+	if err := a.use(a.credentials()); err != nil {
+		return err
+	}
+	a.tell(app.log, "account ready")
+	return nil
+}
+
+// tell logs which keys are in use.
+func (a *Account) tell(log *slog.Logger, message string) {
+	c := a.credentials()
+	log.Info(message, "account", a.Name, "client_id", a.clientID, "base_url", a.base.String(), //nolint:sloglint // the message is one of two
+		"merchant_key", signer.Fingerprint(&c.privateKey.PublicKey), "doku_keys", fingerprints(c), "secrets", len(c.secrets))
+}
+
+func fingerprints(c *credentials) []string {
+	all := make([]string, len(c.dokuKeys))
+	for i, key := range c.dokuKeys {
+		all[i] = signer.Fingerprint(key)
+	}
+	return all
+}
+
+// reload takes up files that have changed. What is of no use is said once.
+func (a *Account) reload(log *slog.Logger) {
+	files := a.credentials().look()
+	if maps.Equal(files, a.credentials().files) || maps.Equal(files, a.tried) {
+		return
+	}
+	a.tried = files
+	c, err := a.load(log)
+	if err == nil {
+		err = a.use(c)
+	}
+	if err != nil {
+		credentialLoads.WithLabelValues(a.Name, "failed").Inc()
+		log.Error("a changed file of the account is of no use; the keys and secrets in use stay", "account", a.Name, "error", err)
+		return
+	}
+	credentialLoads.WithLabelValues(a.Name, "loaded").Inc()
+	a.tell(log, "took up changed keys or secrets")
+}
+
+// chooser finds the account that a call is for.
+type chooser struct {
+	app    *App
+	fixed  *Account
+	value  string                // a text with placeholders for the name, or ""
+	header string                // otherwise, the header that has the id
+	id     func(*Account) string // the id of an account
+}
+
+// choose returns the chooser for a handler's setting, which may be empty: then it
+// is the only account, or the one whose id is in header.
+func (a *App) choose(setting, header string, id func(*Account) string) (*chooser, error) {
+	c := &chooser{app: a, header: header, id: id}
+	switch {
+	case strings.Contains(setting, "{"):
+		c.value = setting
+	case setting == "" && len(a.Accounts) > 1:
+		seen := make(map[string]string, len(a.Accounts))
+		for _, account := range a.Accounts {
+			if other := seen[id(account)]; other != "" {
+				return nil, fmt.Errorf("accounts %q and %q have the same %s, so calls cannot be told apart by it; write `account <name>`", other, account.Name, header)
+			}
+			seen[id(account)] = account.Name
+		}
+	default:
+		var err error
+		if c.fixed, err = a.account(setting); err != nil {
+			return nil, err
+		}
+	}
+	return c, nil
+}
+
+// candidates returns the accounts that a request can be for.
+func (c *chooser) candidates() []*Account {
+	if c.fixed != nil {
+		return []*Account{c.fixed}
+	}
+	return c.app.Accounts
+}
+
+var errNoAccount = errors.New("no such account")
+
+// account returns the account of a request. It never falls back to another one.
+func (c *chooser) account(r *http.Request) (*Account, error) {
+	if c.fixed != nil {
+		return c.fixed, nil
+	}
+	if c.value != "" {
+		name := ""
+		if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
+			name = repl.ReplaceAll(c.value, "")
+		}
+		for _, account := range c.app.Accounts {
+			if account.Name == name {
+				return account, nil
+			}
+		}
+		return nil, fmt.Errorf("%w: %s is %.60q", errNoAccount, c.value, name)
+	}
+	if values := r.Header.Values(c.header); len(values) == 1 {
+		for _, account := range c.app.Accounts {
+			if c.id(account) == values[0] {
+				return account, nil
+			}
+		}
+	}
+	return nil, fmt.Errorf("%w: by the header %s, which is %.60q", errNoAccount, c.header, r.Header.Values(c.header))
+}
+
+// baseURLs of DOKU's environments.
+var baseURLs = map[string]string{
+	"sandbox":    "https://api-sandbox.doku.com",
+	"production": "https://api.doku.com",
+}
+
+func baseURL(environment string) (*url.URL, error) {
+	if known := baseURLs[environment]; known != "" {
+		environment = known
+	}
+	u, err := url.Parse(environment)
+	if err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http") {
+		return nil, fmt.Errorf("expected sandbox, production or a base URL such as https://api.doku.com, found %q", environment)
+	}
+	if strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
+		return nil, fmt.Errorf("expected a base URL without user, path and query, found %q", u.Redacted())
+	}
+	u.Path = ""
+	if ip := net.ParseIP(u.Hostname()); u.Scheme == "http" && u.Hostname() != "localhost" && (ip == nil || !ip.IsLoopback()) {
+		return nil, fmt.Errorf("%q is not encrypted; expected https (http is only for a loopback address)", u)
+	}
+	return u, nil
+}
+
+// dialAddress returns host and port of a base URL.
+func dialAddress(base *url.URL) string {
+	port := base.Port()
+	if port == "" {
+		port = map[string]string{"http": "80", "https": "443"}[base.Scheme]
+	}
+	return net.JoinHostPort(base.Hostname(), port)
+}
+
+// resolve replaces the placeholders in a setting; an unknown or empty one is an error.
+func resolve(repl *caddy.Replacer, name, value string) (string, error) {
+	if value == "" {
+		return "", fmt.Errorf("%s is required", name)
+	}
+	resolved, err := repl.ReplaceOrErr(value, true, true)
+	if err != nil {
+		return "", fmt.Errorf("%s: %w (is the variable set, the file there?)", name, err)
+	}
+	return resolved, nil
+}

@@ -1,0 +1,185 @@
+package integration
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/caddy-doku/caddy-doku/internal/programs"
+	"github.com/caddy-doku/caddy-doku/simulator"
+)
+
+// startReplicas starts sidecars that share a Redis.
+func startReplicas(t *testing.T, n int, o options) ([]*world, *programs.Redis) {
+	t.Helper()
+	redis := programs.StartRedis(t)
+	o.global += "\nstore redis " + redis.URL
+	first := newWorld(t)
+	first.run(t, first.caddyfile(o))
+	all := []*world{first}
+	for len(all) < n {
+		w := first.another(t)
+		w.run(t, w.caddyfile(o))
+		all = append(all, w)
+	}
+	return all, redis
+}
+
+// each calls f for every number from 0 to n-1 at once, and waits.
+func each(n int, f func(i int)) {
+	var wg sync.WaitGroup
+	for i := range n {
+		wg.Go(func() { f(i) })
+	}
+	wg.Wait()
+}
+
+func TestSidecarsShareTokensKeysAndLedger(t *testing.T) {
+	t.Parallel()
+	all, _ := startReplicas(t, 3, options{})
+	doku := all[0].doku
+	each(30, func(i int) {
+		all[i%3].call(t, http.MethodPost, createPath, bill(fmt.Sprint(100+i), fmt.Sprint("T", i), "1000.00", "C", "")).expect(t, http.StatusOK, "2002700")
+	})
+	if n := doku.Tokens(); n != 1 {
+		t.Errorf("DOKU issued %d tokens, expected one for all", n)
+	}
+	t.Run("a token that DOKU no longer takes is replaced once for all", func(t *testing.T) {
+		doku.ExpireToken()
+		each(30, func(i int) {
+			all[i%3].call(t, http.MethodPost, createPath, bill(fmt.Sprint(200+i), fmt.Sprint("U", i), "1000.00", "C", "")).expect(t, http.StatusOK, "2002700")
+		})
+		if n := doku.Tokens(); n != 2 {
+			t.Errorf("DOKU issued %d tokens, expected one more", n)
+		}
+	})
+	t.Run("a repeat is known to all", func(t *testing.T) {
+		before := len(all[0].created())
+		each(9, func(i int) {
+			all[i%3].call(t, http.MethodPost, createPath, bill("300", "V", "1000.00", "C", ""), "Idempotency-Key", "V").expect(t, http.StatusOK, "2002700")
+		})
+		if n := len(all[0].created()) - before; n != 1 {
+			t.Errorf("DOKU received the call %d times", n)
+		}
+	})
+	t.Run("a notification is handed to the app once", func(t *testing.T) {
+		token := all[0].token(t) // any of them takes it
+		before := len(all[0].app.seen())
+		each(9, func(i int) {
+			w := all[i%3]
+			w.notify(t, simulator.Outgoing{URL: w.inward + paymentPath, Body: payment("P-1"), ExternalID: fmt.Sprint("E", i/3), Bearer: token}).expect(t, http.StatusOK, "2002500")
+		})
+		if n := len(all[0].app.seen()) - before; n != 1 {
+			t.Errorf("the app was called %d times", n)
+		}
+	})
+}
+
+func TestASidecarKilledWhileFetchingATokenBlocksOthersForSeconds(t *testing.T) {
+	t.Parallel()
+	all, _ := startReplicas(t, 2, options{})
+	all[0].doku.SetFault(tokenPath, &simulator.Fault{Delay: time.Minute, Times: 1})
+	go func() { // it will not be answered
+		client := http.Client{Timeout: 30 * time.Second}
+		resp, err := client.Post(all[0].outward+createPath, "application/json", strings.NewReader("{}"))
+		if err == nil {
+			resp.Body.Close()
+		}
+	}()
+	// The fault is used up when DOKU has the first request.
+	deadline := time.Now().Add(20 * time.Second)
+	for all[0].doku.Pending(tokenPath) == 0 {
+		if time.Now().After(deadline) {
+			t.Fatal("no token was asked for")
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	all[0].sidecar.Kill()
+	start := time.Now()
+	all[1].call(t, http.MethodPost, createPath, bill("1", "A", "1000.00", "C", "")).expect(t, http.StatusOK, "2002700")
+	if waited := time.Since(start); waited > 7*time.Second {
+		t.Errorf("the other sidecar waited for %s", waited)
+	}
+}
+
+func TestWhenRedisDiesUnderLoad(t *testing.T) {
+	t.Parallel()
+	for _, policy := range []string{"refuse", "continue"} {
+		t.Run(policy, func(t *testing.T) {
+			t.Parallel()
+			all, redis := startReplicas(t, 1, options{global: "on_store_error " + policy})
+			w := all[0]
+			token := w.token(t)
+			create := func(n int, header ...string) answer {
+				return w.call(t, http.MethodPost, createPath, bill(fmt.Sprint(n), fmt.Sprint("T", n), "1000.00", "C", ""), header...)
+			}
+			notify := func(n int) answer {
+				return w.notify(t, simulator.Outgoing{Body: payment(fmt.Sprint("P", n)), ExternalID: fmt.Sprint("E", n), Bearer: token})
+			}
+			create(1).expect(t, http.StatusOK, "2002700")
+
+			// Calls without a key go on, whatever becomes of Redis meanwhile.
+			stop, stopped := make(chan struct{}), make(chan struct{})
+			go func() {
+				defer close(stopped)
+				for n := 1000; ; n++ {
+					select {
+					case <-stop:
+						return
+					default:
+						create(n).expect(t, http.StatusOK, "2002700")
+					}
+				}
+			}()
+			redis.Kill()
+			keyed, notified := create(2, "Idempotency-Key", "2"), notify(2)
+			if policy == "refuse" {
+				keyed.expect(t, http.StatusServiceUnavailable, "5032700")
+				notified.expect(t, http.StatusInternalServerError, "5002500")
+			} else {
+				keyed.expect(t, http.StatusOK, "2002700")
+				notified.expect(t, http.StatusOK, "2002500")
+			}
+			redis.Start(t)
+			w.eventually(t, func() answer { return notify(3) }, "2002500")
+			create(3, "Idempotency-Key", "3").expect(t, http.StatusOK, "2002700")
+			close(stop)
+			<-stopped
+			// DOKU's retry of what was refused gets through, and only that is new to the app.
+			notify(2).expect(t, http.StatusOK, "2002500")
+			want := map[string]int{"refuse": 2, "continue": 3}[policy]
+			if n := len(w.app.seen()); n != want {
+				t.Errorf("the app was called %d times, expected %d", n, want)
+			}
+			if n := w.doku.Tokens(); n != 1 {
+				t.Errorf("DOKU issued %d tokens", n)
+			}
+		})
+	}
+}
+
+func TestNothingInRedisCanBeRead(t *testing.T) {
+	t.Parallel()
+	all, redis := startReplicas(t, 1, options{})
+	w := all[0]
+	w.call(t, http.MethodPost, createPath, bill("1", "A", "1000.00", "C", ""), "Idempotency-Key", "A").expect(t, http.StatusOK, "2002700")
+	w.notify(t, simulator.Outgoing{}).expect(t, http.StatusOK, "2002500")
+	content := redis.Dump(t)
+	if len(content) < 4 {
+		t.Fatalf("expected a token, a call with its answer, and a notification, found %d values", len(content))
+	}
+	said := make(map[string]string)
+	for key, value := range content {
+		if !strings.HasPrefix(key, "doku:{"+clientID+"@") {
+			t.Errorf("key %s", key)
+		}
+		said["Redis at "+key] = value
+		if strings.Contains(value, "2002") || strings.Contains(value, "{") && strings.Contains(value, "responseCode") {
+			t.Errorf("%s can be read: %q", key, value)
+		}
+	}
+	w.checkSecrets(t, said)
+}

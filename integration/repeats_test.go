@@ -1,0 +1,151 @@
+package integration
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/caddy-doku/caddy-doku/simulator"
+)
+
+// created returns the create-va calls that DOKU has received.
+func (w *world) created() (calls []simulator.Exchange) {
+	for _, e := range w.doku.Exchanges() {
+		if e.Inbound && e.Target == createPath {
+			calls = append(calls, e)
+		}
+	}
+	return calls
+}
+
+func TestARepeatWithTheSameKeyIsNotSentAgain(t *testing.T) {
+	t.Parallel()
+	w := start(t, options{})
+	body := bill("1", "A", "1000.00", "C", "")
+	first := w.call(t, http.MethodPost, createPath, body, "Idempotency-Key", "A")
+	first.expect(t, http.StatusOK, "2002700")
+	// The same call, though its JSON is written another way.
+	again := w.call(t, http.MethodPost, createPath, strings.Replace(body, "{", "{ ", 1), "Idempotency-Key", "A")
+	again.expect(t, http.StatusOK, "2002700")
+	if again.body != first.body || again.header.Get("X-Doku-Replayed") != "true" || first.header.Get("X-Doku-Replayed") != "" ||
+		again.header.Get("X-Doku-External-Id") != first.header.Get("X-Doku-External-Id") || again.header.Get("Content-Type") != first.header.Get("Content-Type") {
+		t.Errorf("first %v %s\nagain %v %s", first.header, first.body, again.header, again.body)
+	}
+	if n := len(w.created()); n != 1 {
+		t.Errorf("DOKU received %d calls", n)
+	}
+	t.Run("a key is for one call", func(t *testing.T) {
+		got := w.call(t, http.MethodPost, createPath, bill("2", "B", "1000.00", "C", ""), "Idempotency-Key", "A")
+		got.expect(t, http.StatusUnprocessableEntity, "4222700")
+		if reason := got.header.Get("X-Doku-Error"); reason != "idempotency_key_reused" {
+			t.Errorf("X-Doku-Error %q", reason)
+		}
+	})
+	t.Run("a key has a form", func(t *testing.T) {
+		w.call(t, http.MethodPost, createPath, body, "Idempotency-Key", "a b").expect(t, http.StatusBadRequest, "4002701")
+		w.call(t, http.MethodPost, createPath, body, "Idempotency-Key", "a", "Idempotency-Key", "b").expect(t, http.StatusBadRequest, "4002701")
+	})
+	t.Run("a final refusal is given again", func(t *testing.T) {
+		wrong := bill("3", "C", "0", "C", "")
+		for range 2 {
+			w.call(t, http.MethodPost, createPath, wrong, "Idempotency-Key", "C").expect(t, http.StatusBadRequest, "4002701")
+		}
+	})
+	if n := len(w.created()); n != 2 {
+		t.Errorf("DOKU received %d calls in the end", n)
+	}
+}
+
+func TestARepeatAfterAnUnknownOutcomeHasTheSameExternalID(t *testing.T) {
+	t.Parallel()
+	w := start(t, options{})
+	body := bill("1", "A", "1000.00", "C", "")
+	w.doku.SetFault(createPath, &simulator.Fault{Times: 1})
+	lost := w.call(t, http.MethodPost, createPath, body, "Idempotency-Key", "A")
+	lost.expect(t, http.StatusGatewayTimeout, "5042700")
+	if !strings.Contains(lost.body, "outcome: unknown") || !strings.Contains(lost.body, "ask for its status") {
+		t.Errorf("the app was told %s", lost.body)
+	}
+	w.doku.SetFault(createPath, &simulator.Fault{Status: 500, Body: `{"responseCode":"5002700"}`, Times: 1})
+	w.call(t, http.MethodPost, createPath, body, "Idempotency-Key", "A").expect(t, http.StatusInternalServerError, "5002700")
+	w.call(t, http.MethodPost, createPath, body, "Idempotency-Key", "A").expect(t, http.StatusOK, "2002700")
+	calls := w.created()
+	if len(calls) != 3 {
+		t.Fatalf("DOKU received %d calls", len(calls))
+	}
+	for _, call := range calls {
+		if id := call.Header.Get("X-External-Id"); id != lost.header.Get("X-Doku-External-Id") {
+			t.Errorf("external id %s, the first was %s", id, lost.header.Get("X-Doku-External-Id"))
+		}
+	}
+}
+
+func TestWhatDOKUSaysAboutARepeatPassesThrough(t *testing.T) {
+	t.Parallel()
+	w := start(t, options{})
+	body := bill("1", "A", "1000.00", "C", "")
+	w.call(t, http.MethodPost, createPath, body, "X-EXTERNAL-ID", "7").expect(t, http.StatusOK, "2002700")
+	w.call(t, http.MethodPost, createPath, body, "X-EXTERNAL-ID", "7").expect(t, http.StatusConflict, "4092700")
+	original := `{"responseCode":"2002700","virtualAccountData":{"trxId":"A"}}`
+	w.doku.SetFault(createPath, &simulator.Fault{Status: 409, Body: original})
+	if got := w.call(t, http.MethodPost, createPath, body); got.status != http.StatusConflict || got.body != original {
+		t.Errorf("HTTP %d %s", got.status, got.body)
+	}
+}
+
+func TestARepeatWhileTheFirstIsUnderWayWaits(t *testing.T) {
+	t.Parallel()
+	w := start(t, options{sign: "{\n timeout 1500ms\n}"})
+	w.call(t, http.MethodPost, createPath, bill("9", "Z", "1000.00", "C", "")).expect(t, http.StatusOK, "2002700") // a token is there
+	w.doku.SetFault(createPath, &simulator.Fault{Delay: 500 * time.Millisecond, Normal: true})
+	var wg sync.WaitGroup
+	for range 10 {
+		wg.Go(func() {
+			w.call(t, http.MethodPost, createPath, bill("1", "A", "1000.00", "C", ""), "Idempotency-Key", "A").expect(t, http.StatusOK, "2002700")
+		})
+	}
+	wg.Wait()
+	if n := len(w.created()); n != 2 {
+		t.Errorf("DOKU received the call %d times", n-1)
+	}
+	// One that cannot wait is told that the outcome is not known.
+	w.doku.SetFault(createPath, &simulator.Fault{Delay: time.Minute})
+	for range 2 {
+		wg.Go(func() {
+			got := w.call(t, http.MethodPost, createPath, bill("2", "B", "1000.00", "C", ""), "Idempotency-Key", "B")
+			got.expect(t, http.StatusGatewayTimeout, "5042700")
+		})
+	}
+	wg.Wait()
+}
+
+func TestAnAnswerThatBreaksOffIsAnUnknownOutcome(t *testing.T) {
+	t.Parallel()
+	w := start(t, options{})
+	w.doku.SetFault(createPath, &simulator.Fault{Status: 200, Body: `{"responseCode":"2002700","virtualAccountData":{}}`, Cut: 20})
+	got := w.call(t, http.MethodPost, createPath, bill("1", "A", "1000.00", "C", ""))
+	got.expect(t, http.StatusGatewayTimeout, "5042700")
+	if reason := got.header.Get("X-Doku-Error"); reason != "outcome_unknown" {
+		t.Errorf("X-Doku-Error %q", reason)
+	}
+}
+
+func TestManyRefusedForTheirTokenCauseOneFetch(t *testing.T) {
+	t.Parallel()
+	w := start(t, options{})
+	w.call(t, http.MethodPost, createPath, bill("0", "0", "1000.00", "C", "")).expect(t, http.StatusOK, "2002700")
+	w.doku.ExpireToken()
+	var wg sync.WaitGroup
+	for i := range 50 {
+		wg.Go(func() {
+			w.call(t, http.MethodPost, createPath, bill(fmt.Sprint(100+i), fmt.Sprint("T", i), "1000.00", "C", "")).expect(t, http.StatusOK, "2002700")
+		})
+	}
+	wg.Wait()
+	if n := w.doku.Tokens(); n != 2 {
+		t.Errorf("DOKU issued %d tokens, expected one more", n)
+	}
+}

@@ -1,0 +1,139 @@
+// Package programs has what tests need to start other programs.
+package programs
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// Need skips the test if a program is not installed, unless DOKU_REQUIRE_PROGRAMS
+// (a list such as "python3,node") names it: then the test fails.
+func Need(t testing.TB, program string) {
+	t.Helper()
+	if _, err := exec.LookPath(program); err == nil {
+		return
+	}
+	if slices.Contains(strings.Split(os.Getenv("DOKU_REQUIRE_PROGRAMS"), ","), program) {
+		t.Fatalf("%s is required here, but not installed", program)
+	}
+	t.Skipf("skipped, because %s is not installed", program)
+}
+
+// FreeAddress returns a loopback address that nobody listens on.
+func FreeAddress(t testing.TB) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	return listener.Addr().String()
+}
+
+const (
+	startDeadline = 30 * time.Second
+	stopDeadline  = 20 * time.Second
+)
+
+// Process is a program that a test has started.
+type Process struct {
+	cmd   *exec.Cmd
+	log   *Log
+	ended chan struct{} // closed when it has ended
+}
+
+// Start starts cmd, which ends with the test, and waits until it listens on all
+// of addresses. Its output goes to log, which is shown if the test fails.
+func Start(t testing.TB, log *Log, cmd *exec.Cmd, addresses ...string) *Process {
+	t.Helper()
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.WaitDelay = stopDeadline
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	p := &Process{cmd: cmd, log: log, ended: make(chan struct{})}
+	go func() {
+		defer close(p.ended)
+		_ = cmd.Wait() // the log says why it ended
+	}()
+	t.Cleanup(func() {
+		if !p.Stop() {
+			t.Errorf("%s did not end within %s", cmd.Path, stopDeadline)
+		}
+		if t.Failed() {
+			t.Logf("the log of %s:\n%s", cmd.Path, log)
+		}
+	})
+	for _, address := range addresses {
+		if err := p.await(address); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return p
+}
+
+func (p *Process) await(address string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), startDeadline)
+	defer cancel()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		conn, err := new(net.Dialer).DialContext(ctx, "tcp", address)
+		if err == nil {
+			return conn.Close()
+		}
+		select {
+		case <-p.ended:
+			return fmt.Errorf("%s, which should listen on %s, has ended", p.cmd.Path, address)
+		case <-ctx.Done():
+			return fmt.Errorf("%s does not listen on %s: %w", p.cmd.Path, address, err)
+		case <-tick.C:
+		}
+	}
+}
+
+// Stop interrupts the program, and reports whether it ended by that within 20 s;
+// otherwise it is killed. It may be called again.
+func (p *Process) Stop() bool {
+	_ = p.cmd.Process.Signal(os.Interrupt) // it may have ended already
+	select {
+	case <-p.ended:
+		return true
+	case <-time.After(stopDeadline):
+		p.Kill()
+		return false
+	}
+}
+
+// Kill ends the program at once, as a crash does.
+func (p *Process) Kill() {
+	_ = p.cmd.Process.Kill() // it may have ended already
+	<-p.ended
+}
+
+// Log is what a program has said. It is safe for concurrent use.
+type Log struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *Log) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *Log) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}

@@ -1,0 +1,62 @@
+package programs
+
+import (
+	"net"
+	"os/exec"
+	"testing"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Redis is a Redis server for one test.
+type Redis struct {
+	URL string
+
+	address string
+	process *Process
+}
+
+// StartRedis starts a server that keeps nothing on disk, and ends with the test.
+func StartRedis(t testing.TB) *Redis {
+	t.Helper()
+	Need(t, "redis-server")
+	r := &Redis{address: FreeAddress(t)}
+	r.URL = "redis://" + r.address + "/0"
+	r.Start(t)
+	return r
+}
+
+// Start starts the server again, empty, after it was killed.
+func (r *Redis) Start(t testing.TB) {
+	t.Helper()
+	host, port, err := net.SplitHostPort(r.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.process = Start(t, new(Log), exec.Command("redis-server", "--bind", host, "--port", port, "--save", "", "--appendonly", "no", "--dir", t.TempDir()), r.address)
+}
+
+// Kill ends the server as a crash does.
+func (r *Redis) Kill() { r.process.Kill() }
+
+// Dump returns all values that are strings, by their keys.
+func (r *Redis) Dump(t testing.TB) map[string]string {
+	t.Helper()
+	options, err := redis.ParseURL(r.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := redis.NewClient(options)
+	defer func() { _ = client.Close() }()
+	keys, err := client.Keys(t.Context(), "*").Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	content := make(map[string]string, len(keys))
+	for _, key := range keys {
+		if content[key], err = client.Get(t.Context(), key).Result(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return content
+}

@@ -1,0 +1,214 @@
+package signer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"reflect"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddy-doku/caddy-doku/snap"
+	"github.com/caddy-doku/caddy-doku/store"
+)
+
+func of(body string) [32]byte { return CallDigest("POST", "/create-va", snap.Digest([]byte(body))) }
+
+// repeats are those of one account, in several sidecars that share a store. It
+// must be called in a bubble of synctest, whose end it lets come.
+func repeats(n int) (all []*Repeats, end func()) {
+	memory := store.NewMemory()
+	for range n {
+		all = append(all, NewRepeats(memory, 10*time.Second))
+	}
+	return all, func() { _ = memory.Close() }
+}
+
+func keyed(key string, digest [32]byte, externalID string, own bool) Keyed {
+	return Keyed{Key: key, Digest: digest, ExternalID: externalID, Own: own}
+}
+
+// begin begins a call that is expected to be made.
+func begin(t *testing.T, r *Repeats, key, externalID string, own bool) *Repeatable {
+	t.Helper()
+	call, err := r.Begin(t.Context(), keyed(key, of("b"), externalID, own))
+	if err != nil || call.Answer != nil {
+		t.Fatalf("found %+v, error %v, expected to make the call", call, err)
+	}
+	return call
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+var created = store.Answer{Status: http.StatusOK, Header: http.Header{"Content-Type": {"application/json"}}, Body: []byte(`{"responseCode":"2002700"}`)}
+
+func TestARepeatHasTheSameExternalIDAndAnswer(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		all, end := repeats(2)
+		defer end()
+		// Just before midnight; the bubble's clock begins at midnight UTC.
+		time.Sleep(16*time.Hour + 59*time.Minute)
+		must(t, begin(t, all[0], "k", "1", false).Failed(t.Context()))
+		time.Sleep(2 * time.Minute) // now it is another WIB day
+		call := begin(t, all[1], "k", "2", false)
+		if call.ExternalID != "1" {
+			t.Errorf("the repeat after midnight has external id %s", call.ExternalID)
+		}
+		must(t, call.Answered(t.Context(), created))
+		time.Sleep(24 * time.Hour)
+		again, err := all[0].Begin(t.Context(), keyed("k", of("b"), "3", false))
+		if err != nil || again.ExternalID != "1" || !reflect.DeepEqual(again.Answer, &created) {
+			t.Errorf("a repeat within the window: %+v, %v", again, err)
+		}
+	})
+}
+
+func TestAKeyIsForOneCall(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		all, end := repeats(1)
+		defer end()
+		call := begin(t, all[0], "k", "1", false)
+		for _, other := range [][32]byte{
+			of("other"),
+			CallDigest("PUT", "/create-va", snap.Digest([]byte("b"))),
+			CallDigest("POST", "/update-va", snap.Digest([]byte("b"))),
+		} {
+			if _, err := all[0].Begin(t.Context(), keyed("k", other, "2", false)); !errors.Is(err, ErrKeyReused) {
+				t.Errorf("error %v", err)
+			}
+		}
+		must(t, call.Failed(t.Context()))
+		again := begin(t, all[0], "another", "3", false)
+		if again.ExternalID != "3" {
+			t.Errorf("another key has external id %s", again.ExternalID)
+		}
+		must(t, again.Failed(t.Context()))
+	})
+}
+
+func TestTheAppsOwnExternalIDWins(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		all, end := repeats(1)
+		defer end()
+		for _, use := range []struct {
+			given string
+			own   bool
+			want  string
+		}{{"1", false, "1"}, {"77", true, "77"}, {"2", false, "77"}} {
+			call := begin(t, all[0], "k", use.given, use.own)
+			if call.ExternalID != use.want {
+				t.Errorf("external id %s, expected %s", call.ExternalID, use.want)
+			}
+			must(t, call.Failed(t.Context()))
+		}
+	})
+}
+
+func TestARepeatInFlightWaitsForTheAnswer(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		all, end := repeats(3)
+		defer end()
+		var made atomic.Int32
+		var wg sync.WaitGroup
+		for i := range 30 {
+			wg.Go(func() {
+				call, err := all[i%3].Begin(t.Context(), keyed("k", of("b"), fmt.Sprint(i), false))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if call.Answer != nil {
+					return
+				}
+				made.Add(1)
+				time.Sleep(30 * time.Second)
+				must(t, call.Answered(t.Context(), created))
+			})
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		synctest.Wait()
+		if _, err := all[0].Begin(ctx, keyed("k", of("b"), "x", false)); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("a repeat that cannot wait: %v", err)
+		}
+		wg.Wait()
+		if n := made.Load(); n != 1 {
+			t.Errorf("the call was made %d times", n)
+		}
+	})
+}
+
+func TestOnlyFinalAnswersAreKept(t *testing.T) {
+	t.Parallel()
+	final := map[int]bool{
+		200: true, 202: true, 400: true, 403: true, 404: true, 422: true,
+		401: false, 408: false, 409: false, 425: false, 429: false, 500: false, 502: false, 503: false, 504: false, 302: false,
+	}
+	for status, kept := range final {
+		t.Run(fmt.Sprint(status), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				all, end := repeats(1)
+				defer end()
+				call := begin(t, all[0], "k", "1", false)
+				must(t, call.Answered(t.Context(), store.Answer{Status: status, Body: []byte("{}")}))
+				again, err := all[0].Begin(t.Context(), keyed("k", of("b"), "2", false))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if (again.Answer != nil) != kept {
+					t.Errorf("kept: %v, expected %v", again.Answer != nil, kept)
+				}
+				if again.Answer == nil {
+					must(t, again.Failed(t.Context()))
+				}
+			})
+		})
+	}
+	t.Run("too large", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			all, end := repeats(1)
+			defer end()
+			call := begin(t, all[0], "k", "1", false)
+			must(t, call.Answered(t.Context(), store.Answer{Status: 200, Body: make([]byte, AnswerLargest+1)}))
+			again := begin(t, all[0], "k", "2", false)
+			if again.ExternalID != "1" {
+				t.Errorf("external id %s", again.ExternalID)
+			}
+			must(t, again.Failed(t.Context()))
+		})
+	})
+}
+
+func TestWithoutItsStoreNothingIsPromised(t *testing.T) {
+	t.Parallel()
+	r := NewRepeats(away{}, time.Second)
+	if _, err := r.Begin(t.Context(), keyed("k", of("b"), "1", false)); !errors.Is(err, store.ErrStore) {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestKeys(t *testing.T) {
+	t.Parallel()
+	long := strings.Repeat("k", 255)
+	for key, ok := range map[string]bool{"INV-1": true, "8e03978e-40d5-43dd-bc93-6894a57f9324": true, long: true, "": false, "a b": false, "a\nb": false, "é": false, long + "k": false} {
+		if ValidKey(key) != ok {
+			t.Errorf("ValidKey(%q) = %v", key, !ok)
+		}
+	}
+}

@@ -1,0 +1,193 @@
+package store
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+)
+
+// ErrTaken is the error of [Once.Take] for a key that is in use under another label.
+var ErrTaken = errors.New("in use for something else")
+
+const (
+	pollShortest = 20 * time.Millisecond
+	pollLongest  = 500 * time.Millisecond
+	storeTimeout = 5 * time.Second // for what must be done whether or not somebody still waits
+)
+
+// Once has things done once for each of their keys, by this process or another
+// one that uses the same store: whoever comes second waits for the first, and
+// gets what it has left behind. Whoever is at it holds a lease, which is
+// prolonged while it goes on; if its process dies, the next one can begin when
+// the lease has run out. It is safe for concurrent use.
+type Once struct {
+	store Store
+	lease time.Duration
+
+	mu    sync.Mutex
+	turns map[string]*Turn // in this process, by key
+}
+
+// NewOnce returns one that keeps what was done in s. lease is for how long at most
+// the death of a process keeps others waiting.
+func NewOnce(s Store, lease time.Duration) *Once {
+	return &Once{store: s, lease: lease, turns: make(map[string]*Turn)}
+}
+
+// Turn is the right and duty to do something: it must be ended by [Turn.Finish]
+// or [Turn.Release], once.
+type Turn struct {
+	once  *Once
+	owner string
+	keys  []string
+	ended chan struct{} // closed when the turn is over
+
+	mu    sync.Mutex  // held while the lease is prolonged
+	timer *time.Timer // prolongs it; nil when there is nothing to prolong
+}
+
+// Take returns a turn for keys if nothing has been done for any of them, or else
+// the values left behind, one for each key and nil where there is none. While
+// somebody else is at it, Take waits, until ctx ends at the longest. label, which
+// has no "/", says what the keys are for: a key in use under another label is
+// [ErrTaken]. Other errors are ctx's and the store's.
+func (o *Once) Take(ctx context.Context, label string, keys ...string) (*Turn, [][]byte, error) {
+	for {
+		t, earlier := o.begin(label, keys)
+		if earlier == nil {
+			values, err := t.claim(ctx, label)
+			if values != nil || err != nil {
+				t.end()
+				return nil, values, err
+			}
+			return t, nil, nil
+		}
+		if labelOf(earlier.owner) != label {
+			return nil, nil, ErrTaken
+		}
+		select {
+		case <-earlier.ended:
+		case <-ctx.Done():
+			return nil, nil, waiting(ctx)
+		}
+	}
+}
+
+// claim waits until the keys are leased to t, or have values, which it returns.
+func (t *Turn) claim(ctx context.Context, label string) ([][]byte, error) {
+	o := t.once
+	for wait := pollShortest; ; wait = min(2*wait, pollLongest) {
+		claim, err := o.store.Claim(ctx, t.owner, o.lease, t.keys...)
+		if err != nil {
+			return nil, err
+		}
+		if claim.Held {
+			t.mu.Lock()
+			t.timer = time.AfterFunc(o.lease/3, t.prolong)
+			t.mu.Unlock()
+			return nil, nil
+		}
+		for i, value := range claim.Values {
+			if value != nil {
+				return claim.Values, nil
+			}
+			if holder := claim.Holders[i]; holder != "" && labelOf(holder) != label {
+				return nil, ErrTaken
+			}
+		}
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return nil, waiting(ctx)
+		}
+	}
+}
+
+func waiting(ctx context.Context) error {
+	return fmt.Errorf("waiting for the same in progress: %w", context.Cause(ctx))
+}
+
+// begin makes a turn for keys, unless one of them has a turn in this process.
+func (o *Once) begin(label string, keys []string) (t, earlier *Turn) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, key := range keys {
+		if earlier := o.turns[key]; earlier != nil {
+			return nil, earlier
+		}
+	}
+	t = &Turn{once: o, owner: label + "/" + rand.Text(), keys: keys, ended: make(chan struct{})}
+	for _, key := range keys {
+		o.turns[key] = t
+	}
+	return t, nil
+}
+
+func labelOf(owner string) string {
+	label, _, _ := strings.Cut(owner, "/")
+	return label
+}
+
+// prolong keeps the lease from running out until the turn ends. What cannot be
+// prolonged runs out; then Finish tells.
+func (t *Turn) prolong() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.timer == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), t.once.lease/3)
+	defer cancel()
+	_, _ = t.once.store.Claim(ctx, t.owner, t.once.lease, t.keys...)
+	t.timer.Reset(t.once.lease / 3)
+}
+
+// settle ends the prolonging. After it, nothing leases the keys to t any more.
+func (t *Turn) settle() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.timer != nil {
+		t.timer.Stop()
+		t.timer = nil
+	}
+}
+
+// Finish leaves values behind, one for each key of the turn and in their order,
+// for ttl, and ends the turn. It reports whether it could: not if the lease has
+// run out and somebody else has taken over since. It is done even if ctx has
+// ended.
+func (t *Turn) Finish(ctx context.Context, ttl time.Duration, values ...[]byte) (bool, error) {
+	t.settle()
+	defer t.end()
+	entries := make([]Entry, 0, len(t.keys))
+	for i, value := range values {
+		entries = append(entries, Entry{t.keys[i], value})
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
+	defer cancel()
+	return t.once.store.Finish(ctx, t.owner, ttl, entries...)
+}
+
+// Release ends the turn with nothing left behind: the next one may begin. It is
+// done even if ctx has ended. If the store fails, the lease runs out by itself.
+func (t *Turn) Release(ctx context.Context) error {
+	t.settle()
+	defer t.end()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
+	defer cancel()
+	return t.once.store.Release(ctx, t.owner, t.keys...)
+}
+
+// end wakes those who wait in this process.
+func (t *Turn) end() {
+	t.once.mu.Lock()
+	defer t.once.mu.Unlock()
+	for _, key := range t.keys {
+		delete(t.once.turns, key)
+	}
+	close(t.ended)
+}

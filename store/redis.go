@@ -1,0 +1,246 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// What Redis may take, unless its URL says otherwise: it is on the way of every
+// call, so it is given up on soon.
+const (
+	redisDial    = 2 * time.Second
+	redisTimeout = time.Second
+	redisRetries = 1
+)
+
+// RedisConfig says where Redis is.
+type RedisConfig struct {
+	// URL is one that go-redis reads: redis://user:password@host:6379/0, rediss://
+	// for TLS, unix:///path. With the parameter master_name it names Sentinels, with
+	// addr=host:port (again for each further node) a cluster.
+	URL string
+
+	Cluster bool   // URL names a cluster, even without the parameter addr
+	Prefix  string // of every key; default "doku:"
+}
+
+// Redis is a [Store] in a Redis server of version 6 or later, shared by all
+// sidecars that use the same one. Everything in it has a time to live. What must
+// be atomic is one script, which is one round trip. It is safe for concurrent use.
+type Redis struct {
+	client redis.UniversalClient
+	prefix string
+}
+
+// NewRedis returns the store at a URL. It does not use the network: connections
+// are made when they are needed. End it with [Redis.Close]. No error holds any
+// part of the URL, which may have a password.
+func NewRedis(cfg RedisConfig) (*Redis, error) {
+	client, err := newClient(cfg)
+	if err != nil {
+		return nil, err
+	}
+	prefix := cfg.Prefix
+	if prefix == "" {
+		prefix = "doku:"
+	}
+	return &Redis{client, prefix}, nil
+}
+
+func newClient(cfg RedisConfig) (redis.UniversalClient, error) {
+	u, err := url.Parse(cfg.URL)
+	if err != nil {
+		return nil, errors.New("redis: expected a URL such as redis://localhost:6379/0, found something else")
+	}
+	query := u.Query()
+	switch {
+	case query.Has("master_name"):
+		o, err := redis.ParseFailoverURL(cfg.URL)
+		if err != nil {
+			return nil, fmt.Errorf("redis: the Sentinel URL: %w", err)
+		}
+		setDefaults(&o.DialTimeout, &o.ReadTimeout, &o.WriteTimeout, &o.MaxRetries)
+		o.ContextTimeoutEnabled = true
+		return redis.NewFailoverClient(o), nil
+	case cfg.Cluster || query.Has("addr"):
+		o, err := redis.ParseClusterURL(cfg.URL)
+		if err != nil {
+			return nil, fmt.Errorf("redis: the cluster URL: %w", err)
+		}
+		setDefaults(&o.DialTimeout, &o.ReadTimeout, &o.WriteTimeout, &o.MaxRetries)
+		o.ContextTimeoutEnabled = true
+		return redis.NewClusterClient(o), nil
+	}
+	o, err := redis.ParseURL(cfg.URL)
+	if err != nil {
+		return nil, fmt.Errorf("redis: the URL: %w", err)
+	}
+	setDefaults(&o.DialTimeout, &o.ReadTimeout, &o.WriteTimeout, &o.MaxRetries)
+	o.ContextTimeoutEnabled = true
+	return redis.NewClient(o), nil
+}
+
+func setDefaults(dial, read, write *time.Duration, retries *int) {
+	for timeout, fallback := range map[*time.Duration]time.Duration{dial: redisDial, read: redisTimeout, write: redisTimeout} {
+		if *timeout == 0 {
+			*timeout = fallback
+		}
+	}
+	if *retries == 0 {
+		*retries = redisRetries
+	}
+}
+
+// Close ends the connections. The store must not be used afterwards.
+func (r *Redis) Close() error { return r.client.Close() }
+
+// Ping returns nil if the server answers.
+func (r *Redis) Ping(ctx context.Context) error { return failed(r.client.Ping(ctx).Err()) }
+
+// Get implements [Store].
+func (r *Redis) Get(ctx context.Context, key string) ([]byte, error) {
+	value, err := r.client.Get(ctx, r.prefix+key).Bytes()
+	if errors.Is(err, redis.Nil) {
+		return nil, nil
+	}
+	return value, failed(err)
+}
+
+// Set implements [Store].
+func (r *Redis) Set(ctx context.Context, key string, value []byte, ttl time.Duration) error {
+	if err := check(ttl, value); err != nil {
+		return err
+	}
+	return failed(r.client.Set(ctx, r.prefix+key, value, ttl).Err())
+}
+
+// The scripts. KEYS are the keys of values, each but for those of addScript
+// followed by the key of its lease. Those of one call are in one slot of a
+// cluster, since [Scope] puts the account in braces.
+var (
+	addScript = redis.NewScript(`
+local kept = redis.call('GET', KEYS[1])
+if kept then return kept end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return ARGV[1]`)
+
+	// ARGV: owner, lease in ms.
+	claimScript = redis.NewScript(`
+local held = 1
+local answer = {}
+for i = 1, #KEYS, 2 do
+  local value = redis.call('GET', KEYS[i])
+  local holder = redis.call('GET', KEYS[i+1])
+  if value or holder and holder ~= ARGV[1] then held = 0 end
+  answer[#answer+1] = value or ''
+  answer[#answer+1] = holder or ''
+end
+if held == 1 then
+  for i = 2, #KEYS, 2 do redis.call('SET', KEYS[i], ARGV[1], 'PX', ARGV[2]) end
+end
+answer[#answer+1] = held
+return answer`)
+
+	// ARGV: owner, time to live in ms, values. Said a second time, because the
+	// first answer was lost, it is true again.
+	finishScript = redis.NewScript(`
+local free, done = true, true
+for i = 1, #KEYS, 2 do
+  local value = redis.call('GET', KEYS[i])
+  local holder = redis.call('GET', KEYS[i+1])
+  if value or holder and holder ~= ARGV[1] then free = false end
+  if value ~= ARGV[2+(i+1)/2] then done = false end
+end
+if done then return 1 end
+if not free then return 0 end
+for i = 1, #KEYS, 2 do
+  redis.call('SET', KEYS[i], ARGV[2+(i+1)/2], 'PX', ARGV[2])
+  redis.call('DEL', KEYS[i+1])
+end
+return 1`)
+
+	// ARGV: owner.
+	releaseScript = redis.NewScript(`
+for i = 2, #KEYS, 2 do
+  if redis.call('GET', KEYS[i]) == ARGV[1] then redis.call('DEL', KEYS[i]) end
+end
+return 1`)
+)
+
+// keys returns each key as it is in Redis, followed by that of its lease.
+func (r *Redis) keys(keys []string) []string {
+	all := make([]string, 0, 2*len(keys))
+	for _, key := range keys {
+		all = append(all, r.prefix+key, r.prefix+key+":lease")
+	}
+	return all
+}
+
+// Add implements [Store].
+func (r *Redis) Add(ctx context.Context, key string, value []byte, ttl time.Duration) ([]byte, error) {
+	if err := check(ttl, value); err != nil {
+		return nil, err
+	}
+	kept, err := addScript.Run(ctx, r.client, []string{r.prefix + key}, value, ttl.Milliseconds()).Text()
+	return []byte(kept), failed(err)
+}
+
+// Claim implements [Store].
+func (r *Redis) Claim(ctx context.Context, owner string, lease time.Duration, keys ...string) (Claim, error) {
+	if err := check(lease); err != nil {
+		return Claim{}, err
+	}
+	answer, err := claimScript.Run(ctx, r.client, r.keys(keys), owner, lease.Milliseconds()).Slice()
+	if err != nil {
+		return Claim{}, failed(err)
+	}
+	if len(answer) != 2*len(keys)+1 {
+		return Claim{}, fmt.Errorf("%w: expected an answer of %d parts, found %d", ErrStore, 2*len(keys)+1, len(answer))
+	}
+	c := Claim{Values: make([][]byte, len(keys)), Holders: make([]string, len(keys))}
+	for i := range keys {
+		if value, _ := answer[2*i].(string); value != "" {
+			c.Values[i] = []byte(value)
+		}
+		c.Holders[i], _ = answer[2*i+1].(string)
+	}
+	held, _ := answer[2*len(keys)].(int64)
+	c.Held = held == 1
+	return c, nil
+}
+
+// Finish implements [Store].
+func (r *Redis) Finish(ctx context.Context, owner string, ttl time.Duration, entries ...Entry) (bool, error) {
+	args := []any{owner, ttl.Milliseconds()}
+	var keys []string
+	for _, e := range entries {
+		if err := check(ttl, e.Value); err != nil {
+			return false, err
+		}
+		keys = append(keys, e.Key)
+		args = append(args, e.Value)
+	}
+	done, err := finishScript.Run(ctx, r.client, r.keys(keys), args...).Bool()
+	return done, failed(err)
+}
+
+// Release implements [Store].
+func (r *Redis) Release(ctx context.Context, owner string, keys ...string) error {
+	return failed(releaseScript.Run(ctx, r.client, r.keys(keys), owner).Err())
+}
+
+// failed wraps an error of the client's. What it says does not hold values: they
+// are not part of Redis' own errors.
+func failed(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%w: redis: %w", ErrStore, err)
+}
+
+var _ Store = (*Redis)(nil)

@@ -1,0 +1,150 @@
+package store
+
+import (
+	"context"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/hkdf"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+)
+
+const sealKeyInfo = "caddy-doku store v1"
+
+// Scoped is the part of a [Store] that belongs to one account: its keys do not meet
+// those of other accounts, and its values are sealed, by AES-256-GCM with a key
+// derived from the account's secret, so that whoever can read the store reads none
+// of them, and whoever can write to it forges none and moves none to another key.
+// It is safe for concurrent use.
+type Scoped struct {
+	store   Store
+	account string
+	prefix  string
+	seals   atomic.Pointer[[]cipher.AEAD] // nil: values are kept as they are
+}
+
+// Scope returns the part of s that belongs to account, a name that is the same in
+// all sidecars that share s. Values are kept as they are until
+// [Scoped.SetSecrets] is called, which is for a store that nobody else can read.
+func Scope(s Store, account string) *Scoped {
+	return &Scoped{store: s, account: account, prefix: "{" + account + "}:"}
+}
+
+// SetSecrets has values sealed with the first of secrets. All of them open values,
+// so that a change of secrets loses nothing.
+func (s *Scoped) SetSecrets(secrets ...[]byte) error {
+	if len(secrets) == 0 {
+		return errors.New("deriving the store's key: expected a secret, found none")
+	}
+	seals := make([]cipher.AEAD, 0, len(secrets))
+	for _, secret := range secrets {
+		key, err := hkdf.Key(sha256.New, secret, []byte(s.account), sealKeyInfo, sha256.Size)
+		if err != nil {
+			return fmt.Errorf("deriving the store's key: %w", err)
+		}
+		block, err := aes.NewCipher(key)
+		if err != nil {
+			return fmt.Errorf("deriving the store's key: %w", err)
+		}
+		seal, err := cipher.NewGCMWithRandomNonce(block)
+		if err != nil {
+			return fmt.Errorf("deriving the store's key: %w", err)
+		}
+		seals = append(seals, seal)
+	}
+	s.seals.Store(&seals)
+	return nil
+}
+
+var errSeal = errors.New("a value was not sealed with a secret of this account, or not for its key")
+
+func (s *Scoped) seal(key string, value []byte) []byte {
+	seals := s.seals.Load()
+	if seals == nil || len(value) == 0 {
+		return value
+	}
+	return (*seals)[0].Seal(nil, nil, value, []byte(key)) //nolint:gosec // no nonce is given: it makes its own
+}
+
+func (s *Scoped) open(key string, value []byte) ([]byte, error) {
+	seals := s.seals.Load()
+	if seals == nil || value == nil {
+		return value, nil
+	}
+	for _, seal := range *seals {
+		if opened, err := seal.Open(nil, nil, value, []byte(key)); err == nil {
+			return opened, nil
+		}
+	}
+	return nil, fmt.Errorf("%w: %s: %w", ErrStore, key, errSeal)
+}
+
+// Get implements [Store].
+func (s *Scoped) Get(ctx context.Context, key string) ([]byte, error) {
+	key = s.prefix + key
+	value, err := s.store.Get(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	return s.open(key, value)
+}
+
+// Set implements [Store].
+func (s *Scoped) Set(ctx context.Context, key string, value []byte, ttl time.Duration) error {
+	key = s.prefix + key
+	return s.store.Set(ctx, key, s.seal(key, value), ttl)
+}
+
+// Add implements [Store].
+func (s *Scoped) Add(ctx context.Context, key string, value []byte, ttl time.Duration) ([]byte, error) {
+	key = s.prefix + key
+	kept, err := s.store.Add(ctx, key, s.seal(key, value), ttl)
+	if err != nil {
+		return nil, err
+	}
+	return s.open(key, kept)
+}
+
+// Claim implements [Store].
+func (s *Scoped) Claim(ctx context.Context, owner string, lease time.Duration, keys ...string) (Claim, error) {
+	keys = s.full(keys)
+	c, err := s.store.Claim(ctx, owner, lease, keys...)
+	if err != nil {
+		return Claim{}, err
+	}
+	for i, key := range keys {
+		if c.Values[i], err = s.open(key, c.Values[i]); err != nil {
+			return Claim{}, err
+		}
+	}
+	return c, nil
+}
+
+// Finish implements [Store].
+func (s *Scoped) Finish(ctx context.Context, owner string, ttl time.Duration, entries ...Entry) (bool, error) {
+	sealed := make([]Entry, len(entries))
+	for i, e := range entries {
+		key := s.prefix + e.Key
+		sealed[i] = Entry{key, s.seal(key, e.Value)}
+	}
+	return s.store.Finish(ctx, owner, ttl, sealed...)
+}
+
+// Release implements [Store].
+func (s *Scoped) Release(ctx context.Context, owner string, keys ...string) error {
+	return s.store.Release(ctx, owner, s.full(keys)...)
+}
+
+// full returns keys as they are in the store around.
+func (s *Scoped) full(keys []string) []string {
+	all := make([]string, len(keys))
+	for i, key := range keys {
+		all[i] = s.prefix + key
+	}
+	return all
+}
+
+var _ Store = (*Scoped)(nil)

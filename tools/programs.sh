@@ -1,0 +1,67 @@
+#!/bin/sh
+# Installs what tests start besides the sidecar: python3, node, php and a JDK for the small apps in
+# these languages, and redis-server for the shared store.
+#
+# It takes them from the system's package manager where that needs no password, and never asks
+# anything. A program that cannot be had is no error: its tests say that they were skipped, and
+# fail instead if DOKU_REQUIRE_PROGRAMS names it (python3, node, php, javac, redis-server;
+# comma-separated). DOKU_INSTALL_PROGRAMS=no leaves the system as it is.
+set -u
+
+# works tells whether a program runs; macOS has a javac that only says it is none.
+works() {
+	case $1 in
+	javac) javac -version ;;
+	*) "$1" --version ;;
+	esac >/dev/null 2>&1 </dev/null
+}
+
+missing=
+for program in python3 node php javac redis-server; do
+	works "$program" || missing="$missing $program"
+done
+[ -n "$missing" ] || exit 0
+
+skipped() {
+	for program in $missing; do
+		works "$program" || echo "The tests that need $program will be skipped: it is not installed, and $1."
+	done
+	exit 0
+}
+
+[ "${DOKU_INSTALL_PROGRAMS:-yes}" != no ] || skipped "DOKU_INSTALL_PROGRAMS=no keeps make from installing it"
+
+root=
+[ "$(id -u)" = 0 ] || root="sudo -n"
+refresh() { :; }
+if command -v apt-get >/dev/null; then
+	refresh() { $root apt-get update -q; }
+	install() { $root env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=120 install -qy --no-install-recommends "$1"; }
+	names="python3:python3 node:nodejs php:php-cli javac:default-jdk-headless redis-server:redis-server"
+elif command -v apk >/dev/null; then
+	install() { $root apk add --no-cache "$1"; }
+	names="python3:python3 node:nodejs php:php javac:openjdk21-jdk redis-server:redis"
+elif command -v dnf >/dev/null; then
+	install() { $root dnf install -qy "$1"; }
+	names="python3:python3 node:nodejs php:php-cli javac:java-devel redis-server:redis"
+elif command -v brew >/dev/null; then
+	root=
+	install() { HOMEBREW_NO_AUTO_UPDATE=1 brew install -q "$1"; }
+	names="python3:python node:node php:php javac:openjdk redis-server:redis"
+else
+	skipped "none of apt-get, apk, dnf and brew is here to install it with"
+fi
+# shellcheck disable=SC2086 # "sudo -n" is two words
+if [ -n "$root" ] && ! $root true 2>/dev/null; then
+	skipped "installing it needs root or a sudo that asks no password"
+fi
+
+output=$(refresh 2>&1 </dev/null) || echo "$output"
+for program in $missing; do
+	for name in $names; do
+		[ "${name%%:*}" = "$program" ] || continue
+		echo "Installing ${name#*:} for the tests"
+		output=$(install "${name#*:}" 2>&1 </dev/null) || echo "$output"
+	done
+done
+skipped "installing it failed"
