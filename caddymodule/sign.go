@@ -257,7 +257,7 @@ func (s *Sign) send(ctx context.Context, c *call, w http.ResponseWriter, r *http
 		if c.answer != nil {
 			err = c.repeatable.Answered(ctx, *c.answer)
 		} else {
-			err = c.repeatable.Failed(ctx)
+			err = c.repeatable.Failed(ctx, c.written.Load())
 		}
 		if err != nil {
 			s.log.LogAttrs(ctx, slog.LevelWarn, "the outcome of a call was not kept; a repeat will be sent with the same external id",
@@ -308,7 +308,7 @@ func (s *Sign) fill(ctx context.Context, c *call, w http.ResponseWriter, r *http
 	}
 	if err := s.token(ctx, c); err != nil {
 		if c.repeatable != nil {
-			err = errors.Join(err, c.repeatable.Failed(ctx))
+			err = errors.Join(c.failure(err), c.repeatable.Failed(ctx, false))
 		}
 		return err
 	}
@@ -438,16 +438,19 @@ func noToken(err error) error {
 	return &localError{snap.Unavailable.With(what), "token", err}
 }
 
-// failure turns the proxy's error into what the app must know: whether DOKU
-// may have received the call.
+// failure turns the error of a call into what the app must know: whether DOKU may
+// have received it.
 func (c *call) failure(err error) error {
-	if local, ok := errors.AsType[*localError](err); ok {
+	local, ok := errors.AsType[*localError](err)
+	switch {
+	case c.written.Load():
+		return &localError{snap.Timeout.With("[outcome: unknown; DOKU may have carried this out: ask for its status, do not create it again]"), "outcome_unknown", err}
+	case c.repeatable != nil && c.repeatable.Uncertain:
+		return &localError{snap.Timeout.With("[outcome: unknown; nothing was sent now, but DOKU may have carried out an earlier attempt: ask for its status, do not create it again]"), "outcome_unknown", err}
+	case ok:
 		return local
 	}
-	if !c.written.Load() {
-		return &localError{snap.Unavailable.With("[no connection to DOKU; nothing was sent]"), "unreachable", err}
-	}
-	return &localError{snap.Timeout.With("[outcome: unknown; DOKU may have carried this out: ask for its status, do not create it again]"), "outcome_unknown", err}
+	return &localError{snap.Unavailable.With("[no connection to DOKU; nothing was sent]"), "unreachable", err}
 }
 
 var (

@@ -120,6 +120,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return resp, nil //nolint:nilerr // DOKU's own refusal says more than that there is no other token
 	}
 	resp.Body.Close()
+	c.written.Store(false) // DOKU has said that it did nothing
 	resp, _, err = t.send(req, c, 2)
 	return resp, err
 }

@@ -1,7 +1,6 @@
 package signer
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -61,7 +60,40 @@ type Repeatable struct {
 	ExternalID string        // the X-EXTERNAL-ID to use
 	Answer     *store.Answer // the answer to give again; if nil, the call is to be made
 
-	turn *store.Turn
+	// Uncertain says that an earlier attempt with the same key may have reached
+	// DOKU, without a final answer: whatever becomes of this one, the outcome is
+	// not known.
+	Uncertain bool
+
+	repeats *Repeats
+	name    string
+	note    note
+	turn    *store.Turn
+}
+
+// note is what is known of a key.
+type note struct {
+	digest     [sha256.Size]byte
+	unsent     bool // for certain, no attempt has reached DOKU
+	externalID string
+}
+
+func (n note) encode() []byte {
+	unsent := byte(0)
+	if n.unsent {
+		unsent = 1
+	}
+	return slices.Concat(n.digest[:], []byte{unsent}, []byte(n.externalID))
+}
+
+func decodeNote(value []byte) (n note, ok bool) {
+	if len(value) < len(n.digest)+1 {
+		return note{}, false
+	}
+	copy(n.digest[:], value)
+	n.unsent = value[len(n.digest)] == 1
+	n.externalID = string(value[len(n.digest)+1:])
+	return n, true
 }
 
 // ValidKey reports whether key can be an idempotency key.
@@ -86,31 +118,53 @@ func CallDigest(method, target string, body [sha256.Size]byte) [sha256.Size]byte
 // longest. Errors are [ErrKeyReused], ctx's and the store's.
 func (r *Repeats) Begin(ctx context.Context, c Keyed) (*Repeatable, error) {
 	sum := sha256.Sum256([]byte(c.Key)) // an app may choose what it likes, long or telling
-	name := "repeat/" + hex.EncodeToString(sum[:])
-	digest := c.Digest[:]
-	note := slices.Concat(digest, []byte(c.ExternalID))
-	kept, err := r.store.Add(ctx, name+"/call", note, RepeatsKept)
-	switch {
-	case err != nil:
-		return nil, err
-	case len(kept) < len(digest) || !bytes.Equal(kept[:len(digest)], digest):
-		return nil, ErrKeyReused
-	case !c.Own:
-		c.ExternalID = string(kept[len(digest):])
-	case !bytes.Equal(kept, note):
-		if err := r.store.Set(ctx, name+"/call", note, RepeatsKept); err != nil {
-			return nil, err
-		}
-	}
-	turn, values, err := r.once.Take(ctx, "call", name+"/answer/"+hex.EncodeToString(digest))
+	call := &Repeatable{repeats: r, name: "repeat/" + hex.EncodeToString(sum[:]), note: note{digest: c.Digest, externalID: c.ExternalID}}
+	earlier, err := r.store.Add(ctx, call.noteKey(), call.note.encode(), RepeatsKept)
 	if err != nil {
 		return nil, err
 	}
-	again := &Repeatable{ExternalID: c.ExternalID, turn: turn}
-	if turn == nil {
-		again.Answer, err = store.DecodeAnswer(values[0])
+	if earlier != nil {
+		known, ok := decodeNote(earlier)
+		if !ok || known.digest != c.Digest {
+			return nil, ErrKeyReused
+		}
+		if !c.Own {
+			call.note.externalID = known.externalID
+		}
 	}
-	return again, err
+	call.ExternalID = call.note.externalID
+	turn, values, err := r.once.Take(ctx, "call", call.name+"/answer/"+hex.EncodeToString(c.Digest[:]))
+	switch {
+	case err != nil:
+		return nil, err
+	case turn == nil:
+		call.Answer, err = store.DecodeAnswer(values[0])
+		return call, err
+	}
+	call.turn = turn
+	if earlier != nil {
+		err = call.again(ctx)
+	}
+	if err != nil {
+		return nil, errors.Join(err, turn.Release(ctx))
+	}
+	return call, nil
+}
+
+func (r *Repeatable) noteKey() string { return r.name + "/call" }
+
+// again finds out what has become of earlier attempts, and takes note of this one.
+func (r *Repeatable) again(ctx context.Context) error {
+	value, err := r.repeats.store.Get(ctx, r.noteKey())
+	if err != nil {
+		return err
+	}
+	known, ok := decodeNote(value)
+	r.Uncertain = !ok || !known.unsent
+	if known == r.note {
+		return nil
+	}
+	return r.repeats.store.Set(ctx, r.noteKey(), r.note.encode(), RepeatsKept)
 }
 
 // Final reports whether an answer of DOKU's with this HTTP status says for good
@@ -127,11 +181,11 @@ func Final(status int) bool {
 // its body is larger than [AnswerLargest]. What is not kept is sent again.
 func (r *Repeatable) Answered(ctx context.Context, a store.Answer) error {
 	if !Final(a.Status) || len(a.Body) > AnswerLargest {
-		return r.Failed(ctx)
+		return r.turn.Release(ctx)
 	}
 	value, err := a.Encode()
 	if err != nil {
-		return errors.Join(err, r.Failed(ctx))
+		return errors.Join(err, r.turn.Release(ctx))
 	}
 	done, err := r.turn.Finish(ctx, RepeatsKept, value)
 	if err == nil && !done {
@@ -140,5 +194,13 @@ func (r *Repeatable) Answered(ctx context.Context, a store.Answer) error {
 	return err
 }
 
-// Failed says that there is no answer: the next one with the same key is sent.
-func (r *Repeatable) Failed(ctx context.Context) error { return r.turn.Release(ctx) }
+// Failed says that there is no answer, and whether the call may have reached DOKU:
+// the next one with the same key is sent.
+func (r *Repeatable) Failed(ctx context.Context, sent bool) error {
+	var err error
+	if !sent && !r.Uncertain {
+		r.note.unsent = true
+		err = r.repeats.store.Set(context.WithoutCancel(ctx), r.noteKey(), r.note.encode(), RepeatsKept)
+	}
+	return errors.Join(err, r.turn.Release(ctx))
+}

@@ -59,7 +59,7 @@ func TestARepeatHasTheSameExternalIDAndAnswer(t *testing.T) {
 		defer end()
 		// Just before midnight; the bubble's clock begins at midnight UTC.
 		time.Sleep(16*time.Hour + 59*time.Minute)
-		must(t, begin(t, all[0], "k", "1", false).Failed(t.Context()))
+		must(t, begin(t, all[0], "k", "1", false).Failed(t.Context(), true))
 		time.Sleep(2 * time.Minute) // now it is another WIB day
 		call := begin(t, all[1], "k", "2", false)
 		if call.ExternalID != "1" {
@@ -71,6 +71,34 @@ func TestARepeatHasTheSameExternalIDAndAnswer(t *testing.T) {
 		if err != nil || again.ExternalID != "1" || !reflect.DeepEqual(again.Answer, &created) {
 			t.Errorf("a repeat within the window: %+v, %v", again, err)
 		}
+	})
+}
+
+func TestWhetherAnEarlierAttemptMayHaveReachedDOKUIsKnown(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		all, end := repeats(2)
+		defer end()
+		for i, step := range []struct{ sent, uncertain bool }{
+			{false, false}, // nothing was sent the first time,
+			{false, false}, // nor the second,
+			{true, false},  // but the third,
+			{false, true},  // of which the fourth knows,
+			{true, true}, {false, true},
+		} {
+			call := begin(t, all[i%2], "k", "1", false)
+			if call.Uncertain != step.uncertain {
+				t.Errorf("attempt %d: uncertain %v", i+1, call.Uncertain)
+			}
+			must(t, call.Failed(t.Context(), step.sent))
+		}
+		// A sidecar that dies leaves everything open.
+		begin(t, all[0], "dies", "1", false).turn.Release(t.Context())
+		call := begin(t, all[1], "dies", "1", false)
+		if !call.Uncertain {
+			t.Error("after a death the outcome was taken for known")
+		}
+		must(t, call.Failed(t.Context(), false))
 	})
 }
 
@@ -89,12 +117,12 @@ func TestAKeyIsForOneCall(t *testing.T) {
 				t.Errorf("error %v", err)
 			}
 		}
-		must(t, call.Failed(t.Context()))
+		must(t, call.Failed(t.Context(), true))
 		again := begin(t, all[0], "another", "3", false)
 		if again.ExternalID != "3" {
 			t.Errorf("another key has external id %s", again.ExternalID)
 		}
-		must(t, again.Failed(t.Context()))
+		must(t, again.Failed(t.Context(), true))
 	})
 }
 
@@ -112,7 +140,7 @@ func TestTheAppsOwnExternalIDWins(t *testing.T) {
 			if call.ExternalID != use.want {
 				t.Errorf("external id %s, expected %s", call.ExternalID, use.want)
 			}
-			must(t, call.Failed(t.Context()))
+			must(t, call.Failed(t.Context(), true))
 		}
 	})
 }
@@ -174,7 +202,7 @@ func TestOnlyFinalAnswersAreKept(t *testing.T) {
 					t.Errorf("kept: %v, expected %v", again.Answer != nil, kept)
 				}
 				if again.Answer == nil {
-					must(t, again.Failed(t.Context()))
+					must(t, again.Failed(t.Context(), true))
 				}
 			})
 		})
@@ -190,7 +218,7 @@ func TestOnlyFinalAnswersAreKept(t *testing.T) {
 			if again.ExternalID != "1" {
 				t.Errorf("external id %s", again.ExternalID)
 			}
-			must(t, again.Failed(t.Context()))
+			must(t, again.Failed(t.Context(), true))
 		})
 	})
 }

@@ -92,7 +92,7 @@ func (m *Memory) Add(_ context.Context, key string, value []byte, ttl time.Durat
 		return kept, nil
 	}
 	m.values.Set(key, value, ttl)
-	return value, nil
+	return nil, nil
 }
 
 // Claim implements [Store].

@@ -127,7 +127,7 @@ var (
 local kept = redis.call('GET', KEYS[1])
 if kept then return kept end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-return ARGV[1]`)
+return false`)
 
 	// ARGV: owner, lease in ms.
 	claimScript = redis.NewScript(`
@@ -186,8 +186,11 @@ func (r *Redis) Add(ctx context.Context, key string, value []byte, ttl time.Dura
 	if err := check(ttl, value); err != nil {
 		return nil, err
 	}
-	kept, err := addScript.Run(ctx, r.client, []string{r.prefix + key}, value, ttl.Milliseconds()).Text()
-	return []byte(kept), failed(err)
+	earlier, err := addScript.Run(ctx, r.client, []string{r.prefix + key}, value, ttl.Milliseconds()).Text()
+	if errors.Is(err, redis.Nil) {
+		return nil, nil
+	}
+	return []byte(earlier), failed(err)
 }
 
 // Claim implements [Store].

@@ -101,11 +101,11 @@ func (s *Scoped) Set(ctx context.Context, key string, value []byte, ttl time.Dur
 // Add implements [Store].
 func (s *Scoped) Add(ctx context.Context, key string, value []byte, ttl time.Duration) ([]byte, error) {
 	key = s.prefix + key
-	kept, err := s.store.Add(ctx, key, s.seal(key, value), ttl)
+	earlier, err := s.store.Add(ctx, key, s.seal(key, value), ttl)
 	if err != nil {
 		return nil, err
 	}
-	return s.open(key, kept)
+	return s.open(key, earlier)
 }
 
 // Claim implements [Store].

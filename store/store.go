@@ -29,8 +29,8 @@ type Store interface {
 	// earlier one.
 	Set(ctx context.Context, key string, value []byte, ttl time.Duration) error
 
-	// Add keeps value under key for ttl, unless there is a value already, and
-	// returns what is kept then.
+	// Add keeps value under key for ttl, unless there is a value already: then it
+	// returns that one, otherwise nil.
 	Add(ctx context.Context, key string, value []byte, ttl time.Duration) ([]byte, error)
 
 	// Claim leases all of keys to owner, if none of them has a value or is leased

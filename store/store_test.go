@@ -106,11 +106,12 @@ func contract(t *testing.T, s Store) {
 	must(s.Set(ctx, "set", []byte("two"), long))
 	get("set", "two")
 
-	for _, value := range []string{"first", "second"} {
-		if kept, err := s.Add(ctx, "added", []byte(value), long); err != nil || string(kept) != "first" {
-			t.Errorf("adding %s: %q, %v", value, kept, err)
+	for _, add := range []struct{ value, earlier string }{{"first", ""}, {"second", "first"}, {"first", "first"}} {
+		if earlier, err := s.Add(ctx, "added", []byte(add.value), long); err != nil || string(earlier) != add.earlier {
+			t.Errorf("adding %s: %q, %v", add.value, earlier, err)
 		}
 	}
+	get("added", "first")
 
 	t.Run("a claim is for all keys or none", func(t *testing.T) {
 		claim("a", true, "k1", "k2")
