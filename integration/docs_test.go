@@ -1,8 +1,10 @@
 package integration
 
 import (
+	"io/fs"
 	"net/http"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -73,5 +75,32 @@ func TestTheReadmeShowsTheExampleConfiguration(t *testing.T) {
 	}
 	if got, want := directives(shown), directives(readDoc(t, "Caddyfile.example")); got != want {
 		t.Errorf("the README shows\n%s\nCaddyfile.example has\n%s", got, want)
+	}
+}
+
+func TestTheGuaranteesNameTestsThatExist(t *testing.T) {
+	t.Parallel()
+	tests := make(map[string]bool)
+	err := filepath.WalkDir("..", func(path string, _ fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		for _, found := range regexp.MustCompile(`(?m)^func (\w+)\(`).FindAllSubmatch(text, -1) {
+			tests[string(found[1])] = true
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	named := regexp.MustCompile("`((?:Test|Fuzz)\\w+)`").FindAllStringSubmatch(readDoc(t, "docs/guarantees.md"), -1)
+	if len(named) < 20 {
+		t.Fatalf("found %d names of tests", len(named))
+	}
+	for _, name := range named {
+		if !tests[name[1]] {
+			t.Errorf("there is no %s", name[1])
+		}
 	}
 }
