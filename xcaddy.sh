@@ -1,7 +1,10 @@
 #!/bin/sh
 # Builds Caddy with the modules of this checkout, as one static program.
 #
-#   ./xcaddy.sh [output]        output: bin/caddy-doku beside this script, unless given
+#   ./xcaddy.sh [output] [--with module[@version][=path]]...
+#
+# output is bin/caddy-doku beside this script, unless given. --with adds another module of Caddy's,
+# such as a rate limit.
 #
 # Needs Go and, the first time, the network. Caddy's version is the one in go.mod, xcaddy's the
 # one in tools/go.mod. To build for another system, set GOOS and GOARCH.
@@ -33,8 +36,24 @@ version() {
 	echo "v0.0.0-$time-$commit${dirty:+.dirty}"
 }
 
-[ $# -le 1 ] || fail "expected at most one argument, the output file; got $#"
-output=${1:-$root/bin/caddy-doku}
+output=$root/bin/caddy-doku
+case ${1:---with} in
+-*) ;;
+*)
+	output=$1
+	shift
+	;;
+esac
+# What is left is checked here and handed to xcaddy as it is.
+expected=--with
+for argument; do
+	case $expected:$argument in
+	--with:--with) expected=module ;;
+	module:[!-]*) expected=--with ;;
+	*) fail "expected [output] [--with module[@version][=path]]..., found '$argument'" ;;
+	esac
+done
+[ "$expected" = --with ] || fail "expected a module after --with"
 case $output in
 /*) ;;
 *) output=$PWD/$output ;;
@@ -75,7 +94,7 @@ GOFLAGS="-mod=readonly $others" GOOS=$(go env GOHOSTOS) GOARCH=$(go env GOHOSTAR
 
 echo "xcaddy.sh: building Caddy $caddy with $module $version (minutes the first time, seconds later)"
 if ! XCADDY_PRINT_VERSION=0 bin/tools/xcaddy build "$caddy" --output "$work/caddy-doku" \
-	--with "$module@$version=$root" >"$work/log" 2>&1 || [ ! -f "$work/caddy-doku" ]; then
+	--with "$module@$version=$root" "$@" >"$work/log" 2>&1 || [ ! -f "$work/caddy-doku" ]; then
 	cat "$work/log" >&2
 	fail "the build failed; what xcaddy and Go said is above"
 fi

@@ -184,7 +184,7 @@ func (a *Account) begin(app *App, c *credentials) (_ *session, err error) {
 		return nil, err
 	}
 	s.repeats = signer.NewRepeats(s.scope, verifier.DefaultLease)
-	s.ledger = verifier.NewLedger(s.scope, verifier.DefaultLease)
+	s.ledger = verifier.NewLedger(s.scope, verifier.DefaultLease, time.Now)
 	return s, nil
 }
 
@@ -204,6 +204,7 @@ func (a *Account) use(c *credentials) error {
 func (a *Account) start(app *App) error {
 	a.log.current.Store(app.log)
 	a.clock.SetCorrect(app.ClockCorrection)
+	a.ledger.SetLenient(app.OnStoreError == storeErrorContinue)
 	if err := a.use(a.credentials()); err != nil {
 		return err
 	}
@@ -285,6 +286,17 @@ func (c *chooser) candidates() []*Account {
 		return []*Account{c.fixed}
 	}
 	return c.app.Accounts
+}
+
+// needDOKUKeys returns an error if an account has no key of DOKU's, which a setting
+// cannot do without.
+func (c *chooser) needDOKUKeys(setting string) error {
+	for _, account := range c.candidates() {
+		if len(account.credentials().dokuKeys) == 0 {
+			return fmt.Errorf("%s needs the doku_public_key of account %q; it is in DOKU's dashboard under Integration, API Keys", setting, account.Name)
+		}
+	}
+	return nil
 }
 
 var errNoAccount = errors.New("no such account")

@@ -2,8 +2,12 @@ package caddymodule
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
+	"io"
 	"net/http"
 	"sync"
+	"time"
 )
 
 // The bodies of calls are read into memory that is used again: at 64 KiB, half of
@@ -28,17 +32,49 @@ func recycle(memory []byte) {
 	}
 }
 
+var errTooLarge = errors.New("the body is too large")
+
+func tooLarge(limit int64) error { return fmt.Errorf("%w: more than %d bytes", errTooLarge, limit) }
+
 // readBody reads a request's body of at most limit bytes, into memory that may be
-// recycled. A larger body is a [*http.MaxBytesError].
-func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
+// recycled. With an error, which wraps [errTooLarge] if the body is larger, it
+// returns what it has read.
+func readBody(r *http.Request, limit int64) ([]byte, error) {
 	if r.Body == nil || r.ContentLength == 0 {
 		return nil, nil
 	}
 	if r.ContentLength > limit {
-		return nil, &http.MaxBytesError{Limit: limit}
+		return nil, tooLarge(limit)
 	}
 	// Room to see the end without growing again, if the length is known.
 	buffer := bytes.NewBuffer(memory(int(max(r.ContentLength, 0)) + bytes.MinRead))
-	_, err := buffer.ReadFrom(http.MaxBytesReader(w, r.Body, limit))
+	_, err := buffer.ReadFrom(io.LimitReader(r.Body, limit+1))
+	if err == nil && int64(buffer.Len()) > limit {
+		err = tooLarge(limit)
+	}
 	return buffer.Bytes(), err
+}
+
+// readInbound is readBody for a body from the net, which has to arrive in time.
+// What it returns must not be recycled: a proxy may read it after it has answered.
+func readInbound(w http.ResponseWriter, r *http.Request, limit int64, within time.Duration) ([]byte, error) {
+	control := http.NewResponseController(w)
+	// Not every writer has deadlines; then the server's own idle timeout holds.
+	limited := control.SetReadDeadline(time.Now().Add(within)) == nil
+	body, err := readBody(r, limit)
+	if limited && err == nil {
+		err = control.SetReadDeadline(time.Time{})
+	}
+	return body, err
+}
+
+// abandonWithin is how long a caller has to take the answer to a request whose
+// body is not read: the server reads on for a while, so that it can.
+const abandonWithin = time.Second
+
+// abandon has the connection closed after an answer that is given without reading
+// the rest of the body, soon and whatever the caller does.
+func abandon(w http.ResponseWriter) {
+	w.Header().Set("Connection", "close")
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(abandonWithin)) // see readInbound
 }

@@ -18,8 +18,10 @@ func init() {
 	httpcaddyfile.RegisterDirective("doku_sign", parseSign)
 	httpcaddyfile.RegisterHandlerDirective("doku_token", parseToken)
 	httpcaddyfile.RegisterHandlerDirective("doku_verify", parseVerify)
-	httpcaddyfile.RegisterDirectiveOrder("doku_token", httpcaddyfile.Before, "reverse_proxy")
-	httpcaddyfile.RegisterDirectiveOrder("doku_verify", httpcaddyfile.Before, "reverse_proxy")
+	// Before everything that may hand a request to the app: not only reverse_proxy,
+	// but handle, route and whatever else is written beside them.
+	httpcaddyfile.RegisterDirectiveOrder("doku_token", httpcaddyfile.Before, "basic_auth")
+	httpcaddyfile.RegisterDirectiveOrder("doku_verify", httpcaddyfile.Before, "basic_auth")
 	httpcaddyfile.RegisterDirectiveOrder("doku_sign", httpcaddyfile.Before, "reverse_proxy")
 }
 
@@ -271,10 +273,16 @@ func parseVerify(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 // UnmarshalCaddyfile sets up the handler from Caddyfile tokens. Syntax:
 //
 //	doku_verify [<matcher>] [<account>] {
-//		account  <name>
-//		service  <code>
-//		max_body <size>
-//		timeout  <duration>
+//		account       <name>
+//		service       <code>
+//		token         issued|any|none
+//		signature     symmetric|asymmetric...
+//		enforce       on|report
+//		public_prefix <path>
+//		public_target <path>
+//		max_body      <size>
+//		body_timeout  <duration>
+//		timeout       <duration>
 //	}
 func (v *Verify) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // consume the directive's name
@@ -287,12 +295,24 @@ func (v *Verify) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			return once(d, &v.Account)
 		case "service":
 			return once(d, &v.Service)
+		case "token":
+			return once(d, &v.Token)
+		case "signature":
+			return several(d, &v.Signatures)
+		case "enforce":
+			return once(d, &v.Enforce)
+		case "public_prefix":
+			return once(d, &v.PublicPrefix)
+		case "public_target":
+			return once(d, &v.PublicTarget)
+		case "body_timeout":
+			return duration(d, &v.BodyTimeout)
 		case "max_body":
 			return size(d, &v.MaxBody)
 		case "timeout":
 			return duration(d, &v.Timeout)
 		}
-		return unknown(d, "account", "service", "max_body", "timeout")
+		return unknown(d, "account", "service", "token", "signature", "enforce", "public_prefix", "public_target", "max_body", "body_timeout", "timeout")
 	})
 }
 

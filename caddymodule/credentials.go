@@ -26,11 +26,18 @@ type credentials struct {
 	privateKey *rsa.PrivateKey
 	dokuKeys   []*rsa.PublicKey
 
-	issuer   *verifier.Issuer
-	requests *verifier.TokenRequest
-	calls    *verifier.Verifier
+	partnerID string // of DOKU's calls
+	issuer    *verifier.Issuer
+	requests  *verifier.TokenRequest
 
 	files map[string][sha256.Size]byte // what was read, by path
+}
+
+// verifier returns what checks DOKU's calls, with the settings of a handler.
+func (c *credentials) verifier(token verifier.TokenMode, forms []verifier.SignatureForm) *verifier.Verifier {
+	return &verifier.Verifier{
+		PartnerID: c.partnerID, Secrets: c.secrets, Keys: c.dokuKeys, Tokens: c.issuer, Token: token, Signatures: forms, Window: verifier.DefaultWindow,
+	}
 }
 
 // secretBytes returns the secrets to derive keys from.
@@ -57,7 +64,7 @@ type loader struct {
 // load reads the credentials of a. It warns of what is odd about them.
 func (a *Account) load(log *slog.Logger) (*credentials, error) {
 	l := &loader{repl: caddy.NewReplacer(), log: log.With("account", a.Name), files: make(map[string][sha256.Size]byte)}
-	c := &credentials{files: l.files}
+	c := &credentials{files: l.files, partnerID: a.partnerID}
 	if len(a.SecretKeys) == 0 {
 		return nil, errors.New("secret_key is required; it is in DOKU's dashboard under Integration, API Keys")
 	}
@@ -99,7 +106,6 @@ func (a *Account) load(log *slog.Logger) (*credentials, error) {
 		return nil, err
 	}
 	c.requests = &verifier.TokenRequest{ClientKey: a.clientKey, Keys: c.dokuKeys, Window: verifier.DefaultWindow}
-	c.calls = &verifier.Verifier{PartnerID: a.partnerID, Secrets: c.secrets, Tokens: c.issuer, Window: verifier.DefaultWindow}
 	return c, nil
 }
 

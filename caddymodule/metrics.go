@@ -20,6 +20,11 @@ var (
 	outboundCalls = counter("outbound_calls_total", "Calls from the app to DOKU, by service code and outcome.", "service", "outcome")
 	inboundCalls  = counter("inbound_calls_total", "Calls from DOKU, by service code and outcome.", "service", "outcome")
 
+	verifiedCalls = counter("verified_calls_total",
+		"Calls of DOKU's that were verified, by the form of the signature and of the body that matched.", "account", "signature", "body")
+	changedPayments = counter("changed_payments_total",
+		"Notifications of a payment that the app had accepted with another body before.", "account")
+
 	credentialLoads = counter("credential_loads_total",
 		"Changed files of keys and secrets, by whether they were taken up (loaded) or of no use (failed).", "account", "result")
 )
@@ -32,7 +37,7 @@ func counter(name, help string, labels ...string) *prometheus.CounterVec {
 
 // registerMetrics registers the counters, and the gauges of a configuration.
 func registerMetrics(registry *prometheus.Registry, app *App) error {
-	for _, collector := range []prometheus.Collector{outboundCalls, inboundCalls, credentialLoads, gauges{app}} {
+	for _, collector := range []prometheus.Collector{outboundCalls, inboundCalls, verifiedCalls, changedPayments, credentialLoads, gauges{app}} {
 		var already prometheus.AlreadyRegisteredError
 		if err := registry.Register(collector); err != nil && !errors.As(err, &already) {
 			return fmt.Errorf("registering metrics: %w", err)

@@ -16,6 +16,7 @@ import (
 const (
 	headerAccount    = "X-Doku-Account"     // to the app: whose call this is
 	headerService    = "X-Doku-Service"     // to the app: the service code
+	headerVerified   = "X-Doku-Verified"    // to the app: whether the call is DOKU's for certain
 	headerIdempotent = "Idempotency-Key"    // to the app: the same for the same call
 	headerError      = "X-Doku-Error"       // on an answer made here, why
 	headerExternalID = "X-Doku-External-Id" // on DOKU's answers, the X-EXTERNAL-ID used

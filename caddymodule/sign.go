@@ -389,10 +389,11 @@ func (s *Sign) identify(c *call, h http.Header) (err error) {
 
 // readBody reads the app's body and makes it ready to be signed and sent.
 func (s *Sign) readBody(ctx context.Context, c *call, w http.ResponseWriter, r *http.Request) error {
-	raw, err := readBody(w, r, s.MaxBody)
+	raw, err := readBody(r, s.MaxBody)
 	defer func() { recycle(raw) }() // what goes on is a copy
 	if err != nil {
-		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		abandon(w)
+		if errors.Is(err, errTooLarge) {
 			return &localError{snap.BodyTooLarge.With(fmt.Sprintf("[more than max_body, %d bytes]", s.MaxBody)), "body_too_large", err}
 		}
 		return &localError{snap.BadRequest.With("[the request body ended early]"), "body_unreadable", err}

@@ -3,8 +3,6 @@ package caddymodule
 import (
 	"encoding/json"
 	"errors"
-	"fmt"
-	"log/slog"
 	"net/http"
 	"strconv"
 	"time"
@@ -34,8 +32,8 @@ type Token struct {
 	// account, or the one whose client key is in X-CLIENT-KEY.
 	Account string `json:"account,omitempty"`
 
+	guard   guard
 	chooser *chooser
-	log     *slog.Logger
 	now     func() time.Time
 }
 
@@ -50,20 +48,16 @@ func (t *Token) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
-	t.chooser, err = app.choose(t.Account, snap.HeaderClientKey, func(a *Account) string { return a.clientKey })
-	t.log, t.now = ctx.Slogger(), time.Now
+	if t.chooser, err = app.choose(t.Account, snap.HeaderClientKey, func(a *Account) string { return a.clientKey }); err != nil {
+		return err
+	}
+	t.guard, err = newGuard(ctx)
+	t.now = time.Now
 	return err
 }
 
 // Validate checks that DOKU can be recognized.
-func (t *Token) Validate() error {
-	for _, account := range t.chooser.candidates() {
-		if len(account.credentials().dokuKeys) == 0 {
-			return fmt.Errorf("doku_token needs the doku_public_key of account %q; it is in DOKU's dashboard under Integration, API Keys", account.Name)
-		}
-	}
-	return nil
-}
+func (t *Token) Validate() error { return t.chooser.needDOKUKeys("doku_token") }
 
 // tokenAnswer is the body of a granted token request ("Get Token B2B").
 type tokenAnswer struct {
@@ -81,27 +75,28 @@ func (t *Token) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Ha
 	const service = snap.ServiceB2BToken
 	_, span := startSpan(r.Context(), "doku.issue_token")
 	defer span.End()
-	refuse := refuser{log: t.log, service: service}
+	refuse := refuser{guard: t.guard, service: service}
 	if r.Method != http.MethodPost {
 		w.Header().Set("Allow", http.MethodPost)
-		return refuse.refuse(w, r, snap.MethodNotAllowed, "method", errors.New("expected POST, found "+r.Method))
+		return refuse.refuse(w, r, refusal{snap.MethodNotAllowed, "method", errors.New("expected POST, found " + r.Method)})
 	}
-	body, err := readInbound(w, r, tokenRequestLargest)
+	body, err := readInbound(w, r, tokenRequestLargest, defaultBodyTimeout)
 	if err != nil {
-		return refuse.unread(w, r, err)
+		abandon(w)
+		return refuse.refuse(w, r, unread(err))
 	}
 	account, err := t.chooser.account(r)
 	if err != nil {
-		return refuse.stranger(w, r, snap.HeaderClientKey, err)
+		return refuse.refuse(w, r, stranger(r.Header, snap.HeaderClientKey, err))
 	}
 	refuse.account = account.Name
 	c := account.credentials()
 	if err := c.requests.Verify(r.Header, body, t.now()); err != nil {
-		return refuse.refusal(w, r, err)
+		return refuse.refuse(w, r, refusalOf(err))
 	}
 	token, err := c.issuer.Issue()
 	if err != nil {
-		return refuse.refuse(w, r, snap.GeneralError, "issuing", err)
+		return refuse.refuse(w, r, refusal{snap.GeneralError, "issuing", err})
 	}
 	answered, err := json.Marshal(tokenAnswer{
 		Answer:      snap.Answer{ResponseCode: snap.Successful.Code(service), ResponseMessage: snap.Successful.Message},

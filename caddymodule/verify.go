@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -27,12 +28,13 @@ func init() {
 }
 
 // Verify lets only DOKU's own calls through to the app: inquiries (service 24)
-// and payment notifications (25, 56). It checks, in this order: the size, that
-// the headers X-TIMESTAMP, X-SIGNATURE, X-PARTNER-ID, X-EXTERNAL-ID and
-// Authorization are there once, that the time is within 10 minutes back and 2
+// and payment notifications (25, 56). It checks, in this order: the size, if it is
+// declared, that the headers X-TIMESTAMP, X-SIGNATURE, X-PARTNER-ID, X-EXTERNAL-ID
+// and Authorization are there once, that the time is within 10 minutes back and 2
 // ahead, that the bearer token is one that `doku_token` gave to DOKU for this
-// account, and the HMAC-SHA512 signature over method, path and query as DOKU
-// called them, token, body and time.
+// account, and, only now reading the body, the signature over method, path and
+// query as DOKU called them, token, body and time. The signature may be over the
+// body as it arrived, without its white space, or in canonical form.
 //
 // The app gets the body to the byte, without Authorization and X-SIGNATURE,
 // and with these headers, which are removed first if somebody else has set them:
@@ -41,6 +43,7 @@ func init() {
 // |---|---|
 // | `X-Doku-Account` | the name of the account |
 // | `X-Doku-Service` | the service code, such as `25` |
+// | `X-Doku-Verified` | `true`; `false` only with `enforce report` |
 // | `Idempotency-Key` | the same text whenever the same call is handed over again |
 //
 // The app's answer is DOKU's answer. A repeat of a call that the app has
@@ -50,8 +53,8 @@ func init() {
 // try again.
 //
 // A refusal is answered with the SNAP code of the case, such as 4012500, and
-// the header `X-Doku-Error`; the precise reason is logged, counted, and set as
-// placeholder `{http.doku.reason}`.
+// the header `X-Doku-Error`; the precise reason is logged, counted, set as
+// placeholder `{http.doku.reason}`, and sent as event `doku_call_refused`.
 type Verify struct {
 	// The name of the account, which may be a placeholder. Default: the only
 	// account, or the one whose partner id is in X-PARTNER-ID.
@@ -61,22 +64,55 @@ type Verify struct {
 	// path, such as 24 for `/transfer-va/inquiry` and 25 for `/transfer-va/payment`.
 	Service string `json:"service,omitempty"`
 
+	// What the bearer token must be: `issued` (the default), one that `doku_token`
+	// gave to DOKU; `any`, whatever DOKU sends, which then only is part of the
+	// string to sign; `none`, for which the string to sign has an empty place.
+	Token string `json:"token,omitempty"`
+
+	// Which signatures are accepted: `symmetric` (the default), HMAC-SHA512;
+	// `asymmetric`, by which DOKU signed for some merchants in the past, with its
+	// RSA key and without a token. Which one matched is logged and counted.
+	Signatures []string `json:"signatures,omitempty"`
+
+	// `on` (the default), or `report`: everything is verified, logged and counted,
+	// but every call is passed on as it came, with X-Doku-Verified, Authorization
+	// and X-SIGNATURE, and without the ledger. It is for moving over from checks
+	// of the app's own, which must stay in place meanwhile.
+	Enforce string `json:"enforce,omitempty"`
+
+	// What something in front of the sidecar strips from the path that DOKU
+	// calls, such as `/doku`.
+	PublicPrefix string `json:"public_prefix,omitempty"`
+
+	// The path that DOKU calls, if what is in front of the sidecar rewrites it in
+	// another way. A query stays as it arrives, unless this has one.
+	PublicTarget string `json:"public_target,omitempty"`
+
 	// The largest body in bytes. Default: 1 MiB.
 	MaxBody int64 `json:"max_body,omitempty"`
+
+	// How long the body may take to arrive. Default: `10s`.
+	BodyTimeout caddy.Duration `json:"body_timeout,omitempty"`
 
 	// How long the app may take to answer. Default: `20s`.
 	Timeout caddy.Duration `json:"timeout,omitempty"`
 
+	guard   guard
 	app     *App
 	chooser *chooser
-	log     *slog.Logger
+	forms   []verifier.SignatureForm
 	now     func() time.Time
 }
 
+// The ways to enforce.
 const (
-	defaultAppTimeout = 20 * time.Second
-	bodyDeadline      = 10 * time.Second
-	answerKept        = 256 << 10
+	enforceOn     = "on"
+	enforceReport = "report"
+)
+
+const (
+	defaultAppTimeout  = 20 * time.Second
+	defaultBodyTimeout = 10 * time.Second
 )
 
 // CaddyModule returns the Caddy module information.
@@ -93,13 +129,31 @@ func (v *Verify) Provision(ctx caddy.Context) error {
 	if v.chooser, err = v.app.choose(v.Account, snap.HeaderPartnerID, func(a *Account) string { return a.partnerID }); err != nil {
 		return err
 	}
+	if v.guard, err = newGuard(ctx); err != nil {
+		return err
+	}
+	if v.Token == "" {
+		v.Token = string(verifier.TokenIssued)
+	}
+	if len(v.Signatures) == 0 {
+		v.Signatures = []string{string(verifier.Symmetric)}
+	}
+	for _, form := range v.Signatures {
+		v.forms = append(v.forms, verifier.SignatureForm(form))
+	}
+	if v.Enforce == "" {
+		v.Enforce = enforceOn
+	}
 	if v.MaxBody == 0 {
 		v.MaxBody = defaultMaxBody
+	}
+	if v.BodyTimeout == 0 {
+		v.BodyTimeout = caddy.Duration(defaultBodyTimeout)
 	}
 	if v.Timeout == 0 {
 		v.Timeout = caddy.Duration(defaultAppTimeout)
 	}
-	v.log, v.now = ctx.Slogger(), time.Now
+	v.now = time.Now
 	return nil
 }
 
@@ -108,240 +162,281 @@ func (v *Verify) Validate() error {
 	if v.Service != "" && !snap.Service(v.Service).Valid() {
 		return fmt.Errorf("service: expected two digits such as 25, found %q", v.Service)
 	}
-	if v.MaxBody < 0 || v.Timeout < 0 {
-		return errors.New("max_body and timeout must be positive")
+	switch verifier.TokenMode(v.Token) {
+	case verifier.TokenIssued, verifier.TokenAny, verifier.TokenNone:
+	default:
+		return fmt.Errorf("token: expected issued, any or none, found %q", v.Token)
+	}
+	for _, form := range v.forms {
+		switch form {
+		case verifier.Symmetric:
+		case verifier.Asymmetric:
+			if err := v.chooser.needDOKUKeys("signature asymmetric"); err != nil {
+				return err
+			}
+		default:
+			return fmt.Errorf("signature: expected symmetric or asymmetric, found %q", form)
+		}
+	}
+	if v.Enforce != enforceOn && v.Enforce != enforceReport {
+		return fmt.Errorf("enforce: expected on or report, found %q", v.Enforce)
+	}
+	for name, path := range map[string]string{"public_prefix": v.PublicPrefix, "public_target": v.PublicTarget} {
+		if path != "" && !strings.HasPrefix(path, "/") {
+			return fmt.Errorf("%s: expected a path that begins with /, found %q", name, path)
+		}
+	}
+	if v.PublicPrefix != "" && v.PublicTarget != "" {
+		return errors.New("public_prefix and public_target: expected one of them, found both")
+	}
+	if strings.Contains(v.PublicPrefix, "?") || strings.HasSuffix(v.PublicPrefix, "/") {
+		return fmt.Errorf("public_prefix: expected a path without query and without / at its end, found %q", v.PublicPrefix)
+	}
+	if v.MaxBody < 0 || v.Timeout < 0 || v.BodyTimeout < 0 {
+		return errors.New("max_body, timeout and body_timeout must be positive")
 	}
 	return nil
 }
 
+// inbound is a call of DOKU's, or of somebody who says so.
+type inbound struct {
+	account  *Account // nil until it is known
+	service  snap.Service
+	method   string
+	target   string // path and query as DOKU called them
+	body     []byte
+	read     bool // whether body is all that came
+	verified verifier.Verified
+	id       verifier.Identity // once it is verified
+}
+
 // ServeHTTP verifies a call, hands it on unless it is a repeat, and answers it.
 func (v *Verify) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	method, target := asCalled(r)
-	service := snap.Service(v.Service)
-	if service == "" {
-		service, _ = snap.ServiceOf(method, target)
+	in := &inbound{}
+	in.method, in.target = v.asCalled(r)
+	if in.service = snap.Service(v.Service); in.service == "" {
+		in.service, _ = snap.ServiceOf(in.method, in.target)
 	}
-	refuse := refuser{log: v.log, service: service}
-	if method != http.MethodPost {
-		w.Header().Set("Allow", http.MethodPost)
-		return refuse.refuse(w, r, snap.MethodNotAllowed, "method", errors.New("expected POST, found "+method))
+	why, ok := v.verify(in, w, r)
+	refuse := refuser{guard: v.guard, service: in.service}
+	if in.account != nil {
+		refuse.account = in.account.Name
 	}
-	body, err := readInbound(w, r, v.MaxBody)
-	if err != nil {
-		return refuse.unread(w, r, err)
+	switch {
+	case v.Enforce == enforceReport:
+		return v.report(in, why, ok, refuse, w, r, next)
+	case !ok:
+		if why.reason == "method" {
+			w.Header().Set("Allow", http.MethodPost)
+		}
+		if !in.read {
+			abandon(w)
+		}
+		return refuse.refuse(w, r, why)
+	}
+	return v.deliver(in, refuse, w, r, next)
+}
+
+// verify verifies a call inside a span, and completes in.
+func (v *Verify) verify(in *inbound, w http.ResponseWriter, r *http.Request) (why refusal, ok bool) {
+	_, span := startSpan(r.Context(), "doku.verify")
+	defer span.End()
+	why, ok = v.check(in, w, r)
+	if !span.IsRecording() {
+		return why, ok
+	}
+	if in.account != nil {
+		span.SetAttributes(attribute.String("doku.account", in.account.Name))
+	}
+	span.SetAttributes(attribute.String("doku.service_code", string(in.service)))
+	if ok {
+		span.SetAttributes(attribute.String("doku.signature_form", string(in.verified.Signature)),
+			attribute.String("doku.body_form", string(in.verified.BodyForm)), attribute.String("doku.external_id", in.id.ExternalID))
+	} else {
+		span.SetAttributes(attribute.String("doku.reason", why.reason))
+		span.SetStatus(codes.Error, why.reason)
+	}
+	return why, ok
+}
+
+// check makes the checks, in their order.
+func (v *Verify) check(in *inbound, w http.ResponseWriter, r *http.Request) (why refusal, ok bool) {
+	if in.method != http.MethodPost {
+		return refusal{snap.MethodNotAllowed, "method", errors.New("expected POST, found " + in.method)}, false
+	}
+	if r.ContentLength > v.MaxBody {
+		return unread(tooLarge(v.MaxBody)), false
 	}
 	account, err := v.chooser.account(r)
 	if err != nil {
-		return refuse.stranger(w, r, snap.HeaderPartnerID, err)
+		return stranger(r.Header, snap.HeaderPartnerID, err), false
 	}
-	refuse.account = account.Name
-	verified, err := v.verify(r, account, verifier.Call{
-		Method: method, Target: target, Header: r.Header, Body: body, Memory: memory(len(body)),
-	}, service)
+	in.account = account
+	checker := account.credentials().verifier(verifier.TokenMode(v.Token), v.forms)
+	head, err := checker.Head(in.method, in.target, r.Header, v.now())
 	if err != nil {
-		return refuse.refusal(w, r, err)
+		return refusalOf(err), false
 	}
-	id := verifier.Identity{
-		Account:    account.Name,
-		Service:    service,
-		ExternalID: verified.ExternalID,
-		Digest:     verified.Digest,
+	if in.body, err = readInbound(w, r, v.MaxBody, time.Duration(v.BodyTimeout)); err != nil {
+		return unread(err), false
 	}
-	if service.Notification() {
-		id.PaymentID = verifier.PaymentID(service, verified.Canonical)
+	in.read = true
+	if in.verified, err = head.Verify(in.body, memory(len(in.body))); err != nil {
+		return refusalOf(err), false
 	}
-	recycle(verified.Canonical)
-	ctx, cancel := context.WithTimeout(r.Context(), time.Duration(v.Timeout))
-	defer cancel()
-	earlier, delivery, err := account.ledger.Begin(ctx, id)
-	switch {
-	case errors.As(err, new(*verifier.Refusal)):
-		return refuse.refusal(w, r, err)
-	case err != nil && ctx.Err() != nil:
-		return refuse.refuse(w, r, snap.Timeout, "in_flight", err)
-	case err != nil && v.app.OnStoreError == storeErrorContinue:
-		v.log.LogAttrs(ctx, slog.LevelWarn, "the store is away: a call is handed to the app without protection against repeats",
-			slog.String("account", account.Name), slog.String("external_id", id.ExternalID), slog.String("error", err.Error()))
-	case err != nil:
-		return refuse.refuse(w, r, snap.GeneralError, "store", err)
-	case earlier != nil:
-		inboundCalls.WithLabelValues(string(service), "replayed").Inc()
-		v.log.LogAttrs(ctx, slog.LevelInfo, "repeat answered from the ledger", slog.String("account", account.Name),
-			slog.String("service", string(service)), slog.String("external_id", id.ExternalID))
-		return replay(w, earlier)
+	if invalid := in.verified.Valid; invalid != nil {
+		return refusal{snap.BadRequest, verifier.Reason(verifier.ErrBodyFormat), fmt.Errorf("%w: %w", verifier.ErrBodyFormat, invalid)}, false
 	}
-	return v.deliver(ctx, w, r, next, refuse, id, delivery, body)
-}
-
-// verify runs the checks inside a span.
-func (v *Verify) verify(r *http.Request, account *Account, c verifier.Call, service snap.Service) (verifier.Verified, error) {
-	_, span := startSpan(r.Context(), "doku.verify")
-	defer span.End()
-	verified, err := account.credentials().calls.Verify(c, v.now())
-	if err == nil && verified.Valid != nil {
-		err = &verifier.Refusal{Case: snap.BadRequest, Err: fmt.Errorf("%w: %w", verifier.ErrBodyFormat, verified.Valid)}
+	in.id = verifier.Identity{Account: account.Name, Service: in.service, ExternalID: head.ExternalID, Digest: in.verified.Digest}
+	if in.service.Notification() {
+		in.id.PaymentID = verifier.PaymentID(in.service, in.verified.Canonical)
 	}
-	if span.IsRecording() {
-		span.SetAttributes(attribute.String("doku.account", account.Name), attribute.String("doku.service_code", string(service)))
-		if err != nil {
-			span.SetStatus(codes.Error, verifier.Reason(err))
-		} else {
-			span.SetAttributes(attribute.String("doku.body_form", string(verified.BodyForm)), attribute.String("doku.external_id", verified.ExternalID))
-		}
-	}
-	return verified, err
+	recycle(in.verified.Canonical)
+	in.verified.Canonical = nil
+	verifiedCalls.WithLabelValues(account.Name, string(in.verified.Signature), string(in.verified.BodyForm)).Inc()
+	v.guard.log.LogAttrs(r.Context(), slog.LevelDebug, "call from DOKU verified", slog.String("account", account.Name),
+		slog.String("service", string(in.service)), slog.String("external_id", in.id.ExternalID), slog.Duration("age", head.Age),
+		slog.String("signature_form", string(in.verified.Signature)), slog.String("body_form", string(in.verified.BodyForm)))
+	return refusal{}, true
 }
 
 var answers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 
-// deliver hands a verified call to the app, records its answer if it accepts,
-// and only then answers DOKU. There is no delivery if the store is away.
-func (v *Verify) deliver(ctx context.Context, w http.ResponseWriter, r *http.Request, next caddyhttp.Handler,
-	refuse refuser, id verifier.Identity, delivery *verifier.Delivery, body []byte,
-) error {
-	open := delivery != nil
-	defer func() {
-		if open { // also when the proxy panics, as it does if the app's answer breaks off
-			if err := delivery.Failed(ctx); err != nil {
-				v.log.LogAttrs(ctx, slog.LevelWarn, "the ledger could not be told that the app has not accepted a call; its repeat waits for a while",
-					slog.String("account", id.Account), slog.String("external_id", id.ExternalID), slog.String("error", err.Error()))
-			}
-		}
-	}()
+// deliver hands a verified call to the app, unless it is a repeat, and answers DOKU.
+func (v *Verify) deliver(in *inbound, refuse refuser, w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	ctx, cancel := context.WithTimeout(r.Context(), time.Duration(v.Timeout))
+	defer cancel()
 	buffer := answers.Get().(*bytes.Buffer)
 	buffer.Reset()
 	defer answers.Put(buffer)
 	recorder := caddyhttp.NewResponseRecorder(w, buffer, func(int, http.Header) bool { return true })
+	var failed refusal // the app's failure, if it has failed
+	out, err := in.account.ledger.Deliver(ctx, in.id, func() (store.Answer, error) {
+		if failed = v.ask(ctx, recorder, next, v.forApp(ctx, r, in)); failed.err != nil {
+			return store.Answer{}, failed.err
+		}
+		return store.Answer{Status: recorder.Status(), Header: kept(recorder.Header()), Body: buffer.Bytes()}, nil
+	})
+	v.note(ctx, in, out)
+	switch {
+	case failed.err != nil:
+		return refuse.refuse(w, r, failed)
+	case errors.Is(err, verifier.ErrInFlight):
+		return refuse.refuse(w, r, refusal{snap.Timeout, "in_flight", err})
+	case errors.Is(err, verifier.ErrLedger), errors.Is(err, verifier.ErrNotRecorded):
+		return refuse.refuse(w, r, refusal{snap.GeneralError, "store", err})
+	case err != nil:
+		return refuse.refuse(w, r, refusalOf(err))
+	case out.Replayed:
+		inboundCalls.WithLabelValues(string(in.service), "replayed").Inc()
+		return replay(w, &out.Answer)
+	case out.Answer.Status < 200 || out.Answer.Status > 299:
+		inboundCalls.WithLabelValues(string(in.service), "app_refused").Inc()
+	default:
+		inboundCalls.WithLabelValues(string(in.service), "accepted").Inc()
+	}
+	return recorder.WriteResponse()
+}
 
-	err := next.ServeHTTP(recorder, v.forApp(ctx, r, id, body))
+// note logs what is odd about a delivery.
+func (v *Verify) note(ctx context.Context, in *inbound, out verifier.Outcome) {
+	attrs := []slog.Attr{slog.String("account", in.account.Name), slog.String("service", string(in.service)), slog.String("external_id", in.id.ExternalID)}
+	if out.Replayed {
+		v.guard.log.LogAttrs(ctx, slog.LevelInfo, "repeat answered from the ledger", attrs...)
+	}
+	if out.Changed {
+		changedPayments.WithLabelValues(in.account.Name).Inc()
+		v.guard.log.LogAttrs(ctx, slog.LevelWarn, "a notification tells of a payment that the app has accepted with another body before; it was handed to the app, which has to tell them apart",
+			append(attrs, slog.String("payment_id", in.id.PaymentID))...)
+	}
+	if out.Unkept != nil {
+		v.guard.log.LogAttrs(ctx, slog.LevelWarn, "the ledger does not know the outcome of a call: a repeat may wait for a while, or reach the app again",
+			append(attrs, slog.String("error", out.Unkept.Error()))...)
+	}
+}
+
+// ask calls the app, and returns why it gave no answer, if it did not.
+func (v *Verify) ask(ctx context.Context, recorder caddyhttp.ResponseRecorder, next caddyhttp.Handler, r *http.Request) refusal {
+	err := next.ServeHTTP(recorder, r)
 	var failure *caddyhttp.HandlerError
 	handled := errors.As(err, &failure)
 	switch {
 	case handled && failure.StatusCode == http.StatusGatewayTimeout || err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded):
-		return refuse.refuse(w, r, snap.Timeout, "app_timeout", err)
+		return refusal{snap.Timeout, "app_timeout", err}
 	case err != nil:
-		return refuse.refuse(w, r, snap.ExternalError, "app_unreachable", err)
+		return refusal{snap.ExternalError, "app_unreachable", err}
 	case recorder.Status() == 0:
-		return refuse.refuse(w, r, snap.GeneralError, "app_missing", errors.New("no handler answered: expected a reverse_proxy to the app after doku_verify, for the same path"))
+		return refusal{snap.GeneralError, "app_missing", errors.New("no handler answered: expected a reverse_proxy to the app after doku_verify, for the same path")}
 	}
-	status := recorder.Status()
-	if status < 200 || status >= 300 {
-		inboundCalls.WithLabelValues(string(id.Service), "app_refused").Inc()
-		return recorder.WriteResponse()
+	return refusal{}
+}
+
+// report passes a call on, whatever was found, and tells.
+func (v *Verify) report(in *inbound, why refusal, ok bool, refuse refuser, w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	out := r.Clone(r.Context())
+	v.mark(out.Header, in, ok)
+	switch {
+	case in.read:
+		out.Body = io.NopCloser(bytes.NewReader(in.body))
+	case len(in.body) > 0: // what was read of it before it was given up
+		out.Body = struct {
+			io.Reader
+			io.Closer
+		}{io.MultiReader(bytes.NewReader(in.body), r.Body), r.Body}
 	}
-	if open {
-		given := store.Answer{Status: status, Header: kept(recorder.Header()), Body: buffer.Bytes()}
-		if len(given.Body) > answerKept {
-			given.Body = snap.Successful.Answer(id.Service)
-		}
-		open = false
-		err := delivery.Accepted(ctx, given, v.now())
-		if err != nil && v.app.OnStoreError != storeErrorContinue {
-			return refuse.refuse(w, r, snap.GeneralError, "store", err)
-		} else if err != nil {
-			v.log.LogAttrs(ctx, slog.LevelWarn, "an accepted call could not be recorded; its repeat will be handed to the app again",
-				slog.String("account", id.Account), slog.String("external_id", id.ExternalID), slog.String("error", err.Error()))
-		}
+	if ok {
+		inboundCalls.WithLabelValues(string(in.service), "reported_verified").Inc()
+	} else {
+		inboundCalls.WithLabelValues(string(in.service), "reported_"+why.reason).Inc()
+		refuse.tell(r, "call from DOKU passed on unverified, since enforce is report", why)
 	}
-	inboundCalls.WithLabelValues(string(id.Service), "accepted").Inc()
-	return recorder.WriteResponse()
+	return next.ServeHTTP(w, out)
+}
+
+// mark sets the headers by which the app knows a call.
+func (v *Verify) mark(h http.Header, in *inbound, ok bool) {
+	for _, name := range []string{headerError, headerExternalID, headerReplayed, headerAccount, headerIdempotent} {
+		h.Del(name)
+	}
+	h.Set(headerService, string(in.service))
+	h.Set(headerVerified, strconv.FormatBool(ok))
+	if in.account != nil {
+		h.Set(headerAccount, in.account.Name)
+	}
+	if ok {
+		h.Set(headerIdempotent, in.id.Key())
+	}
 }
 
 // forApp returns the request as the app sees it.
-func (v *Verify) forApp(ctx context.Context, r *http.Request, id verifier.Identity, body []byte) *http.Request {
+func (v *Verify) forApp(ctx context.Context, r *http.Request, in *inbound) *http.Request {
 	out := r.WithContext(ctx)
 	out.Header = r.Header.Clone()
 	out.Header.Del(snap.HeaderAuthorization)
 	out.Header.Del(snap.HeaderSignature)
-	out.Header.Del(headerError)
-	out.Header.Del(headerExternalID)
-	out.Header.Set(headerAccount, id.Account)
-	out.Header.Set(headerService, string(id.Service))
-	out.Header.Set(headerIdempotent, id.Key())
-	out.Header.Set("Content-Length", strconv.Itoa(len(body)))
-	out.Body = io.NopCloser(bytes.NewReader(body))
-	out.ContentLength = int64(len(body))
+	v.mark(out.Header, in, true)
+	out.Header.Set("Content-Length", strconv.Itoa(len(in.body)))
+	out.Body = io.NopCloser(bytes.NewReader(in.body))
+	out.ContentLength = int64(len(in.body))
 	out.TransferEncoding = nil
 	return out
 }
 
-// asCalled returns method and target as they arrived, before any rewrite.
-func asCalled(r *http.Request) (method, target string) {
+// asCalled returns method and target as DOKU called them: as they arrived, before
+// any rewrite here, and before what something in front has done to them.
+func (v *Verify) asCalled(r *http.Request) (method, target string) {
+	method, target = r.Method, r.RequestURI
 	if original, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request); ok {
-		return original.Method, snap.RequestTarget(original.RequestURI)
+		method, target = original.Method, original.RequestURI
 	}
-	return r.Method, snap.RequestTarget(r.RequestURI)
-}
-
-// readInbound reads a body from the net: at most limit bytes, within bodyDeadline.
-func readInbound(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
-	control := http.NewResponseController(w)
-	// Not every writer has deadlines; then the server's own idle timeout holds.
-	limited := control.SetReadDeadline(time.Now().Add(bodyDeadline)) == nil
-	body, err := readBody(w, r, limit)
-	if limited && err == nil {
-		err = control.SetReadDeadline(time.Time{})
+	target = v.PublicPrefix + snap.RequestTarget(target)
+	if v.PublicTarget == "" {
+		return method, target
 	}
-	return body, err // not to be recycled: a proxy may read it after it has answered
-}
-
-// refuser answers the calls that must not reach the app: a log line with the
-// reason, a count, a placeholder, and to DOKU the case only.
-type refuser struct {
-	log     *slog.Logger
-	account string
-	service snap.Service
-}
-
-func (f refuser) refusal(w http.ResponseWriter, r *http.Request, err error) error {
-	var refusal *verifier.Refusal
-	if !errors.As(err, &refusal) {
-		return f.refuse(w, r, snap.GeneralError, "other", err)
+	if _, query, found := strings.Cut(target, "?"); found && !strings.Contains(v.PublicTarget, "?") {
+		return method, v.PublicTarget + "?" + query
 	}
-	return f.refuse(w, r, refusal.Case, verifier.Reason(err), err)
-}
-
-// stranger answers a call for which there is no account: as an account does that
-// does not know its caller.
-func (f refuser) stranger(w http.ResponseWriter, r *http.Request, header string, err error) error {
-	if len(r.Header.Values(header)) == 0 {
-		return f.refuse(w, r, snap.InvalidMandatory.With(header), "header_missing", err)
-	}
-	return f.refuse(w, r, snap.UnknownClient, "client_unknown", err)
-}
-
-// unread answers a call whose body could not be read.
-func (f refuser) unread(w http.ResponseWriter, r *http.Request, err error) error {
-	w.Header().Set("Connection", "close") // what is left of the body is of no use
-	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		return f.refuse(w, r, snap.BodyTooLarge, "body_too_large", err)
-	}
-	return f.refuse(w, r, snap.BadRequest, "body_unreadable", err)
-}
-
-func (f refuser) refuse(w http.ResponseWriter, r *http.Request, c snap.Case, reason string, err error) error {
-	inboundCalls.WithLabelValues(string(f.service), reason).Inc()
-	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
-		repl.Set("http.doku.reason", reason)
-	}
-	f.log.LogAttrs(r.Context(), slog.LevelWarn, "call from DOKU not accepted",
-		slog.String("account", f.account),
-		slog.String("service", string(f.service)),
-		slog.String("response_code", c.Code(f.service)),
-		slog.String("reason", reason),
-		slog.String("error", err.Error()),
-		slog.String("external_id", fmt.Sprintf("%.128s", r.Header.Get(snap.HeaderExternalID))),
-		slog.String("remote", r.RemoteAddr))
-	return answer(w, f.service, c, outside(reason))
-}
-
-// outside returns what a stranger may know of a reason: not which of the
-// checks of a signature failed.
-func outside(reason string) string {
-	if reason == "signature_format" {
-		return "signature"
-	}
-	return reason
+	return method, v.PublicTarget
 }
 
 var (

@@ -4,6 +4,7 @@ import (
 	"io/fs"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -75,6 +76,22 @@ func TestTheReadmeShowsTheExampleConfiguration(t *testing.T) {
 	}
 	if got, want := directives(shown), directives(readDoc(t, "Caddyfile.example")); got != want {
 		t.Errorf("the README shows\n%s\nCaddyfile.example has\n%s", got, want)
+	}
+}
+
+// TestEveryConfigurationInTheReadmeAdapts: what is shown can be used as it stands.
+func TestEveryConfigurationInTheReadmeAdapts(t *testing.T) {
+	t.Parallel()
+	shown := regexp.MustCompile("(?s)```caddyfile\n(.*?)```").FindAllStringSubmatch(readDoc(t, "README.md"), -1)
+	if len(shown) < 2 {
+		t.Fatalf("found %d configurations", len(shown))
+	}
+	for _, config := range shown {
+		cmd := exec.CommandContext(t.Context(), binary(t), "adapt", "--config", "-", "--adapter", "caddyfile")
+		cmd.Stdin = strings.NewReader(config[1])
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("%v: %s\n%s", err, out, config[1])
+		}
 	}
 }
 

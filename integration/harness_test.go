@@ -169,6 +169,9 @@ func (w *world) caddyfile(o options) string {
 	metrics
 	log {
 		level DEBUG
+		format filter {
+			request>headers>X-Signature delete
+		}
 	}
 	doku {
 		environment %s

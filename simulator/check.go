@@ -152,6 +152,15 @@ func (s *Simulator) mac(text string) []byte {
 	return h.Sum(nil)
 }
 
+// signAsymmetric is SHA256withRSA over HTTPMethod + ":" + EndpointUrl + ":" +
+// Lowercase(HexEncode(SHA-256(minify(RequestBody)))) + ":" + TimeStamp.
+func (s *Simulator) signAsymmetric(method, endpoint string, body []byte, timestamp string) (string, error) {
+	hashed := sha256.Sum256(minify(body))
+	sum := sha256.Sum256([]byte(strings.Join([]string{method, endpoint, hex.EncodeToString(hashed[:]), timestamp}, ":")))
+	raw, err := rsa.SignPKCS1v15(rand.Reader, s.cfg.Merchant.DOKUKey, crypto.SHA256, sum[:])
+	return base64.StdEncoding.EncodeToString(raw), err
+}
+
 // signTokenRequest signs DOKU's own token requests.
 func (s *Simulator) signTokenRequest(timestamp string) (string, error) {
 	sum := sha256.Sum256([]byte(s.cfg.Merchant.ClientID + "|" + timestamp))

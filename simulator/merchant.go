@@ -224,6 +224,10 @@ type Outgoing struct {
 	Bearer    string // default: a token got from the merchant
 	Timestamp string // default: now
 
+	// How the call is signed, if not by HMAC with a token: without a token at all
+	// (Tokenless), or the way of old, with DOKU's RSA key (Asymmetric).
+	Tokenless, Asymmetric bool
+
 	// For tests of what the merchant refuses: Sent goes out in place of Body,
 	// which is signed; Mutate changes the signed request.
 	Sent   []byte
@@ -233,7 +237,7 @@ type Outgoing struct {
 // Call signs and sends a call, with a token that the merchant issued.
 func (s *Simulator) Call(ctx context.Context, out Outgoing) (Answer, error) {
 	var err error
-	if out.Bearer == "" {
+	if out.Bearer == "" && !out.Tokenless && !out.Asymmetric {
 		if out.Bearer, err = s.merchantToken(ctx); err != nil {
 			return Answer{}, err
 		}
@@ -259,10 +263,20 @@ func (s *Simulator) Call(ctx context.Context, out Outgoing) (Answer, error) {
 	req.Header.Set("X-TIMESTAMP", out.Timestamp)
 	req.Header.Set("X-PARTNER-ID", s.cfg.Merchant.ClientID)
 	req.Header.Set("X-EXTERNAL-ID", out.ExternalID)
-	req.Header.Set("CHANNEL-ID", "VA004")
-	req.Header.Set("Authorization", "Bearer "+out.Bearer)
-	req.Header.Set("X-SIGNATURE", base64.StdEncoding.EncodeToString(
-		s.mac(toSign(http.MethodPost, u.RequestURI(), out.Bearer, out.Body, out.Timestamp))))
+	if out.Bearer != "" {
+		req.Header.Set("Authorization", "Bearer "+out.Bearer)
+	}
+	if out.Asymmetric {
+		signature, err := s.signAsymmetric(http.MethodPost, u.RequestURI(), out.Body, out.Timestamp)
+		if err != nil {
+			return Answer{}, err
+		}
+		req.Header.Set("X-SIGNATURE", signature)
+	} else {
+		req.Header.Set("CHANNEL-ID", "VA004")
+		req.Header.Set("X-SIGNATURE", base64.StdEncoding.EncodeToString(
+			s.mac(toSign(http.MethodPost, u.RequestURI(), out.Bearer, out.Body, out.Timestamp))))
+	}
 	if out.Mutate != nil {
 		out.Mutate(req)
 	}

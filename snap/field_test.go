@@ -1,9 +1,6 @@
 package snap
 
-import (
-	"encoding/json"
-	"testing"
-)
+import "testing"
 
 func TestStringField(t *testing.T) {
 	t.Parallel()
@@ -27,20 +24,4 @@ func TestStringField(t *testing.T) {
 			t.Errorf("StringField(%s) = %q, expected %q", body, got, want)
 		}
 	}
-}
-
-func FuzzStringField(f *testing.F) {
-	f.Add([]byte(`{"a":[1,{"id":"n"}],"id":"x","b":"\u2028"}`))
-	f.Fuzz(func(t *testing.T, body []byte) {
-		canonical, hazards, err := AppendCanonical(nil, body)
-		got := StringField(canonical, "id")
-		var fields map[string]any
-		if err != nil || len(hazards) > 0 || json.Unmarshal(canonical, &fields) != nil {
-			return
-		}
-		want, _ := fields["id"].(string)
-		if got != want && got != "" {
-			t.Errorf("StringField(%s) = %q, expected %q", canonical, got, want)
-		}
-	})
 }

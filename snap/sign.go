@@ -44,6 +44,24 @@ func AppendStringToSign(dst []byte, method, target, token string, digest [sha256
 	return append(dst, timestamp...)
 }
 
+// AppendAsymmetricStringToSign appends the string to sign of a call, other than a
+// token request, that is signed asymmetrically, and returns the extended slice
+// (DOKU, "Asymmetric Signature"). It is that of [AppendStringToSign] without the
+// token:
+//
+//	method ":" target ":" lower(hex(digest)) ":" timestamp
+//
+// DOKU signed its notifications so in the past.
+func AppendAsymmetricStringToSign(dst []byte, method, target string, digest [sha256.Size]byte, timestamp string) []byte {
+	dst = append(dst, method...)
+	dst = append(dst, ':')
+	dst = append(dst, target...)
+	dst = append(dst, ':')
+	dst = hex.AppendEncode(dst, digest[:])
+	dst = append(dst, ':')
+	return append(dst, timestamp...)
+}
+
 // TokenStringToSign returns the string to sign of a token request, which is
 // signed asymmetrically (DOKU, "Asymmetric Signature"): the client id and
 // X-TIMESTAMP with a "|" between them. The body of a token request is not signed.

@@ -100,16 +100,6 @@ func TestTimestamps(t *testing.T) {
 	}
 }
 
-func FuzzParseTimestamp(f *testing.F) {
-	f.Add("2024-03-26T16:01:41+07:00")
-	f.Add("2024-03-26T09:01:41.123Z")
-	f.Fuzz(func(t *testing.T, text string) {
-		if _, err := ParseTimestamp(text); err != nil && !errors.Is(err, ErrTimestamp) {
-			t.Errorf("error %v", err)
-		}
-	})
-}
-
 func TestRequestTarget(t *testing.T) {
 	t.Parallel()
 	for in, want := range map[string]string{
@@ -127,15 +117,6 @@ func TestRequestTarget(t *testing.T) {
 			t.Errorf("RequestTarget(%q) = %q, expected %q", in, got, want)
 		}
 	}
-}
-
-func FuzzRequestTarget(f *testing.F) {
-	f.Add("http://host/path?query")
-	f.Fuzz(func(t *testing.T, uri string) {
-		if got := RequestTarget(uri); got == "" || got[0] != '/' {
-			t.Errorf("RequestTarget(%q) = %q", uri, got)
-		}
-	})
 }
 
 func TestServiceOf(t *testing.T) {

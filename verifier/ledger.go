@@ -6,7 +6,9 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddy-doku/caddy-doku/snap"
@@ -28,18 +30,30 @@ import (
 // Answers are kept until the WIB day has ended, and 24 h at least. It is safe for
 // concurrent use.
 type Ledger struct {
-	once *store.Once
+	store   store.Store
+	once    *store.Once
+	now     func() time.Time
+	lenient atomic.Bool
 }
 
 // DefaultLease is for how long at most a repeat waits for a sidecar that has died
 // while the first was in flight.
 const DefaultLease = 10 * time.Second
 
+// AnswerLargest is the largest body of an answer that is kept, in bytes. A repeat
+// of a call that was answered with a larger one gets a short acknowledgement.
+const AnswerLargest = 256 << 10
+
 // NewLedger returns an account's ledger, which keeps its answers in s: see
-// [store.Scope].
-func NewLedger(s store.Store, lease time.Duration) *Ledger {
-	return &Ledger{store.NewOnce(s, lease)}
+// [store.Scope]. now is the clock.
+func NewLedger(s store.Store, lease time.Duration, now func() time.Time) *Ledger {
+	return &Ledger{store: s, once: store.NewOnce(s, lease), now: now}
 }
+
+// SetLenient says whether calls are handed to the app while the store is away,
+// without protection against repeats. Otherwise, and at first, they are refused,
+// so that DOKU tries again.
+func (l *Ledger) SetLenient(lenient bool) { l.lenient.Store(lenient) }
 
 // Identity is what makes two calls of an account the same.
 type Identity struct {
@@ -76,6 +90,9 @@ func (id Identity) keys() (external, call string) {
 	return external, "ledger/" + string(id.Service) + kind + id.digest() + "/" + id.call()
 }
 
+// paid returns the key of the body that was accepted for a payment.
+func (id Identity) paid() string { return "ledger/" + string(id.Service) + "/paid/" + id.PaymentID }
+
 func (id Identity) digest() string { return hex.EncodeToString(id.Digest[:]) }
 
 // PaymentID returns the id of the payment that the body of a notification
@@ -94,58 +111,121 @@ func PaymentID(service snap.Service, body []byte) string {
 	return ""
 }
 
-// Delivery is the right and duty to hand one call to the app: it must be ended
-// by [Delivery.Accepted] or [Delivery.Failed], once.
-type Delivery struct {
-	turn *store.Turn
-	id   Identity
+// Outcome is what has become of a call.
+type Outcome struct {
+	Answer   store.Answer // to give to DOKU
+	Replayed bool         // it was given before, and the app was not called
+
+	// Changed says that the app has accepted a notification of the same payment
+	// with another body before. It was called all the same.
+	Changed bool
+
+	// Unkept is why the ledger does not know of the outcome, if nobody else need
+	// be told: a repeat may have to wait, or reach the app again.
+	Unkept error
 }
 
-// ErrNotRecorded is the error of [Delivery.Accepted] if somebody else has taken
-// over, because the lease had run out.
-var ErrNotRecorded = errors.New("the answer came too late to be recorded: another sidecar has taken over")
+// Errors of [Ledger.Deliver].
+var (
+	ErrLedger      = errors.New("the ledger cannot be asked")
+	ErrInFlight    = errors.New("the same call is still in flight")
+	ErrNotRecorded = errors.New("the app has accepted the call, but that could not be recorded")
+)
 
-// Begin finds out whether a call was seen before. It returns either the answer
-// to give at once, or a delivery; or the error [ErrConflict] in a [*Refusal],
-// ctx's error if it ended while a call in flight was waited for, or the store's.
-func (l *Ledger) Begin(ctx context.Context, id Identity) (*store.Answer, *Delivery, error) {
+// Deliver hands a call to the app, unless it is a repeat, and records that the app
+// has accepted it, before it returns. app calls the app; its answer counts as
+// accepted if its status is 2xx. Errors are app's own, as it is; [ErrConflict] in
+// a [*Refusal]; [ErrInFlight] if ctx ended while the same call was waited for; and,
+// of a ledger that is not lenient, [ErrLedger] and [ErrNotRecorded]. After each of
+// them, DOKU must be told to try again.
+func (l *Ledger) Deliver(ctx context.Context, id Identity, app func() (store.Answer, error)) (out Outcome, err error) {
 	external, call := id.keys()
 	turn, values, err := l.once.Take(ctx, id.digest(), external, call)
 	switch {
 	case errors.Is(err, store.ErrTaken):
-		return nil, nil, conflict(id)
+		return out, conflict(id)
+	case err != nil && ctx.Err() != nil:
+		return out, fmt.Errorf("%w: %w", ErrInFlight, err)
+	case err != nil && !l.lenient.Load():
+		return out, fmt.Errorf("%w: %w", ErrLedger, err)
 	case err != nil:
-		return nil, nil, err
-	case turn != nil:
-		return nil, &Delivery{turn, id}, nil
+		out.Unkept = err
+		out.Answer, err = app()
+		return out, err
+	case turn == nil:
+		return l.replay(id, values)
 	}
+	open := true
+	defer func() {
+		if open { // also if app panics
+			out.Unkept = turn.Release(ctx)
+		}
+	}()
+	out.Changed = l.changed(ctx, id)
+	if out.Answer, err = app(); err != nil || out.Answer.Status < 200 || out.Answer.Status > 299 {
+		return out, err
+	}
+	open = false
+	if err := l.record(ctx, turn, id, out.Answer); err != nil {
+		if l.lenient.Load() {
+			out.Unkept = err
+			return out, nil
+		}
+		return out, fmt.Errorf("%w: %w", ErrNotRecorded, err)
+	}
+	return out, nil
+}
+
+// replay returns the answer that was left behind for a call.
+func (l *Ledger) replay(id Identity, values [][]byte) (Outcome, error) {
 	if body := values[0]; body != nil && !bytes.Equal(body, id.Digest[:]) {
-		return nil, nil, conflict(id)
+		return Outcome{}, conflict(id)
 	}
 	answer, err := store.DecodeAnswer(values[1])
-	return answer, nil, err
+	if err != nil {
+		return Outcome{}, fmt.Errorf("%w: %w", ErrLedger, err)
+	}
+	return Outcome{Answer: *answer, Replayed: true}, nil
 }
 
 func conflict(id Identity) error {
 	return refuse(snap.Conflict, "%w: X-EXTERNAL-ID %s", ErrConflict, id.ExternalID)
 }
 
-// Accepted records the app's 2xx answer at the instant now, and gives it to those
-// who wait. After an error, the store's or [ErrNotRecorded], nothing is recorded
-// and DOKU must be told to try again.
-func (d *Delivery) Accepted(ctx context.Context, answer store.Answer, now time.Time) error {
-	value, err := answer.Encode()
-	if err != nil {
-		return errors.Join(err, d.Failed(ctx))
+// changed reports whether a notification of the same payment was accepted with
+// another body. If the store cannot tell, it is not worth more than that.
+func (l *Ledger) changed(ctx context.Context, id Identity) bool {
+	if id.PaymentID == "" {
+		return false
 	}
-	keep := max(24*time.Hour, snap.DayEnd(now).Sub(now))
-	done, err := d.turn.Finish(ctx, keep, d.id.Digest[:], value)
-	if err == nil && !done {
-		err = ErrNotRecorded
-	}
-	return err
+	body, err := l.store.Get(ctx, id.paid())
+	return err == nil && body != nil && !bytes.Equal(body, id.Digest[:])
 }
 
-// Failed says that the app did not accept the call: the next one is handed to it.
-// If the store fails, that one waits until the lease has run out.
-func (d *Delivery) Failed(ctx context.Context) error { return d.turn.Release(ctx) }
+// record keeps the app's answer, and ends the turn.
+func (l *Ledger) record(ctx context.Context, turn *store.Turn, id Identity, answer store.Answer) error {
+	if len(answer.Body) > AnswerLargest {
+		answer.Body = snap.Successful.Answer(id.Service)
+	}
+	value, err := answer.Encode()
+	if err != nil {
+		return errors.Join(err, turn.Release(ctx))
+	}
+	now := l.now()
+	keep := max(24*time.Hour, snap.DayEnd(now).Sub(now))
+	done, err := turn.Finish(ctx, keep, id.Digest[:], value)
+	if err != nil {
+		return err
+	}
+	if !done {
+		return errors.New("another sidecar has taken over, because the lease had run out")
+	}
+	if id.PaymentID != "" {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), noteTimeout)
+		defer cancel()
+		_ = l.store.Set(ctx, id.paid(), id.Digest[:], keep) // only for the warning of Changed
+	}
+	return nil
+}
+
+const noteTimeout = time.Second

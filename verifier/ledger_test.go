@@ -1,12 +1,14 @@
 package verifier
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"net/http"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/caddy-doku/caddy-doku/snap"
@@ -21,152 +23,247 @@ func newLedger(t testing.TB) *Ledger {
 	t.Helper()
 	memory := store.NewMemory()
 	t.Cleanup(func() { _ = memory.Close() })
-	return NewLedger(memory, DefaultLease)
+	return NewLedger(memory, DefaultLease, fixed(noon))
 }
 
-// deliver begins a call that is expected to be handed to the app.
-func deliver(t *testing.T, l *Ledger, id Identity) *Delivery {
-	t.Helper()
-	answer, delivery, err := l.Begin(t.Context(), id)
-	if err != nil || answer != nil || delivery == nil {
-		t.Fatalf("expected a delivery, found answer %v, error %v", answer, err)
-	}
-	return delivery
+var taken = store.Answer{Status: 200, Header: http.Header{"Content-Type": {"application/json"}}, Body: []byte(`{"responseCode":"2002500"}`)}
+
+// app is a merchant's app that gives one answer and counts its calls.
+type app struct {
+	answer store.Answer
+	err    error
+	calls  atomic.Int32
 }
 
-func fail(t *testing.T, d *Delivery) {
-	t.Helper()
-	if err := d.Failed(t.Context()); err != nil {
-		t.Error(err)
-	}
+func (a *app) call() (store.Answer, error) {
+	a.calls.Add(1)
+	return a.answer, a.err
 }
 
 func TestLedger(t *testing.T) {
 	t.Parallel()
-	given := store.Answer{Status: 200, Header: http.Header{"Content-Type": {"application/json"}}, Body: []byte(`{"responseCode":"2002500"}`)}
-	accepted := func(t *testing.T, l *Ledger, id Identity) {
-		t.Helper()
-		if err := deliver(t, l, id).Accepted(t.Context(), given, noon); err != nil {
-			t.Fatal(err)
-		}
+	accepting := func() *app { return &app{answer: taken} }
+	failing := func() *app { return &app{answer: store.Answer{Status: 503}} }
+	type step struct {
+		id       Identity
+		app      *app
+		calls    int32 // of this step's app
+		status   int
+		replayed bool
+		changed  bool
+		err      error
 	}
-	replayed := func(t *testing.T, l *Ledger, id Identity) {
-		t.Helper()
-		answer, delivery, err := l.Begin(t.Context(), id)
-		if err != nil || delivery != nil || answer == nil || !bytes.Equal(answer.Body, given.Body) {
-			t.Errorf("expected the earlier answer, found %v, error %v", answer, err)
-		}
+	errApp := errors.New("the app is down")
+	first := identity("1", "p", "b")
+	tests := []struct {
+		name  string
+		steps []step
+	}{
+		{"a repeat gets the earlier answer", []step{
+			{id: first, app: accepting(), calls: 1, status: 200},
+			{id: first, app: failing(), calls: 0, status: 200, replayed: true},
+		}},
+		{"the same payment under another external id is a repeat", []step{
+			{id: first, app: accepting(), calls: 1, status: 200},
+			{id: identity("2", "p", "b"), app: failing(), calls: 0, status: 200, replayed: true},
+		}},
+		{"the same payment id with another body goes to the app, and is told", []step{
+			{id: first, app: accepting(), calls: 1, status: 200},
+			{id: identity("2", "p", "other"), app: accepting(), calls: 1, status: 200, changed: true},
+			{id: identity("3", "p", "other"), app: failing(), calls: 0, status: 200, replayed: true},
+		}},
+		{"the same external id with another body is a conflict", []step{
+			{id: first, app: accepting(), calls: 1, status: 200},
+			{id: identity("1", "q", "other"), app: accepting(), calls: 0, err: ErrConflict},
+		}},
+		{"after a refusal the next one goes to the app, even with another body", []step{
+			{id: first, app: failing(), calls: 1, status: 503},
+			{id: identity("1", "p", "other"), app: failing(), calls: 1, status: 503},
+			{id: first, app: accepting(), calls: 1, status: 200},
+		}},
+		{"after an error too", []step{
+			{id: first, app: &app{err: errApp}, calls: 1, err: errApp},
+			{id: first, app: accepting(), calls: 1, status: 200},
+		}},
+		{"an inquiry has no payment id: its external id counts", []step{
+			{id: identity("1", "", "b"), app: accepting(), calls: 1, status: 200},
+			{id: identity("2", "", "b"), app: accepting(), calls: 1, status: 200},
+			{id: identity("1", "", "b"), app: failing(), calls: 0, status: 200, replayed: true},
+		}},
+		{"a redirect is no acceptance", []step{
+			{id: first, app: &app{answer: store.Answer{Status: 302}}, calls: 1, status: 302},
+			{id: first, app: accepting(), calls: 1, status: 200},
+		}},
 	}
-	t.Run("a repeat gets the earlier answer", func(t *testing.T) {
-		t.Parallel()
-		l := newLedger(t)
-		accepted(t, l, identity("1", "p", "b"))
-		replayed(t, l, identity("1", "p", "b"))
-	})
-	t.Run("the same payment under another external id is a repeat", func(t *testing.T) {
-		t.Parallel()
-		l := newLedger(t)
-		accepted(t, l, identity("1", "p", "b"))
-		replayed(t, l, identity("2", "p", "b"))
-	})
-	t.Run("the same payment id with another body goes to the app", func(t *testing.T) {
-		t.Parallel()
-		l := newLedger(t)
-		accepted(t, l, identity("1", "p", "b"))
-		fail(t, deliver(t, l, identity("2", "p", "other")))
-	})
-	t.Run("the same external id with another body is a conflict, also in flight", func(t *testing.T) {
-		t.Parallel()
-		l := newLedger(t)
-		flying := deliver(t, l, identity("1", "p", "b"))
-		for range 2 {
-			if _, _, err := l.Begin(t.Context(), identity("1", "q", "other")); !errors.Is(err, ErrConflict) {
-				t.Errorf("error %v", err)
-			}
-			if flying != nil {
-				if err := flying.Accepted(t.Context(), given, noon); err != nil {
-					t.Fatal(err)
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			l := newLedger(t)
+			for i, s := range test.steps {
+				out, err := l.Deliver(t.Context(), s.id, s.app.call)
+				if !errors.Is(err, s.err) || out.Answer.Status != s.status || out.Replayed != s.replayed || out.Changed != s.changed || out.Unkept != nil {
+					t.Errorf("step %d: %+v, error %v", i, out, err)
 				}
-				flying = nil
-			}
-		}
-	})
-	t.Run("after a failure the next one goes to the app", func(t *testing.T) {
-		t.Parallel()
-		l := newLedger(t)
-		fail(t, deliver(t, l, identity("1", "p", "b")))
-		accepted(t, l, identity("1", "p", "b"))
-	})
-	t.Run("a repeat in flight stops waiting when its caller does", func(t *testing.T) {
-		t.Parallel()
-		l := newLedger(t)
-		flying := deliver(t, l, identity("1", "p", "b"))
-		ctx, cancel := context.WithCancel(t.Context())
-		cancel()
-		if _, _, err := l.Begin(ctx, identity("1", "p", "b")); !errors.Is(err, context.Canceled) {
-			t.Errorf("error %v", err)
-		}
-		fail(t, flying)
-	})
-	t.Run("services are apart", func(t *testing.T) {
-		t.Parallel()
-		l := newLedger(t)
-		id := identity("1", "p", "b")
-		accepted(t, l, id)
-		id.Service = snap.ServiceVAInquiry
-		fail(t, deliver(t, l, id))
-	})
-	t.Run("a store that fails lets nothing through", func(t *testing.T) {
-		t.Parallel()
-		l := NewLedger(failing{}, DefaultLease)
-		if _, _, err := l.Begin(t.Context(), identity("1", "p", "b")); !errors.Is(err, errStore) {
-			t.Errorf("error %v", err)
-		}
-	})
-}
-
-func TestLedgerUnderLoadCallsTheAppOnce(t *testing.T) {
-	t.Parallel()
-	l := newLedger(t)
-	var (
-		mu    sync.Mutex
-		calls int
-		wg    sync.WaitGroup
-	)
-	for i := range 100 {
-		wg.Go(func() {
-			answer, delivery, err := l.Begin(t.Context(), identity(string(rune('a'+i%5)), "p", "b"))
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			if delivery == nil {
-				if answer.Status != 200 {
-					t.Errorf("status %d", answer.Status)
+				if n := s.app.calls.Load(); n != s.calls {
+					t.Errorf("step %d: the app was called %d times", i, n)
 				}
-				return
-			}
-			mu.Lock()
-			calls++
-			mu.Unlock()
-			if err := delivery.Accepted(t.Context(), store.Answer{Status: 200}, noon); err != nil {
-				t.Error(err)
 			}
 		})
 	}
-	wg.Wait()
-	if calls != 1 {
-		t.Errorf("the app was called %d times", calls)
-	}
+	t.Run("services are apart", func(t *testing.T) {
+		t.Parallel()
+		l := newLedger(t)
+		a := accepting()
+		other := first
+		other.Service = snap.ServiceDebitNotify
+		for _, id := range []Identity{first, other} {
+			if _, err := l.Deliver(t.Context(), id, a.call); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if n := a.calls.Load(); n != 2 {
+			t.Errorf("the app was called %d times", n)
+		}
+	})
+	t.Run("a large answer is given whole once, and as an acknowledgement again", func(t *testing.T) {
+		t.Parallel()
+		l := newLedger(t)
+		a := &app{answer: store.Answer{Status: 200, Body: make([]byte, AnswerLargest+1)}}
+		for _, size := range []int{AnswerLargest + 1, len(snap.Successful.Answer(snap.ServiceVAPayment))} {
+			out, err := l.Deliver(t.Context(), first, a.call)
+			if err != nil || len(out.Answer.Body) != size {
+				t.Errorf("%d bytes, %v, expected %d", len(out.Answer.Body), err, size)
+			}
+		}
+	})
+	t.Run("a panic of the app lets the next one through", func(t *testing.T) {
+		t.Parallel()
+		l := newLedger(t)
+		func() {
+			defer func() { _ = recover() }()
+			_, _ = l.Deliver(t.Context(), first, func() (store.Answer, error) { panic(http.ErrAbortHandler) })
+		}()
+		if out, err := l.Deliver(t.Context(), first, accepting().call); err != nil || out.Replayed {
+			t.Errorf("%+v, %v", out, err)
+		}
+	})
 }
 
-var errStore = errors.New("store away")
+func TestAnAnswerIsKeptPastMidnightAndForADay(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		memory := store.NewMemory()
+		defer memory.Close()
+		l := NewLedger(memory, DefaultLease, time.Now)
+		time.Sleep(18 * time.Hour) // 01:00 WIB
+		a := &app{answer: taken}
+		for _, after := range []time.Duration{0, 22 * time.Hour, 30 * time.Minute} {
+			time.Sleep(after)
+			if _, err := l.Deliver(t.Context(), identity("1", "p", "b"), a.call); err != nil || a.calls.Load() != 1 {
+				t.Errorf("after %s: %d calls, %v", after, a.calls.Load(), err)
+			}
+		}
+		time.Sleep(3 * time.Hour)
+		if _, err := l.Deliver(t.Context(), identity("1", "p", "b"), a.call); err != nil || a.calls.Load() != 2 {
+			t.Errorf("after more than a day: %d calls, %v", a.calls.Load(), err)
+		}
+	})
+}
 
-// failing is a store that is away.
-type failing struct{ store.Store }
+func TestRepeatsInFlight(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		memory := store.NewMemory()
+		defer memory.Close()
+		replicas := []*Ledger{NewLedger(memory, DefaultLease, time.Now), NewLedger(memory, DefaultLease, time.Now)}
+		var calls atomic.Int32
+		var wg sync.WaitGroup
+		for i := range 100 {
+			if i == 1 {
+				synctest.Wait() // the first one is with the app
+			}
+			externalID := string(rune('1' + i%5))
+			wg.Go(func() {
+				out, err := replicas[i%2].Deliver(t.Context(), identity(externalID, "p", "b"), func() (store.Answer, error) {
+					calls.Add(1)
+					time.Sleep(15 * time.Second) // longer than the lease
+					return taken, nil
+				})
+				if err != nil || out.Answer.Status != 200 {
+					t.Errorf("%+v, %v", out, err)
+				}
+			})
+		}
+		synctest.Wait()
+		for _, l := range replicas {
+			if _, err := l.Deliver(t.Context(), identity("1", "q", "other"), nil); !errors.Is(err, ErrConflict) {
+				t.Errorf("another body in flight: %v", err)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			if _, err := l.Deliver(ctx, identity("1", "p", "b"), nil); !errors.Is(err, ErrInFlight) || !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("a repeat that cannot wait: %v", err)
+			}
+			cancel()
+		}
+		wg.Wait()
+		if n := calls.Load(); n != 1 {
+			t.Errorf("the app was called %d times", n)
+		}
+	})
+}
 
-func (failing) Claim(context.Context, string, time.Duration, ...string) (store.Claim, error) {
-	return store.Claim{}, errStore
+var errAway = errors.New("away")
+
+// away is a store that is away for some operations.
+type away struct {
+	store.Store
+	claim, finish bool
+}
+
+func (a away) Claim(ctx context.Context, owner string, lease time.Duration, keys ...string) (store.Claim, error) {
+	if a.claim {
+		return store.Claim{}, errAway
+	}
+	return a.Store.Claim(ctx, owner, lease, keys...)
+}
+
+func (a away) Finish(ctx context.Context, owner string, ttl time.Duration, entries ...store.Entry) (bool, error) {
+	if a.finish {
+		return false, errAway
+	}
+	return a.Store.Finish(ctx, owner, ttl, entries...)
+}
+
+func TestWhileTheStoreIsAway(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name          string
+		claim, finish bool
+		lenient       bool
+		calls         int32
+		err           error
+	}{
+		{"a call is refused", true, false, false, 0, ErrLedger},
+		{"or handed to the app", true, false, true, 1, nil},
+		{"what the app has accepted is not acknowledged", false, true, false, 1, ErrNotRecorded},
+		{"or acknowledged, though not recorded", false, true, true, 1, nil},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			memory := store.NewMemory()
+			t.Cleanup(func() { _ = memory.Close() })
+			l := NewLedger(away{memory, test.claim, test.finish}, DefaultLease, fixed(noon))
+			l.SetLenient(test.lenient)
+			a := &app{answer: taken}
+			out, err := l.Deliver(t.Context(), identity("1", "p", "b"), a.call)
+			if !errors.Is(err, test.err) || a.calls.Load() != test.calls {
+				t.Errorf("%+v, error %v, %d calls of the app", out, err, a.calls.Load())
+			}
+			if test.lenient && (out.Answer.Status != 200 || !errors.Is(out.Unkept, errAway)) {
+				t.Errorf("%+v", out)
+			}
+		})
+	}
 }
 
 func TestIdempotencyKey(t *testing.T) {
@@ -182,5 +279,8 @@ func TestIdempotencyKey(t *testing.T) {
 		PaymentID(snap.ServiceDebitNotify, []byte(`{"originalExternalId":"x","latestTransactionStatus":"00"}`)) != "x/00" ||
 		PaymentID(snap.ServiceVAPayment, []byte(`{}`)) != "" {
 		t.Error("payment ids")
+	}
+	if strings.ContainsAny(key, " {}") || len(key) != 32 {
+		t.Errorf("key %q", key)
 	}
 }

@@ -5,10 +5,15 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/base64"
+	"encoding/hex"
+	"encoding/pem"
 	"errors"
 	"maps"
 	"net/http"
+	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -43,6 +48,22 @@ func issue(t testing.TB, i *Issuer) string {
 		t.Fatal(err)
 	}
 	return token
+}
+
+// Call is a call of DOKU's.
+type Call struct {
+	Method, Target string
+	Header         http.Header
+	Body           []byte
+}
+
+// verify checks a call as a whole.
+func verify(v *Verifier, c Call, now time.Time) (Verified, error) {
+	head, err := v.Head(c.Method, c.Target, c.Header, now)
+	if err != nil {
+		return Verified{}, err
+	}
+	return head.Verify(c.Body, nil)
 }
 
 // genuine returns a call signed by DOKU at noon with key.
@@ -122,7 +143,7 @@ func TestVerify(t *testing.T) {
 				test.change(&call)
 			}
 			now := noon.Add(test.after)
-			got, err := verifier(t, now).Verify(call, now)
+			got, err := verify(verifier(t, now), call, now)
 			if !errors.Is(err, test.err) {
 				t.Fatalf("error %v, expected %v", err, test.err)
 			}
@@ -135,6 +156,90 @@ func TestVerify(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestOtherWaysOfSigning(t *testing.T) {
+	t.Parallel()
+	doku := dokuKey(t)
+	const body = `{"paymentRequestId":"1"}`
+	// symmetric signs c with a token that may be empty.
+	symmetric := func(token string) func(*Call) {
+		return func(c *Call) {
+			c.Header.Del(snap.HeaderAuthorization)
+			if token != "" {
+				c.Header.Set(snap.HeaderAuthorization, "Bearer "+token)
+			}
+			c.Header.Set(snap.HeaderSignature, secret.Signature(snap.AppendStringToSign(nil, c.Method, c.Target, token, snap.Digest(c.Body), c.Header.Get(snap.HeaderTimestamp))))
+		}
+	}
+	asymmetric := func(c *Call) {
+		c.Header.Del(snap.HeaderAuthorization)
+		sum := sha256.Sum256([]byte(c.Method + ":" + c.Target + ":" + hex.EncodeToString(sha256Of(c.Body)) + ":" + c.Header.Get(snap.HeaderTimestamp)))
+		raw, err := rsa.SignPKCS1v15(rand.Reader, doku, crypto.SHA256, sum[:])
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Header.Set(snap.HeaderSignature, base64.StdEncoding.EncodeToString(raw))
+	}
+	both := []SignatureForm{Symmetric, Asymmetric}
+	tests := []struct {
+		name   string
+		token  TokenMode
+		forms  []SignatureForm
+		change func(*Call)
+		form   SignatureForm
+		err    error
+	}{
+		{"a token of somebody else's, if any will do", TokenAny, nil, symmetric("theirs"), Symmetric, nil},
+		{"no token, if any will do", TokenAny, nil, symmetric(""), Symmetric, nil},
+		{"no token, if none is expected", TokenNone, nil, symmetric(""), Symmetric, nil},
+		{"a token in the string to sign, if none is expected", TokenNone, nil, symmetric("theirs"), "", ErrSignature},
+		{"a token of somebody else's, as usual", "", nil, symmetric("theirs"), "", ErrTokenInvalid},
+		{"no token, as usual", TokenIssued, nil, symmetric(""), "", ErrTokenMissing},
+		{"asymmetric", "", []SignatureForm{Asymmetric}, asymmetric, Asymmetric, nil},
+		{"asymmetric, as usual", "", nil, asymmetric, "", ErrTokenMissing},
+		{"asymmetric, if both are accepted", "", both, asymmetric, Asymmetric, nil},
+		{"symmetric, if both are accepted", "", both, nil, Symmetric, nil},
+		{"symmetric without a token, if both are accepted", "", both, symmetric(""), "", ErrTokenMissing},
+		{"symmetric, if only asymmetric is accepted", "", []SignatureForm{Asymmetric}, nil, "", ErrSignatureFormat},
+		{"asymmetric with the body changed", "", both, func(c *Call) { asymmetric(c); c.Body[3]++ }, "", ErrSignature},
+		{"asymmetric with the target changed", "", both, func(c *Call) { asymmetric(c); c.Target += "&y" }, "", ErrSignature},
+		{"a garbled signature, if both are accepted", "", both, func(c *Call) { c.Header.Set(snap.HeaderSignature, "!") }, "", ErrSignatureFormat},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			v := verifier(t, noon)
+			v.Token, v.Signatures, v.Keys = test.token, test.forms, []*rsa.PublicKey{&doku.PublicKey}
+			call := genuine(t, secret, body)
+			if test.change != nil {
+				test.change(&call)
+			}
+			got, err := verify(v, call, noon)
+			if !errors.Is(err, test.err) || got.Signature != test.form {
+				t.Errorf("signature %q, error %v, expected %q and %v", got.Signature, err, test.form, test.err)
+			}
+		})
+	}
+}
+
+func sha256Of(b []byte) []byte {
+	sum := sha256.Sum256(b)
+	return sum[:]
+}
+
+func dokuKey(t testing.TB) *rsa.PrivateKey {
+	t.Helper()
+	data, err := os.ReadFile("../testdata/test-doku-private.pem")
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, _ := pem.Decode(data)
+	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key.(*rsa.PrivateKey)
 }
 
 func TestTokensAreTheirAccountsOnly(t *testing.T) {
@@ -272,15 +377,77 @@ func TestTokenRequest(t *testing.T) {
 	}
 }
 
+// forged reports whether an error is as it should be for a call that nobody with
+// the keys has signed.
+func forged(t *testing.T, err error) {
+	t.Helper()
+	if _, ok := errors.AsType[*Refusal](err); !ok || Reason(err) == "other" {
+		t.Errorf("a forgery was taken, or refused without a reason: %v", err)
+	}
+}
+
 func FuzzVerify(f *testing.F) {
-	f.Add("2024-08-27T12:00:00+07:00", "AAAA", "VA004-1", "Bearer x", "/p?q", []byte(`{}`))
-	f.Fuzz(func(t *testing.T, timestamp, signature, external, authorization, target string, body []byte) {
+	theirs := genuine(f, secret, `{"paymentRequestId":"1"}`)
+	f.Add("2024-08-27T12:00:00+07:00", "AAAA", client, "VA004-1", "Bearer x", "/p?q", []byte(`{}`))
+	f.Add("2024-08-27T12:00:00+07:00", strings.Repeat("A", 86)+"==", client, "1", theirs.Header.Get(snap.HeaderAuthorization), theirs.Target, theirs.Body)
+	f.Add("2024-08-27T05:00:00.000Z", strings.Repeat("A", 342)+"==", client, "VIRTUAL_ACCOUNT222623", "bearer "+theirs.Header.Get(snap.HeaderAuthorization)[7:], "//", []byte("\ufeff{}"))
+	f.Add("", "", "", "", "", "", []byte(nil))
+	f.Add("2024-08-27T12:00:00+07:00", "A===", "BRN", "a b", "Basic x", "http://h/p", []byte(`{"a":1,"a":2}`))
+	doku := dokuKey(f)
+	f.Fuzz(func(t *testing.T, timestamp, signature, partner, external, authorization, target string, body []byte) {
 		h := http.Header{
-			"X-Timestamp": {timestamp}, "X-Signature": {signature}, "X-Partner-Id": {client},
+			"X-Timestamp": {timestamp}, "X-Signature": {signature}, "X-Partner-Id": {partner},
 			"X-External-Id": {external}, "Authorization": {authorization},
 		}
-		if _, err := verifier(t, noon).Verify(Call{Method: http.MethodPost, Target: target, Header: h, Body: body}, noon); err == nil || Reason(err) == "other" {
-			t.Errorf("a forgery was taken, or refused without a reason: %v", err)
+		for _, token := range []TokenMode{TokenIssued, TokenAny, TokenNone} {
+			v := verifier(t, noon)
+			v.Token, v.Signatures, v.Keys = token, []SignatureForm{Symmetric, Asymmetric}, []*rsa.PublicKey{&doku.PublicKey}
+			_, err := verify(v, Call{Method: http.MethodPost, Target: target, Header: h, Body: body}, noon)
+			forged(t, err)
+		}
+	})
+}
+
+// FuzzAlteredCall alters a genuine call: none of it may be changed but for what is
+// not signed, the external id, and the white space and escapes of the body.
+func FuzzAlteredCall(f *testing.F) {
+	f.Add(0, byte(1))
+	f.Add(25, byte(0x80))
+	f.Fuzz(func(t *testing.T, at int, change byte) {
+		call := genuine(t, secret, `{"paymentRequestId":"1","paidAmount":{"value":"11500.00"}}`)
+		if at < 0 || at >= len(call.Body) || change == 0 {
+			return
+		}
+		before := string(call.Body)
+		call.Body[at] ^= change
+		got, err := verify(verifier(t, noon), call, noon)
+		if err == nil && (got.Valid != nil || string(got.Canonical) != before) {
+			t.Errorf("%q was taken for %q", call.Body, before)
+		}
+	})
+}
+
+func FuzzTokenRequest(f *testing.F) {
+	f.Add("2024-08-27T12:00:00+07:00", "AAAA", client, []byte(`{"grantType":"client_credentials"}`))
+	f.Add("2024-08-27T12:00:00+07:00", strings.Repeat("A", 342)+"==", client, []byte(`{"grantType":"client_credentials","additionalInfo":[]}`))
+	f.Add("", "", "", []byte(`{"grantType":5}`))
+	requests := &TokenRequest{ClientKey: client, Keys: []*rsa.PublicKey{&dokuKey(f).PublicKey}, Window: DefaultWindow}
+	f.Fuzz(func(t *testing.T, timestamp, signature, clientKey string, body []byte) {
+		h := http.Header{"X-Timestamp": {timestamp}, "X-Signature": {signature}, "X-Client-Key": {clientKey}}
+		forged(t, requests.Verify(h, body, noon))
+	})
+}
+
+func FuzzIssuerCheck(f *testing.F) {
+	mine := issuer(f, client, noon, secret)
+	theirs := issue(f, mine)
+	parts := strings.Split(theirs, ".")
+	for _, seed := range []string{"", ".", "..", "a.b.c", parts[0] + "." + parts[1] + ".", parts[0] + "..", theirs + "=", theirs + ".x", "eyJhbGciOiJub25lIn0." + parts[1] + "."} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, token string) {
+		if token != theirs {
+			forged(t, mine.Check(token))
 		}
 	})
 }

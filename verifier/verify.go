@@ -2,24 +2,43 @@ package verifier
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/hmac"
+	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/subtle"
+	"encoding/base64"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/caddy-doku/caddy-doku/snap"
 )
 
-// Call is an inquiry or notification as it arrived.
-type Call struct {
-	Method string
-	Target string // path with query as DOKU called it, before any rewrite
-	Header http.Header
-	Body   []byte
-	Memory []byte // empty, with spare capacity for [Verified.Canonical] to use; or nil
-}
+// TokenMode is what the bearer token of a call has to be.
+type TokenMode string
+
+// The modes.
+const (
+	TokenIssued TokenMode = "issued" // one that the [Issuer] gave to DOKU for this account
+	TokenAny    TokenMode = "any"    // any; it is part of the string to sign, whose place is empty if there is none
+	TokenNone   TokenMode = "none"   // none; its place in the string to sign is empty
+)
+
+// SignatureForm is a way in which calls are signed.
+type SignatureForm string
+
+// The forms.
+const (
+	// Symmetric is HMAC-SHA512 (DOKU, "Symmetric Signature").
+	Symmetric SignatureForm = "symmetric"
+
+	// Asymmetric is SHA256withRSA, by which DOKU signed in the past (DOKU,
+	// "Asymmetric Signature"; see [snap.AppendAsymmetricStringToSign]). It has no
+	// token in it, so none is looked for.
+	Asymmetric SignatureForm = "asymmetric"
+)
 
 // BodyForm is the form of the body under which a signature matched.
 type BodyForm string
@@ -31,12 +50,38 @@ const (
 	BodyCanonical  BodyForm = "canonical"
 )
 
-// Verified is what a verified call has told of itself.
-type Verified struct {
+// Verifier checks DOKU's inquiries and notifications. It is safe for concurrent
+// use.
+type Verifier struct {
+	PartnerID  string           // what X-PARTNER-ID must be
+	Secrets    []*snap.Secret   // one must match, for the symmetric form. Several during a change of secrets.
+	Keys       []*rsa.PublicKey // DOKU's; one must match, for the asymmetric form
+	Tokens     *Issuer          // recognizes the bearer token
+	Token      TokenMode        // default: TokenIssued
+	Signatures []SignatureForm  // that are accepted; default: Symmetric
+	Window     Window
+}
+
+// Head is a call of which all but the body has been checked.
+type Head struct {
 	PartnerID  string
 	ExternalID string
 	Timestamp  time.Time
-	BodyForm   BodyForm
+	Age        time.Duration // by which the timestamp is behind the clock
+
+	verifier  *Verifier
+	method    string
+	target    string
+	token     string
+	timestamp string
+	form      SignatureForm
+	signature []byte
+}
+
+// Verified is what a verified call has told of itself.
+type Verified struct {
+	Signature SignatureForm // which matched
+	BodyForm  BodyForm      // for which it matched
 
 	// Digest identifies the body whatever its white space and escapes: the
 	// SHA-256 of its canonical form, or of the body as it is if it has none.
@@ -49,94 +94,137 @@ type Verified struct {
 	Canonical []byte
 }
 
-// Verifier checks DOKU's inquiries and notifications: HMAC-SHA512 over method,
-// target, token, body hash and X-TIMESTAMP (DOKU, "Symmetric Signature"). It is
-// safe for concurrent use.
-type Verifier struct {
-	PartnerID string         // what X-PARTNER-ID must be
-	Secrets   []*snap.Secret // one must match. Several during a change of secrets.
-	Tokens    *Issuer        // recognizes the bearer token
-	Window    Window
+// Head checks what comes before the body at the instant now: the headers, then
+// time, then token. So a stranger is refused before any of its body is read.
+// target is path and query as DOKU called them, before any rewrite. The error is a
+// [*Refusal]; what was found until then is in the head all the same.
+func (v *Verifier) Head(method, target string, h http.Header, now time.Time) (*Head, error) {
+	head := &Head{verifier: v, method: method, target: target}
+	sent, err := head.read(h)
+	if err != nil {
+		return head, err
+	}
+	form, err := v.formOf(sent)
+	if err != nil {
+		return head, err
+	}
+	head.form = form
+	if head.token, err = v.bearer(form, h); err != nil {
+		return head, err
+	}
+	if head.Timestamp, err = v.Window.check(head.timestamp, now); err != nil {
+		return head, err
+	}
+	head.Age = now.Sub(head.Timestamp)
+	if subtle.ConstantTimeCompare([]byte(head.PartnerID), []byte(v.PartnerID)) != 1 {
+		return head, refuse(snap.UnknownClient, "%w: X-PARTNER-ID is %.40q", ErrClientUnknown, head.PartnerID)
+	}
+	if form == Symmetric && v.issued() {
+		if err := v.Tokens.Check(head.token); err != nil {
+			return head, err
+		}
+	}
+	head.signature, err = v.decode(form, sent)
+	return head, err
 }
 
-// Verify checks a call at the instant now: headers, then time, then token,
-// then signature. The error is a [*Refusal].
-func (v *Verifier) Verify(c Call, now time.Time) (Verified, error) {
-	var (
-		result Verified
-		err    error
-	)
-	timestamp, err := header(c.Header, snap.HeaderTimestamp)
+// read reads the headers that every call must have once, and returns the signature.
+func (h *Head) read(headers http.Header) (sent string, err error) {
+	if h.timestamp, err = header(headers, snap.HeaderTimestamp); err != nil {
+		return "", err
+	}
+	if sent, err = header(headers, snap.HeaderSignature); err != nil {
+		return "", err
+	}
+	if h.PartnerID, err = header(headers, snap.HeaderPartnerID); err != nil {
+		return "", err
+	}
+	h.ExternalID, err = externalID(headers)
+	return sent, err
+}
+
+// formOf returns the form of a signature. If both are accepted, its length tells.
+func (v *Verifier) formOf(sent string) (SignatureForm, error) {
+	if len(v.Signatures) == 0 {
+		return Symmetric, nil
+	}
+	if len(v.Signatures) == 1 {
+		return v.Signatures[0], nil
+	}
+	raw, err := base64.StdEncoding.Strict().DecodeString(sent)
 	if err != nil {
-		return Verified{}, err
+		return "", refuse(snap.Unauthorized, "%w: expected standard base64, found %d characters", ErrSignatureFormat, len(sent))
 	}
-	sent, err := header(c.Header, snap.HeaderSignature)
-	if err != nil {
-		return Verified{}, err
+	if len(raw) == snap.SignatureSize {
+		return Symmetric, nil
 	}
-	if result.PartnerID, err = header(c.Header, snap.HeaderPartnerID); err != nil {
-		return Verified{}, err
+	return Asymmetric, nil
+}
+
+// decode returns the bytes of a signature.
+func (v *Verifier) decode(form SignatureForm, sent string) ([]byte, error) {
+	if form == Symmetric {
+		return signature(sent, snap.SignatureSize)
 	}
-	if result.ExternalID, err = externalID(c.Header); err != nil {
-		return Verified{}, err
+	var err error
+	for _, key := range v.Keys {
+		var raw []byte
+		if raw, err = signature(sent, key.Size()); err == nil {
+			return raw, nil
+		}
 	}
-	token, err := bearer(c.Header)
-	if err != nil {
-		return Verified{}, err
-	}
-	if result.Timestamp, err = v.Window.check(timestamp, now); err != nil {
-		return Verified{}, err
-	}
-	if subtle.ConstantTimeCompare([]byte(result.PartnerID), []byte(v.PartnerID)) != 1 {
-		return Verified{}, refuse(snap.UnknownClient, "%w: X-PARTNER-ID is %.40q", ErrClientUnknown, result.PartnerID)
-	}
-	if err := v.Tokens.Check(token); err != nil {
-		return Verified{}, err
-	}
-	mac, err := signature(sent, snap.SignatureSize)
-	if err != nil {
-		return Verified{}, err
-	}
-	canonical, _, invalid := snap.AppendCanonical(c.Memory, c.Body)
-	result.Valid, result.Canonical = invalid, canonical
-	if !v.match(&result, c, token, timestamp, mac) {
-		return Verified{}, refuse(snap.Unauthorized, "%w: for %s %s, body of %d bytes, at %s; is secret_key the one of this environment, and does anything in front of the sidecar change path or body?",
-			ErrSignature, c.Method, c.Target, len(c.Body), timestamp)
+	return nil, err
+}
+
+// Verify checks the signature with the body. memory is empty, with spare capacity
+// for [Verified.Canonical] to use; it may be nil. The error is a [*Refusal].
+func (h *Head) Verify(body, memory []byte) (Verified, error) {
+	canonical, _, invalid := snap.AppendCanonical(memory, body)
+	result := Verified{Signature: h.form, Valid: invalid, Canonical: canonical}
+	if !h.match(&result, body) {
+		return Verified{}, refuse(snap.Unauthorized, "%w: %s, for %s %s, body of %d bytes, at %s; is %s the one of this environment, and does anything in front of the sidecar change path or body?",
+			ErrSignature, h.form, h.method, h.target, len(body), h.timestamp, map[SignatureForm]string{Symmetric: "secret_key", Asymmetric: "doku_public_key"}[h.form])
 	}
 	return result, nil
 }
 
-// match looks for the form of the body and the secret under which the
-// signature mac is right, and completes result.
-func (v *Verifier) match(result *Verified, c Call, token, timestamp string, mac []byte) bool {
-	var room [1024]byte
-	try := func(form BodyForm, digest [sha256.Size]byte) bool {
-		message := snap.AppendStringToSign(room[:0], c.Method, c.Target, token, digest, timestamp)
-		for _, secret := range v.Secrets {
-			expected := secret.MAC(message)
-			if hmac.Equal(expected[:], mac) {
-				result.BodyForm = form
-				return true
-			}
-		}
-		return false
-	}
-	isCanonical := result.Valid == nil && bytes.Equal(result.Canonical, c.Body)
-	received := snap.Digest(c.Body)
+// match looks for the form of the body under which the signature is right, and
+// completes result.
+func (h *Head) match(result *Verified, body []byte) bool {
+	isCanonical := result.Valid == nil && bytes.Equal(result.Canonical, body)
+	received := snap.Digest(body)
 	result.Digest = received
 	if result.Valid == nil && !isCanonical {
 		result.Digest = snap.Digest(result.Canonical)
 	}
-	if try(BodyAsReceived, received) {
+	if result.BodyForm = BodyAsReceived; h.signed(received) {
 		return true
 	}
 	if result.Valid != nil || isCanonical {
 		return false
 	}
-	if minified, err := snap.AppendMinified(nil, c.Body); err == nil && try(BodyMinified, snap.Digest(minified)) {
+	result.BodyForm = BodyMinified
+	if minified, err := snap.AppendMinified(nil, body); err == nil && h.signed(snap.Digest(minified)) {
 		return true
 	}
-	return try(BodyCanonical, result.Digest)
+	result.BodyForm = BodyCanonical
+	return h.signed(result.Digest)
+}
+
+// signed reports whether the signature is right for a body with this digest.
+func (h *Head) signed(digest [sha256.Size]byte) bool {
+	var room [1024]byte
+	if h.form == Symmetric {
+		message := snap.AppendStringToSign(room[:0], h.method, h.target, h.token, digest, h.timestamp)
+		return slices.ContainsFunc(h.verifier.Secrets, func(secret *snap.Secret) bool {
+			expected := secret.MAC(message)
+			return hmac.Equal(expected[:], h.signature)
+		})
+	}
+	sum := sha256.Sum256(snap.AppendAsymmetricStringToSign(room[:0], h.method, h.target, digest, h.timestamp))
+	return slices.ContainsFunc(h.verifier.Keys, func(key *rsa.PublicKey) bool {
+		return rsa.VerifyPKCS1v15(key, crypto.SHA256, sum[:], h.signature) == nil
+	})
 }
 
 const externalIDLongest = 128
@@ -156,6 +244,20 @@ func externalID(h http.Header) (string, error) {
 	return id, nil
 }
 
+// issued reports whether tokens must be those that we have given.
+func (v *Verifier) issued() bool { return v.Token != TokenAny && v.Token != TokenNone }
+
+// bearer returns the token that is in the string to sign.
+func (v *Verifier) bearer(form SignatureForm, h http.Header) (string, error) {
+	switch {
+	case form == Asymmetric, v.Token == TokenNone:
+		return "", nil
+	case v.Token == TokenAny && len(h.Values(snap.HeaderAuthorization)) == 0:
+		return "", nil
+	}
+	return bearer(h)
+}
+
 // bearer returns the token in Authorization. The scheme's case does not matter.
 func bearer(h http.Header) (string, error) {
 	values := h.Values(snap.HeaderAuthorization)
@@ -168,6 +270,9 @@ func bearer(h http.Header) (string, error) {
 	scheme, token, found := strings.Cut(values[0], " ")
 	if !found || !strings.EqualFold(scheme, "Bearer") || token == "" {
 		return "", refuse(snap.InvalidToken, "%w: expected Authorization: Bearer and a token", ErrTokenMissing)
+	}
+	if len(token) > headerLongest {
+		return "", refuse(snap.InvalidToken, "%w: %d characters", ErrTokenInvalid, len(token))
 	}
 	return token, nil
 }

@@ -1,0 +1,335 @@
+package integration
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/caddy-doku/caddy-doku/simulator"
+)
+
+// startWith starts a sidecar whose inward site is given in full.
+func startWith(t *testing.T, site func(w *world) string) *world {
+	t.Helper()
+	w := newWorld(t)
+	config := w.caddyfile(options{})
+	inward := strings.Index(config, w.inward)
+	w.run(t, config[:inward]+w.inward+" {\n"+site(w)+"\n}\n")
+	return w
+}
+
+// oddTargets are paths that something on the way may want to tidy up.
+var oddTargets = []string{
+	"/v1.1/transfer-va/payment",
+	"/v1.1/transfer-va/payment/",
+	"/v1.1/transfer-va/payment?src=doku&x=%2F&y=a+b",
+	"/v1.1/transfer-va/payment?",
+	"/v1.1//transfer-va///payment",
+	"/v1.1/./transfer-va/../transfer-va/payment",
+	"/v1.1/transfer%2Dva/payment",
+	"/v1.1/transfer-va/%70ayment%2fx",
+	"/v1.1/transfer-va/payment;jsessionid=1;a=%3B",
+	"/v1.1/transfer-va/payment/~!$&'()*+,=:@",
+	"/v1.1/transfer-va/pay%C3%A9",
+}
+
+func TestTheTargetIsTheOneThatDOKUHasCalled(t *testing.T) {
+	t.Parallel()
+	verify := func(options string) func(*world) string {
+		return func(w *world) string {
+			return "tracing\ndoku_token " + tokenPath + "\nroute {\n doku_verify {\n service 25\n" + options + "\n}\n reverse_proxy " + w.appAddress + "\n}"
+		}
+	}
+	t.Run("as it arrives", func(t *testing.T) {
+		t.Parallel()
+		w := startWith(t, verify(""))
+		for i, target := range oddTargets {
+			w.notify(t, simulator.Outgoing{URL: w.inward + target, Body: payment(fmt.Sprint(i)), ExternalID: fmt.Sprint(i)}).expect(t, http.StatusOK, "2002500")
+			if got := w.app.seen()[i].target; got != target {
+				t.Errorf("%s reached the app as %s", target, got)
+			}
+		}
+	})
+	// front is a proxy that strips a prefix, and leaves the rest to the byte.
+	front := func(t *testing.T, w *world, prefix, replacement string) string {
+		t.Helper()
+		server := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+			behind, err := net.Dial("tcp", strings.TrimPrefix(w.inward, "http://"))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer behind.Close()
+			fmt.Fprintf(behind, "POST %s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\nContent-Length: %d\r\n", replacement+strings.TrimPrefix(r.RequestURI, prefix), r.Host, r.ContentLength)
+			_ = r.Header.WriteSubset(behind, map[string]bool{"Content-Length": true, "Connection": true})
+			_, _ = io.WriteString(behind, "\r\n")
+			_, _ = io.Copy(behind, r.Body)
+			resp, err := http.ReadResponse(bufio.NewReader(behind), r)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer resp.Body.Close()
+			rw.WriteHeader(resp.StatusCode)
+			_, _ = io.Copy(rw, resp.Body)
+		}))
+		t.Cleanup(server.Close)
+		return server.URL
+	}
+	t.Run("behind a proxy that strips a prefix", func(t *testing.T) {
+		t.Parallel()
+		w := startWith(t, verify("public_prefix /doku"))
+		public := front(t, w, "/doku", "")
+		for i, target := range oddTargets {
+			w.notify(t, simulator.Outgoing{URL: public + "/doku" + target, Body: payment(fmt.Sprint(i)), ExternalID: fmt.Sprint(i)}).expect(t, http.StatusOK, "2002500")
+		}
+		w.notify(t, simulator.Outgoing{URL: w.inward + oddTargets[0]}).expect(t, http.StatusUnauthorized, "4012500")
+	})
+	t.Run("behind a proxy that calls another path", func(t *testing.T) {
+		t.Parallel()
+		w := startWith(t, verify("public_target /notify"))
+		public := front(t, w, "/notify", "/inside")
+		for i, query := range []string{"", "?a=1", "?a=%2F"} {
+			w.notify(t, simulator.Outgoing{URL: public + "/notify" + query, Body: payment(fmt.Sprint(i)), ExternalID: fmt.Sprint(i)}).expect(t, http.StatusOK, "2002500")
+		}
+	})
+	t.Run("with a rewrite behind it", func(t *testing.T) {
+		t.Parallel()
+		w := startWith(t, func(w *world) string {
+			return "doku_token " + tokenPath + "\nhandle_path /pay/* {\n rewrite * /internal{uri}\n doku_verify {\n service 25\n}\n reverse_proxy " + w.appAddress + "\n}"
+		})
+		w.notify(t, simulator.Outgoing{URL: w.inward + "/pay/notify?x=1"}).expect(t, http.StatusOK, "2002500")
+		if calls := w.app.seen(); len(calls) != 1 || calls[0].target != "/internal/notify?x=1" {
+			t.Errorf("the app saw %v", calls)
+		}
+	})
+}
+
+func TestOtherTokensAndSignatures(t *testing.T) {
+	t.Parallel()
+	symmetric, tokenless, asymmetric := simulator.Outgoing{}, simulator.Outgoing{Tokenless: true}, simulator.Outgoing{Asymmetric: true}
+	theirs := simulator.Outgoing{Bearer: "a.token.of-theirs"}
+	for _, test := range []struct {
+		name, options string
+		taken         []simulator.Outgoing
+		refused       []simulator.Outgoing
+	}{
+		{"as usual", "", []simulator.Outgoing{symmetric}, []simulator.Outgoing{tokenless, asymmetric, theirs}},
+		{"any token", "token any", []simulator.Outgoing{symmetric, theirs, tokenless}, []simulator.Outgoing{asymmetric}},
+		{"no token", "token none", []simulator.Outgoing{tokenless}, []simulator.Outgoing{symmetric, asymmetric, theirs}},
+		{"asymmetric", "signature asymmetric", []simulator.Outgoing{asymmetric}, []simulator.Outgoing{symmetric, tokenless}},
+		{"both", "signature symmetric asymmetric", []simulator.Outgoing{symmetric, asymmetric}, []simulator.Outgoing{tokenless, theirs}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			w := start(t, options{verify: "{\n" + test.options + "\n}"})
+			n := 0
+			for _, call := range test.taken {
+				n++
+				call.Body, call.ExternalID = payment(fmt.Sprint(n)), fmt.Sprint(n)
+				w.notify(t, call).expect(t, http.StatusOK, "2002500")
+			}
+			for _, call := range test.refused {
+				n++
+				call.Body, call.ExternalID = payment(fmt.Sprint(n)), fmt.Sprint(n)
+				if got := w.notify(t, call); got.status != http.StatusUnauthorized {
+					t.Errorf("HTTP %d %s, expected 401", got.status, got.body)
+				}
+			}
+			if calls := len(w.app.seen()); calls != len(test.taken) {
+				t.Errorf("the app was called %d times", calls)
+			}
+			if metrics := w.ask("/metrics"); !strings.Contains(metrics, `caddy_doku_verified_calls_total{account="default",body="received",signature="`) {
+				t.Error("no counter of what matched")
+			}
+		})
+	}
+}
+
+func TestRefusalsHaveTheCodeOfTheirService(t *testing.T) {
+	t.Parallel()
+	w := startWith(t, func(w *world) string {
+		return "log {\n output stderr\n format filter {\n request>headers>X-Signature delete\n}\n}\nlog_append doku_reason {http.doku.reason}\ndoku_token " + tokenPath + "\nroute /odd/* {\n doku_verify {\n service 99\n}\n}\nroute {\n doku_verify\n reverse_proxy " + w.appAddress + "\n}"
+	})
+	forged := func(r *http.Request) { r.Header.Set("X-SIGNATURE", strings.Repeat("A", 86)+"==") }
+	for path, service := range map[string]string{
+		inquiryPath: "24", paymentPath: "25", "/v1/transfer-va/payment": "25", "/v1.0/debit/notify": "56", "/odd/path": "99", "/what/is/this": "00",
+	} {
+		w.notify(t, simulator.Outgoing{URL: w.inward + path, Mutate: forged}).expect(t, http.StatusUnauthorized, "401"+service+"00")
+		w.notify(t, simulator.Outgoing{URL: w.inward + path, Mutate: func(r *http.Request) { r.Header.Del("X-TIMESTAMP") }}).expect(t, http.StatusBadRequest, "400"+service+"02")
+		w.notify(t, simulator.Outgoing{URL: w.inward + path, Bearer: "x"}).expect(t, http.StatusUnauthorized, "401"+service+"01")
+		w.notify(t, simulator.Outgoing{URL: w.inward + path, Timestamp: "2024-01-01T00:00:00+07:00"}).expect(t, http.StatusBadRequest, "400"+service+"01")
+	}
+	if n := len(w.app.seen()); n != 0 {
+		t.Errorf("the app was called %d times", n)
+	}
+	// The reason is in our log line, in the access log by the placeholder, in the
+	// counter, and in an event, which Caddy logs.
+	w.awaitLog(t, `"reason":"timestamp_old"`, 1)
+	w.awaitLog(t, `"doku_reason":"timestamp_old"`, 1)
+	w.awaitLog(t, `"name":"doku_call_refused"`, 24)
+	if metrics := w.ask("/metrics"); !strings.Contains(metrics, `caddy_doku_inbound_calls_total{outcome="timestamp_old",service="25"}`) {
+		t.Error("the counter does not tell the reason")
+	}
+}
+
+func TestReportOnly(t *testing.T) {
+	t.Parallel()
+	w := start(t, options{verify: "{\n enforce report\n max_body 2KB\n}"})
+	large := payment(strings.Repeat("9", 5000))
+	for i, test := range []struct {
+		name     string
+		call     simulator.Outgoing
+		verified string
+	}{
+		{"genuine", simulator.Outgoing{}, "true"},
+		{"genuine again: the ledger is not asked", simulator.Outgoing{}, "true"},
+		{"forged", simulator.Outgoing{Mutate: func(r *http.Request) { r.Header.Set("X-SIGNATURE", "forged") }}, "false"},
+		{"of a stranger", simulator.Outgoing{Mutate: func(r *http.Request) { r.Header.Del("X-PARTNER-ID"); r.Header.Set("X-Doku-Verified", "true") }}, "false"},
+		{"not JSON", simulator.Outgoing{Body: []byte("hello")}, "false"},
+		{"too large", simulator.Outgoing{Body: large}, "false"},
+		{"too large, without a length", simulator.Outgoing{Body: large, Mutate: func(r *http.Request) { r.ContentLength = -1 }}, "false"},
+		{"another method", simulator.Outgoing{Mutate: func(r *http.Request) { r.Method = http.MethodPut }}, "false"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			if test.call.Body == nil {
+				test.call.Body = payment("P-1")
+			}
+			test.call.ExternalID = "E-1"
+			w.notify(t, test.call).expect(t, http.StatusOK, "2002500")
+			calls := w.app.seen()
+			if len(calls) != i+1 {
+				t.Fatalf("the app was called %d times", len(calls))
+			}
+			call := calls[i]
+			if call.body != string(test.call.Body) || len(call.header.Values("X-Doku-Verified")) != 1 || call.header.Get("X-Doku-Verified") != test.verified ||
+				call.header.Get("X-Signature") == "" || call.header.Get("Authorization") == "" || call.header.Get("X-Doku-Service") != "25" {
+				t.Errorf("the app saw %v %d bytes", call.header, len(call.body))
+			}
+		})
+	}
+	if metrics := w.ask("/metrics"); !strings.Contains(metrics, `outcome="reported_signature_format"`) || !strings.Contains(metrics, `outcome="reported_verified"`) {
+		t.Error("the counter does not tell")
+	}
+}
+
+// TestSlowAndEndlessBodiesKeepNobodyWaiting has 200 connections send bodies that
+// do not end, half of them with a genuine call's headers, while genuine calls come.
+func TestSlowAndEndlessBodiesKeepNobodyWaiting(t *testing.T) {
+	t.Parallel()
+	w := start(t, options{verify: "{\n body_timeout 2s\n}"})
+	token := w.token(t)
+	var genuine http.Header
+	w.notify(t, simulator.Outgoing{Body: payment("P-0"), ExternalID: "E-0", Bearer: token, Mutate: func(r *http.Request) { genuine = r.Header.Clone() }}).expect(t, 200, "2002500")
+	address := strings.TrimPrefix(w.inward, "http://")
+	var wg sync.WaitGroup
+	var ended atomic.Int32
+	stop := make(chan struct{})
+	for i := range 200 {
+		wg.Go(func() {
+			conn, err := net.Dial("tcp", address)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer conn.Close()
+			fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: %s\r\nTransfer-Encoding: chunked\r\n", paymentPath, address)
+			if i%2 == 0 {
+				_ = genuine.Write(conn)
+			}
+			_, _ = io.WriteString(conn, "\r\n")
+			gone := make(chan struct{})
+			go func() {
+				defer close(gone)
+				_, _ = io.Copy(io.Discard, conn) // until the sidecar has answered and hung up
+			}()
+			for {
+				if _, err := io.WriteString(conn, "1\r\n{\r\n"); err != nil {
+					ended.Add(1)
+					return
+				}
+				select {
+				case <-gone:
+					ended.Add(1)
+					return
+				case <-stop:
+					return
+				case <-time.After(50 * time.Millisecond):
+				}
+			}
+		})
+	}
+	for i := 1; i <= 50; i++ {
+		begin := time.Now()
+		w.notify(t, simulator.Outgoing{Body: payment(fmt.Sprint("P-", i)), ExternalID: fmt.Sprint("E-", i), Bearer: token}).expect(t, 200, "2002500")
+		if took := time.Since(begin); took > 5*time.Second {
+			t.Errorf("a genuine call took %s", took)
+		}
+	}
+	deadline := time.AfterFunc(30*time.Second, func() { close(stop) })
+	wg.Wait()
+	if deadline.Stop(); ended.Load() != 200 {
+		t.Errorf("only %d of the endless bodies were ended", ended.Load())
+	}
+	if n := len(w.app.seen()); n != 51 {
+		t.Errorf("the app was called %d times", n)
+	}
+}
+
+func TestARepeatOutlivesTheSidecarThatHadTheFirst(t *testing.T) {
+	t.Parallel()
+	all, _ := startReplicas(t, 2, options{})
+	entered := make(chan struct{}, 10)
+	release := make(chan struct{})
+	all[0].app.setAnswer(func(appCall) (int, string) {
+		entered <- struct{}{}
+		<-release
+		return 200, `{"responseCode":"2002500"}`
+	})
+	token := all[0].token(t)
+	out := simulator.Outgoing{URL: all[0].inward + paymentPath, Body: payment("P-1"), ExternalID: "E-1", Bearer: token}
+	lost := make(chan error, 1)
+	go func() {
+		_, err := all[0].doku.Call(t.Context(), out)
+		lost <- err
+	}()
+	<-entered
+	all[0].sidecar.Kill()
+	if err := <-lost; err == nil {
+		t.Error("DOKU got an answer from a dead sidecar")
+	}
+	close(release)
+	begin := time.Now()
+	out.URL = all[1].inward + paymentPath
+	all[1].notify(t, out).expect(t, 200, "2002500")
+	if waited := time.Since(begin); waited > 13*time.Second {
+		t.Errorf("the repeat waited for %s", waited)
+	}
+	calls := all[0].app.seen()
+	if len(calls) != 2 || calls[0].header.Get("Idempotency-Key") != calls[1].header.Get("Idempotency-Key") {
+		t.Errorf("the app saw %d calls, expected two with the same Idempotency-Key", len(calls))
+	}
+}
+
+func TestAChangedNotificationIsHandedOverWithAWarning(t *testing.T) {
+	t.Parallel()
+	w := start(t, options{})
+	body := string(payment("P-1"))
+	w.notify(t, simulator.Outgoing{Body: []byte(body), ExternalID: "E-1"}).expect(t, 200, "2002500")
+	w.notify(t, simulator.Outgoing{Body: []byte(strings.Replace(body, "11500.00", "11600.00", 1)), ExternalID: "E-2"}).expect(t, 200, "2002500")
+	calls := w.app.seen()
+	if len(calls) != 2 || calls[0].header.Get("Idempotency-Key") == calls[1].header.Get("Idempotency-Key") {
+		t.Errorf("the app saw %d calls, expected two with keys of their own", len(calls))
+	}
+	if !strings.Contains(w.ask("/metrics"), `caddy_doku_changed_payments_total{account="default"} 1`) {
+		t.Error("the counter does not tell")
+	}
+}
