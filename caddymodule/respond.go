@@ -58,6 +58,13 @@ func replay(w http.ResponseWriter, earlier *store.Answer) error {
 	return err
 }
 
+// detach returns a context with the values and the deadline of ctx that does not
+// end when the caller hangs up. ctx must have a deadline.
+func detach(ctx context.Context) (context.Context, context.CancelFunc) {
+	deadline, _ := ctx.Deadline()
+	return context.WithDeadline(context.WithoutCancel(ctx), deadline)
+}
+
 // startSpan starts a span in the trace that ctx belongs to. Caddy's tracing
 // directive has a provider of its own, which only the context leads to; without
 // the directive the span costs nothing.

@@ -264,6 +264,12 @@ func (s *Sign) send(ctx context.Context, c *call, w http.ResponseWriter, r *http
 				slog.String("account", c.name()), slog.String("external_id", c.externalID), slog.String("error", err.Error()))
 		}
 	}()
+	if !kept {
+		// DOKU's answer is wanted even if the app hangs up: its repeat gets it.
+		detached, cancel := detach(ctx)
+		defer cancel()
+		ctx = detached
+	}
 	out := r.WithContext(context.WithValue(ctx, callKey{}, c))
 	out.Body, out.ContentLength = nil, 0 // the transport has the bytes
 	if err := next.ServeHTTP(w, out); err != nil {

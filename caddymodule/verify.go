@@ -310,9 +310,12 @@ func (v *Verify) deliver(in *inbound, refuse refuser, w http.ResponseWriter, r *
 	buffer.Reset()
 	defer answers.Put(buffer)
 	recorder := caddyhttp.NewResponseRecorder(w, buffer, func(int, http.Header) bool { return true })
+	// The app is let finish, and its answer recorded, even if DOKU hangs up.
+	asking, stop := detach(ctx)
+	defer stop()
 	var failed refusal // the app's failure, if it has failed
 	out, err := in.account.ledger.Deliver(ctx, in.id, func() (store.Answer, error) {
-		if failed = v.ask(ctx, recorder, next, v.forApp(ctx, r, in)); failed.err != nil {
+		if failed = v.ask(asking, recorder, next, v.forApp(asking, r, in)); failed.err != nil {
 			return store.Answer{}, failed.err
 		}
 		return store.Answer{Status: recorder.Status(), Header: kept(recorder.Header()), Body: buffer.Bytes()}, nil

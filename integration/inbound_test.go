@@ -3,6 +3,7 @@ package integration
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
@@ -350,6 +351,34 @@ func TestWhatTheAppDoesNotTakeIsNotAcknowledged(t *testing.T) {
 	status = 200
 	mu.Unlock()
 	w.notify(t, call).expect(t, 200, "2002500")
+}
+
+func TestTheAppsAnswerIsRecordedThoughDOKUHasHungUp(t *testing.T) {
+	t.Parallel()
+	w := start(t, options{})
+	entered, release := make(chan struct{}, 1), make(chan struct{})
+	w.app.setAnswer(func(appCall) (int, string) {
+		entered <- struct{}{}
+		<-release
+		return 200, `{"responseCode":"2002500"}`
+	})
+	call := simulator.Outgoing{URL: w.inward + paymentPath, Body: payment("H-1"), ExternalID: "H-1", Bearer: w.token(t)}
+	ctx, hangUp := context.WithCancel(t.Context())
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		if _, err := w.doku.Call(ctx, call); err == nil {
+			t.Error("DOKU got an answer")
+		}
+	}()
+	<-entered
+	hangUp()
+	<-gone
+	close(release)
+	w.notify(t, call).expect(t, 200, "2002500")
+	if n := len(w.app.seen()); n != 1 {
+		t.Errorf("the app was called %d times", n)
+	}
 }
 
 func TestAppThatIsNotThere(t *testing.T) {

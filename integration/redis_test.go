@@ -89,14 +89,7 @@ func TestASidecarKilledWhileFetchingATokenBlocksOthersForSeconds(t *testing.T) {
 			resp.Body.Close()
 		}
 	}()
-	// The fault is used up when DOKU has the first request.
-	deadline := time.Now().Add(20 * time.Second)
-	for all[0].doku.Pending(tokenPath) == 0 {
-		if time.Now().After(deadline) {
-			t.Fatal("no token was asked for")
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
+	all[0].awaitPending(t, tokenPath) // so the fault is used up
 	all[0].sidecar.Kill()
 	start := time.Now()
 	all[1].call(t, http.MethodPost, createPath, bill("1", "A", "1000.00", "C", "")).expect(t, http.StatusOK, "2002700")

@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"strings"
@@ -120,6 +121,48 @@ func TestARepeatWhileTheFirstIsUnderWayWaits(t *testing.T) {
 		})
 	}
 	wg.Wait()
+}
+
+func TestTheAnswerIsKeptThoughTheAppHasHungUp(t *testing.T) {
+	t.Parallel()
+	w := start(t, options{})
+	w.call(t, http.MethodPost, createPath, bill("9", "Z", "1000.00", "C", "")).expect(t, http.StatusOK, "2002700") // a token is there
+	w.doku.SetFault(createPath, &simulator.Fault{Delay: time.Second, Normal: true, Times: 1})
+	body := bill("1", "A", "1000.00", "C", "")
+	ctx, hangUp := context.WithCancel(t.Context())
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, w.outward+createPath, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Idempotency-Key", "A")
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		if resp, err := http.DefaultClient.Do(req); err == nil {
+			resp.Body.Close()
+			t.Error("the app got an answer")
+		}
+	}()
+	w.awaitPending(t, createPath)
+	hangUp()
+	<-gone
+	again := w.call(t, http.MethodPost, createPath, body, "Idempotency-Key", "A")
+	again.expect(t, http.StatusOK, "2002700")
+	if again.header.Get("X-Doku-Replayed") != "true" || len(w.created()) != 2 {
+		t.Errorf("replayed: %q, DOKU received %d calls", again.header.Get("X-Doku-Replayed"), len(w.created()))
+	}
+}
+
+// awaitPending waits until DOKU has a call to path.
+func (w *world) awaitPending(t *testing.T, path string) {
+	t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	for w.doku.Pending(path) == 0 {
+		if time.Now().After(deadline) {
+			t.Fatalf("DOKU was not called at %s", path)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
 }
 
 func TestAnAnswerThatBreaksOffIsAnUnknownOutcome(t *testing.T) {
