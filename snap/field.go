@@ -40,9 +40,11 @@ func StringField(body []byte, name string) string {
 			switch {
 			case depth == 1 && isKey:
 				isKey = false
-				match = !escaped && string(text) == name
+				if match = !escaped && string(text) == name; match {
+					found = "" // an earlier member's
+				}
 			case depth == 1 && match:
-				found, match = "", false
+				match = false
 				if !escaped {
 					found = string(text)
 				}

@@ -37,7 +37,7 @@ func FuzzParseTimestamp(f *testing.F) {
 func FuzzRequestTarget(f *testing.F) {
 	for _, seed := range []string{
 		"/v1.1/transfer-va/payment?a=%2F", "//double//slash", "http://host/path?query", "https://host", "http://host?query", "*", "", "host:443",
-		"/a;b=1/../c", "://", "/%zz", "?only", "/http://in/path",
+		"/a;b=1/../c", "://", "/%zz", "?only", "/http://in/path", "http://\xff/\xff/p://\xff",
 	} {
 		f.Add(seed)
 	}
@@ -49,8 +49,10 @@ func FuzzRequestTarget(f *testing.F) {
 		if strings.HasPrefix(uri, "/") && target != uri {
 			t.Fatalf("%q was changed to %q", uri, target)
 		}
-		if u, err := url.Parse(uri); err == nil && u.Host != "" && u.Scheme != "" && strings.Contains(target, "://"+u.Host) && !strings.Contains(u.RequestURI(), "://"+u.Host) {
-			t.Fatalf("%q gives %q, which has the host in it", uri, target)
+		if u, err := url.Parse(uri); err == nil && u.Host != "" && u.Scheme != "" {
+			if _, rest, _ := strings.Cut(uri, "://"); len(target) > len(rest)-len(u.Host)+1 {
+				t.Fatalf("%q gives %q, which has the host in it", uri, target)
+			}
 		}
 		if service, _ := ServiceOf(http.MethodPost, target); !service.Valid() {
 			t.Fatalf("%q has service %q", target, service)
@@ -63,7 +65,7 @@ func FuzzStringField(f *testing.F) {
 	for _, seed := range []string{
 		`{"paymentRequestId":"1"}`, `{"a":{"paymentRequestId":"2"},"paymentRequestId":"1"}`, `["paymentRequestId","x"]`, `{"a":"paymentRequestId","b":"x"}`,
 		`{"paymentRequestId":1}`, `{"paymentRequestId":"a\"b"}`, `{"paymentRequestId":"1","paymentRequestId":"2"}`, `{"paymentRequestId":["x"]}`,
-		`{"x":"\\","paymentRequestId":"é"}`, `{}`, `"paymentRequestId"`, `{"\"paymentRequestId":"x"}`,
+		`{"x":"\\","paymentRequestId":"é"}`, `{"paymentRequestId":"1","paymentRequestId":2}`, `{}`, `"paymentRequestId"`, `{"\"paymentRequestId":"x"}`,
 	} {
 		f.Add([]byte(seed))
 	}
