@@ -99,6 +99,10 @@ func setDefaults(dial, read, write *time.Duration, retries *int) {
 // Close ends the connections. The store must not be used afterwards.
 func (r *Redis) Close() error { return r.client.Close() }
 
+// Client returns the connections, and what keys begin with, for what is kept by
+// other means than a [Store].
+func (r *Redis) Client() (client redis.UniversalClient, prefix string) { return r.client, r.prefix }
+
 // Ping returns nil if the server answers.
 func (r *Redis) Ping(ctx context.Context) error { return failed(r.client.Ping(ctx).Err()) }
 

@@ -61,7 +61,9 @@ func (s *Scoped) SetSecrets(secrets ...[]byte) error {
 
 var errSeal = errors.New("a value was not sealed with a secret of this account, or not for its key")
 
-func (s *Scoped) seal(key string, value []byte) []byte {
+// Seal returns value as it is kept under key, for what is kept by other means than
+// a [Store].
+func (s *Scoped) Seal(key string, value []byte) []byte {
 	seals := s.seals.Load()
 	if seals == nil || len(value) == 0 {
 		return value
@@ -69,7 +71,8 @@ func (s *Scoped) seal(key string, value []byte) []byte {
 	return (*seals)[0].Seal(nil, nil, value, []byte(key)) //nolint:gosec // no nonce is given: it makes its own
 }
 
-func (s *Scoped) open(key string, value []byte) ([]byte, error) {
+// Open returns what [Scoped.Seal] has sealed for key. The error wraps [ErrStore].
+func (s *Scoped) Open(key string, value []byte) ([]byte, error) {
 	seals := s.seals.Load()
 	if seals == nil || value == nil {
 		return value, nil
@@ -89,23 +92,23 @@ func (s *Scoped) Get(ctx context.Context, key string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.open(key, value)
+	return s.Open(key, value)
 }
 
 // Set implements [Store].
 func (s *Scoped) Set(ctx context.Context, key string, value []byte, ttl time.Duration) error {
 	key = s.prefix + key
-	return s.store.Set(ctx, key, s.seal(key, value), ttl)
+	return s.store.Set(ctx, key, s.Seal(key, value), ttl)
 }
 
 // Add implements [Store].
 func (s *Scoped) Add(ctx context.Context, key string, value []byte, ttl time.Duration) ([]byte, error) {
 	key = s.prefix + key
-	earlier, err := s.store.Add(ctx, key, s.seal(key, value), ttl)
+	earlier, err := s.store.Add(ctx, key, s.Seal(key, value), ttl)
 	if err != nil {
 		return nil, err
 	}
-	return s.open(key, earlier)
+	return s.Open(key, earlier)
 }
 
 // Claim implements [Store].
@@ -116,7 +119,7 @@ func (s *Scoped) Claim(ctx context.Context, owner string, lease time.Duration, k
 		return Claim{}, err
 	}
 	for i, key := range keys {
-		if c.Values[i], err = s.open(key, c.Values[i]); err != nil {
+		if c.Values[i], err = s.Open(key, c.Values[i]); err != nil {
 			return Claim{}, err
 		}
 	}
@@ -128,7 +131,7 @@ func (s *Scoped) Finish(ctx context.Context, owner string, ttl time.Duration, en
 	sealed := make([]Entry, len(entries))
 	for i, e := range entries {
 		key := s.prefix + e.Key
-		sealed[i] = Entry{key, s.seal(key, e.Value)}
+		sealed[i] = Entry{key, s.Seal(key, e.Value)}
 	}
 	return s.store.Finish(ctx, owner, ttl, sealed...)
 }

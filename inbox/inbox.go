@@ -1,0 +1,498 @@
+// Package inbox sees to it that no payment is lost: it keeps verified notifications
+// that the app has not taken, and hands them to the app until it has.
+//
+// DOKU tries again only after 30 minutes, 6 hours and 12 hours, and then never. An
+// [Inbox] tries for days, soon and often, and keeps the order of each virtual
+// account's notifications. It works in one of two ways: with [Inbox.Pass] the app's
+// answer is DOKU's, and only what the app does not take in time is kept; with
+// [Inbox.Accept] a call is kept first, and DOKU can be answered at once.
+//
+// What is kept is in a [Store]: [Bolt], a file for a single sidecar, or [Redis],
+// for several that share the work. Whatever is acknowledged survives the death of
+// the process at any instant. The app is called again after it has taken a call
+// only if the process dies between its answer and the record of it; each time the
+// call has the same key.
+package inbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/caddy-doku/caddy-doku/store"
+)
+
+// Config says how an inbox works. All fields are required but for Observe.
+type Config struct {
+	Box   string // its name in the store
+	Store Store
+
+	// Lanes keeps two sidecars, or two goroutines, from handing over calls of the
+	// same lane at once; see [store.Once].
+	Lanes *store.Once
+
+	// Deliver hands a call to the app, as its attempt number c.Attempts, and
+	// returns the app's answer.
+	Deliver func(ctx context.Context, c Call) (store.Answer, error)
+
+	// Lenient says whether Pass hands calls over while the store is away.
+	Lenient func() bool
+
+	AnswerWithin   time.Duration // that Pass may take
+	AttemptTimeout time.Duration // of one attempt
+	GiveUpAfter    time.Duration // from when a call came, or was retried by hand, until it is dead
+	Remember       time.Duration // for how long it is known that the app has taken a call
+	Concurrency    int           // lanes that are delivered at once
+
+	Now    func() time.Time
+	Logger *slog.Logger
+
+	// Observe is told what happens to kept calls, for figures and events. It may be
+	// nil, and must not block.
+	Observe func(Event, Call)
+}
+
+// Event is what has happened to a call.
+type Event string
+
+// The events.
+const (
+	EventKept        Event = "kept"        // it is kept, to be delivered later
+	EventRedelivered Event = "redelivered" // the app has taken it
+	EventFailed      Event = "failed"      // the app has not, this time
+	EventDead        Event = "dead"        // it is given up
+)
+
+// Errors of an inbox, besides the store's.
+var (
+	// ErrKept says that the app has not taken a call in time, and that it is kept.
+	ErrKept = errors.New("the app has not taken the call in time; it is kept and will be delivered")
+
+	// ErrLost says that the app has not taken a call in time, and that it could not
+	// be kept: only DOKU's own retry brings it again.
+	ErrLost = errors.New("the app has not taken the call in time, and it could not be kept")
+)
+
+// waits are the times between attempts at a kept call; the last one goes on.
+var waits = []time.Duration{
+	time.Second, 2 * time.Second, 5 * time.Second, 10 * time.Second, 30 * time.Second, time.Minute, 2 * time.Minute, 5 * time.Minute,
+}
+
+const (
+	passShortest = 250 * time.Millisecond // between attempts while DOKU waits
+	passLongest  = 2 * time.Second
+
+	pollLongest = time.Second            // between looks at the store, which others write to
+	laneWait    = 100 * time.Millisecond // for a lane that is busy, before another one is looked at
+	hurryEvery  = 30 * time.Second
+	stopWithin  = 5 * time.Second // for attempts under way
+	storeWithin = 5 * time.Second // for what must be written whoever has gone meanwhile
+)
+
+// Inbox is a box with its deliveries. It is safe for concurrent use.
+type Inbox struct {
+	cfg  Config
+	wake chan struct{}
+
+	mu         sync.Mutex
+	failing    bool // whether the last attempt at a kept call has failed
+	hurryAt    time.Time
+	underWay   map[string]bool         // lanes that a worker of this process has
+	unrecorded map[string]store.Answer // of calls, by key, that the app has taken while the store was away
+}
+
+// New returns an inbox. Its deliveries begin with [Inbox.Run].
+func New(cfg Config) *Inbox {
+	if cfg.Observe == nil {
+		cfg.Observe = func(Event, Call) {}
+	}
+	return &Inbox{cfg: cfg, wake: make(chan struct{}, 1), underWay: make(map[string]bool), unrecorded: make(map[string]store.Answer)}
+}
+
+// Accept keeps a call, for deliveries to come. When it returns without an error,
+// the call will not be lost, and DOKU can be told so.
+func (i *Inbox) Accept(ctx context.Context, c Call) error {
+	c.GiveUp = c.Received.Add(i.cfg.GiveUpAfter)
+	taken, err := i.cfg.Store.Add(ctx, c)
+	if err != nil {
+		return err
+	}
+	if taken == nil {
+		i.cfg.Observe(EventKept, c)
+		i.nudge()
+	}
+	return nil
+}
+
+// Pass hands a call to the app, again and again within the time that it may take,
+// and returns the app's answer: any but those that say that the app is not well,
+// 5xx, 408, 425 and 429. If there is none, the call is kept, with [ErrKept], or
+// cannot be, with [ErrLost]. If the app has taken the call before, that answer is
+// given again. Pass goes on if ctx is cancelled, until its deadline: an app that is
+// left alone in the middle may have taken the call, and nobody would know.
+func (i *Inbox) Pass(ctx context.Context, c Call) (store.Answer, error) {
+	within := i.cfg.AnswerWithin
+	if deadline, ok := ctx.Deadline(); ok {
+		within = min(within, deadline.Sub(i.cfg.Now()))
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), within)
+	defer cancel()
+	c.GiveUp = c.Received.Add(i.cfg.GiveUpAfter)
+	turn, _, err := i.cfg.Lanes.Take(ctx, "lane", i.lane(c.Lane))
+	switch {
+	case err == nil:
+		defer func() { _ = turn.Release(ctx) }() // otherwise its lease runs out
+	case ctx.Err() == nil && i.cfg.Lenient():
+		i.cfg.Logger.WarnContext(ctx, "the store is away: a call is handed over without regard to others", "error", err)
+	default: // others of its lane are at it, or the store is away
+		return store.Answer{}, i.keep(ctx, c, err)
+	}
+	if taken, err := i.cfg.Store.Taken(ctx, c.Box, c.Key); err == nil && taken != nil {
+		return *taken, nil
+	}
+	for wait := passShortest; ; wait = min(2*wait, passLongest) {
+		answer, err := i.pass(ctx, &c)
+		if err == nil {
+			return answer, nil
+		}
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return store.Answer{}, i.keep(ctx, c, err)
+		}
+		if deadline, _ := ctx.Deadline(); i.cfg.Now().Add(passShortest).After(deadline) {
+			return store.Answer{}, i.keep(ctx, c, err)
+		}
+	}
+}
+
+// pass makes one attempt at c, and before it at those of its lane that came earlier.
+func (i *Inbox) pass(ctx context.Context, c *Call) (store.Answer, error) {
+	for {
+		head, err := i.cfg.Store.Head(ctx, c.Box, c.Lane)
+		if err != nil {
+			i.cfg.Logger.WarnContext(ctx, "whether earlier calls of the same virtual account wait cannot be told; this one is handed over", "error", err)
+			head = nil
+		}
+		if head == nil {
+			break
+		}
+		answer, err := i.attempt(ctx, head)
+		switch {
+		case head.Key == c.Key && answer.Status != 0: // taken, whether or not that is recorded
+			return answer, nil
+		case head.Key == c.Key: // it is kept since an earlier attempt of DOKU's
+			return answer, err
+		case err != nil:
+			return store.Answer{}, fmt.Errorf("an earlier call of the same virtual account: %w", err)
+		}
+	}
+	c.Attempts++
+	answer, err := i.deliver(ctx, *c)
+	switch {
+	case err != nil:
+		return store.Answer{}, err
+	case unwell(answer.Status):
+		return store.Answer{}, fmt.Errorf("the app has answered HTTP %d", answer.Status)
+	case answer.Status < 200 || answer.Status > 299:
+		return answer, nil
+	}
+	if err := i.take(ctx, *c, answer); err != nil {
+		i.cfg.Logger.WarnContext(ctx, "that the app has taken a call could not be recorded; if this process dies, a repeat will be handed over again",
+			"key", c.Key, "error", err)
+	}
+	i.succeeded(ctx)
+	return answer, nil
+}
+
+// unwell reports whether a status says that the app cannot take a call now.
+func unwell(status int) bool {
+	switch status {
+	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests:
+		return true
+	}
+	return status >= 500
+}
+
+// keep keeps a call that the app has not taken because of err.
+func (i *Inbox) keep(ctx context.Context, c Call, err error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeWithin)
+	defer cancel()
+	now := i.cfg.Now()
+	c.Error, c.Due = err.Error(), now.Add(wait(max(c.Attempts, 1)))
+	taken, failed := i.cfg.Store.Add(ctx, c)
+	if failed != nil {
+		return fmt.Errorf("%w: %w (because: %w)", ErrLost, failed, err)
+	}
+	if taken == nil {
+		i.cfg.Observe(EventKept, c)
+		i.nudge()
+	}
+	return fmt.Errorf("%w: %w", ErrKept, err)
+}
+
+// wait returns how long to wait after a number of attempts, with some jitter.
+func wait(attempts int) time.Duration {
+	d := waits[min(attempts, len(waits))-1]
+	return d + rand.N(d/10+1) //nolint:gosec // spreads load, guards nothing
+}
+
+// lane returns the name of a lane's lease.
+func (i *Inbox) lane(lane string) string { return "inbox/" + i.cfg.Box + "/" + lane }
+
+// deliver makes an attempt.
+func (i *Inbox) deliver(ctx context.Context, c Call) (store.Answer, error) {
+	ctx, cancel := context.WithTimeout(ctx, i.cfg.AttemptTimeout)
+	defer cancel()
+	return i.cfg.Deliver(ctx, c)
+}
+
+// take records that the app has taken a call, whoever has gone meanwhile.
+func (i *Inbox) take(ctx context.Context, c Call, answer store.Answer) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeWithin)
+	defer cancel()
+	return i.cfg.Store.Take(ctx, c, answer, i.cfg.Remember)
+}
+
+// attempt makes an attempt at a kept call, whose lane is held, and records what has
+// become of it. The error says why the app has not taken it, or wraps [ErrStore].
+func (i *Inbox) attempt(ctx context.Context, c *Call) (store.Answer, error) {
+	answer, known := i.settle(c.Key)
+	if !known {
+		c.Attempts++
+		var err error
+		if answer, err = i.deliver(ctx, *c); err == nil && (answer.Status < 200 || answer.Status > 299) {
+			err = fmt.Errorf("the app has answered HTTP %d", answer.Status)
+		}
+		if err != nil {
+			return store.Answer{}, i.failed(ctx, c, err)
+		}
+	}
+	if err := i.take(ctx, *c, answer); err != nil {
+		i.cfg.Logger.ErrorContext(ctx, "that the app has taken a call could not be recorded; if this process dies before it can, the call will be handed over again",
+			"key", c.Key, "error", err)
+		i.mu.Lock()
+		defer i.mu.Unlock()
+		i.unrecorded[c.Key] = answer
+		return answer, err
+	}
+	i.cfg.Logger.InfoContext(ctx, "the app has taken a kept notification", "key", c.Key, "account", c.Account, "attempts", c.Attempts)
+	i.cfg.Observe(EventRedelivered, *c)
+	i.succeeded(ctx)
+	return answer, nil
+}
+
+// settle returns the app's answer to a call that could not be recorded, and forgets it.
+func (i *Inbox) settle(key string) (answer store.Answer, known bool) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	answer, known = i.unrecorded[key]
+	delete(i.unrecorded, key)
+	return answer, known
+}
+
+// failed records that the app has not taken a kept call because of err, and returns
+// err, or the store's if that could not be recorded.
+func (i *Inbox) failed(ctx context.Context, c *Call, err error) error {
+	i.mu.Lock()
+	i.failing = true
+	i.mu.Unlock()
+	now := i.cfg.Now()
+	c.Error, c.Due = err.Error(), now.Add(wait(c.Attempts))
+	event := EventFailed
+	if now.Before(c.GiveUp) {
+		i.cfg.Logger.WarnContext(ctx, "the app has not taken a kept notification",
+			"key", c.Key, "account", c.Account, "attempts", c.Attempts, "error", c.Error, "next", c.Due)
+	} else {
+		c.Dead, event = true, EventDead
+		i.cfg.Logger.ErrorContext(ctx, "a notification is given up: the app has not taken it. See `caddy-doku doku inbox list`; `retry` delivers it again",
+			"key", c.Key, "account", c.Account, "service", string(c.Service), "external_id", c.ExternalID, "attempts", c.Attempts, "error", c.Error)
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeWithin)
+	defer cancel()
+	if failed := i.cfg.Store.Update(ctx, *c); failed != nil {
+		i.cfg.Logger.ErrorContext(ctx, "the inbox could not be written; a call will be handed over again soon", "key", c.Key, "error", failed)
+		return fmt.Errorf("%w (because: %w)", failed, err)
+	}
+	i.cfg.Observe(event, *c)
+	return err
+}
+
+// succeeded has everything that waits delivered now, if the app has just come back.
+func (i *Inbox) succeeded(ctx context.Context) {
+	now := i.cfg.Now()
+	i.mu.Lock()
+	back := i.failing && now.Sub(i.hurryAt) >= hurryEvery
+	i.failing = false
+	if back {
+		i.hurryAt = now
+	}
+	i.mu.Unlock()
+	if !back {
+		return
+	}
+	if err := i.cfg.Store.Hurry(ctx, i.cfg.Box, now); err == nil {
+		i.nudge()
+	}
+}
+
+// nudge wakes the deliveries.
+func (i *Inbox) nudge() {
+	select {
+	case i.wake <- struct{}{}:
+	default: // they are about to wake
+	}
+}
+
+// Run delivers what is kept and due, until ctx ends, and returns when all attempts
+// under way have ended, which have a few seconds for it.
+func (i *Inbox) Run(ctx context.Context) {
+	// Sidecar and app often start together: nothing waits for what was due before.
+	if err := i.cfg.Store.Hurry(ctx, i.cfg.Box, i.cfg.Now()); err != nil && ctx.Err() == nil {
+		i.cfg.Logger.WarnContext(ctx, "kept calls wait until they are due", "error", err)
+	}
+	working, abort := context.WithCancel(context.WithoutCancel(ctx))
+	defer abort()
+	w := &work{stopping: ctx, free: make(chan struct{}, i.cfg.Concurrency)}
+	for {
+		next, err := i.dispatch(working, w)
+		if err != nil && ctx.Err() == nil {
+			i.cfg.Logger.ErrorContext(ctx, "the inbox cannot be read; what it keeps is not delivered meanwhile", "error", err)
+		}
+		idle := pollLongest
+		if until := next.Sub(i.cfg.Now()); err == nil && !next.IsZero() && until < idle {
+			idle = max(until, time.Millisecond)
+		}
+		select {
+		case <-ctx.Done():
+			patience := time.AfterFunc(stopWithin, abort)
+			defer patience.Stop()
+			w.under.Wait()
+			return
+		case <-i.wake:
+		case <-time.After(idle):
+		}
+	}
+}
+
+// work is the deliveries of one [Inbox.Run].
+type work struct {
+	stopping context.Context //nolint:containedctx // ends before that of the attempts under way
+	free     chan struct{}   // a place for each lane that is delivered
+	under    sync.WaitGroup
+}
+
+// dispatch begins the delivery of all lanes that are due, as many at once as may
+// be, and returns when the next one will be.
+func (i *Inbox) dispatch(ctx context.Context, w *work) (next time.Time, err error) {
+	lanes, next, err := i.cfg.Store.Due(ctx, i.cfg.Box, i.cfg.Now(), 4*i.cfg.Concurrency)
+	if err != nil {
+		return next, err
+	}
+	for _, lane := range lanes {
+		if !i.begin(lane) {
+			continue
+		}
+		select {
+		case w.free <- struct{}{}:
+		case <-w.stopping.Done():
+			i.end(lane)
+			return next, nil
+		}
+		w.under.Go(func() {
+			defer func() {
+				<-w.free
+				i.end(lane)
+			}()
+			if i.drain(ctx, w, lane) {
+				i.nudge() // there may be more that are due than were asked for
+			}
+		})
+	}
+	return next, nil
+}
+
+// begin takes a lane for a worker of this process, unless one has it.
+func (i *Inbox) begin(lane string) bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.underWay[lane] {
+		return false
+	}
+	i.underWay[lane] = true
+	return true
+}
+
+func (i *Inbox) end(lane string) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	delete(i.underWay, lane)
+}
+
+// drain delivers the calls of a lane, one after the other, while they are due. It
+// reports whether it could: not if somebody else is at it, or the store fails.
+func (i *Inbox) drain(ctx context.Context, w *work, lane string) bool {
+	taking, cancel := context.WithTimeout(ctx, laneWait)
+	defer cancel()
+	turn, _, err := i.cfg.Lanes.Take(taking, "lane", i.lane(lane))
+	if err != nil {
+		return false
+	}
+	defer func() { _ = turn.Release(ctx) }() // otherwise its lease runs out
+	for w.stopping.Err() == nil {
+		head, err := i.cfg.Store.Head(ctx, i.cfg.Box, lane)
+		if err != nil {
+			i.cfg.Logger.ErrorContext(ctx, "a kept call cannot be read", "error", err)
+			return false
+		}
+		if head == nil || head.Due.After(i.cfg.Now()) {
+			return true
+		}
+		if _, err := i.attempt(ctx, head); err != nil && !head.Dead {
+			return !errors.Is(err, ErrStore)
+		}
+	}
+	return false
+}
+
+// Retry has a kept call delivered now, and, if it is dead, for as long again as a
+// new one. It reports whether the call is kept.
+func (i *Inbox) Retry(ctx context.Context, key string) (bool, error) {
+	c, err := i.cfg.Store.Get(ctx, i.cfg.Box, key)
+	if c == nil || err != nil {
+		return false, err
+	}
+	now := i.cfg.Now()
+	c.Dead, c.Due = false, now
+	c.GiveUp = now.Add(i.cfg.GiveUpAfter)
+	if err := i.cfg.Store.Update(ctx, *c); err != nil {
+		return false, err
+	}
+	i.nudge()
+	return true, nil
+}
+
+// Drop removes a kept call, which the app will not get then. It reports whether it
+// was kept.
+func (i *Inbox) Drop(ctx context.Context, key string) (bool, error) {
+	return i.cfg.Store.Drop(ctx, i.cfg.Box, key)
+}
+
+// Get returns a kept call, or nil.
+func (i *Inbox) Get(ctx context.Context, key string) (*Call, error) {
+	return i.cfg.Store.Get(ctx, i.cfg.Box, key)
+}
+
+// List returns the kept calls as they came in, dead ones too, without their
+// bodies, at most limit of them.
+func (i *Inbox) List(ctx context.Context, limit int) ([]Call, error) {
+	return i.cfg.Store.List(ctx, i.cfg.Box, limit)
+}
+
+// Stats returns the figures of the inbox.
+func (i *Inbox) Stats(ctx context.Context) (Stats, error) { return i.cfg.Store.Stats(ctx, i.cfg.Box) }
