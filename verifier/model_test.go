@@ -37,6 +37,7 @@ type model struct {
 type modelCall struct {
 	accepted bool // the app has answered 2xx
 	recorded bool // the store knows
+	finishes int  // records under way: the store may know, and others may have heard of it from there
 	toApp    int
 	repeated int // calls of the app after an earlier 2xx that was not recorded
 	answered int // 2xx seen by DOKU
@@ -79,10 +80,18 @@ func (m *model) app(key string, through *door, answer func() (store.Answer, erro
 	return got, err
 }
 
-func (m *model) recorded(key string) {
+// finish sees acceptance of a call being recorded.
+func (m *model) finish(key string, record func() (bool, error)) (done bool, err error) {
+	m.mu.Lock()
+	c := m.call(key)
+	c.finishes++
+	m.mu.Unlock()
+	done, err = record()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.call(key).recorded = true
+	c.finishes--
+	c.recorded = c.recorded || done
+	return done, err
 }
 
 // answered is DOKU's side of a call.
@@ -94,7 +103,7 @@ func (m *model) answered(key string, status int) {
 	defer m.mu.Unlock()
 	c := m.call(key)
 	c.answered++
-	if !c.accepted || !c.recorded {
+	if !c.accepted || !c.recorded && c.finishes == 0 {
 		m.t.Errorf("%s: DOKU saw 2xx though the app's acceptance was %v and its record %v", key, c.accepted, c.recorded)
 	}
 }
@@ -107,7 +116,7 @@ type door struct {
 	dead   atomic.Bool
 	faults func() (before, after bool) // whether an operation fails before or after it has been done
 
-	finished func(entries []store.Entry) // an operation was done that records acceptance
+	finish func(entries []store.Entry, record func() (bool, error)) (bool, error) // acceptance is being recorded
 }
 
 func (d *door) pass(op func() error) error {
@@ -134,10 +143,7 @@ func (d *door) Claim(ctx context.Context, owner string, lease time.Duration, key
 
 func (d *door) Finish(ctx context.Context, owner string, ttl time.Duration, entries ...store.Entry) (done bool, err error) {
 	err = d.pass(func() (err error) {
-		done, err = d.Store.Finish(ctx, owner, ttl, entries...)
-		if done {
-			d.finished(entries)
-		}
+		done, err = d.finish(entries, func() (bool, error) { return d.Store.Finish(ctx, owner, ttl, entries...) })
 		return err
 	})
 	return done, err
@@ -189,11 +195,11 @@ func (r modelRun) run(t *testing.T, s store.Store) (m *model) {
 		d := &door{Store: s, faults: func() (bool, bool) {
 			return faulty.Load() && chance(0.3), faulty.Load() && chance(0.3)
 		}}
-		d.finished = func(entries []store.Entry) {
+		d.finish = func(entries []store.Entry, record func() (bool, error)) (bool, error) {
 			mu.Lock()
 			key := keys[entries[1].Key]
 			mu.Unlock()
-			m.recorded(key)
+			return m.finish(key, record)
 		}
 		return &replica{NewLedger(d, r.lease, time.Now), d}
 	}
