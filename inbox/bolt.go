@@ -219,7 +219,8 @@ func (b *Bolt) view(f func(*bolt.Tx) error) (err error) {
 	return b.db.View(f)
 }
 
-func asError(err *error) {
+// asError turns a panic over what is in the file into an error.
+func asError(err *error) { //nolint:gocritic // it is deferred, and sets a result
 	if found := recover(); found != nil {
 		*err = fmt.Errorf("%w: %v", errCorrupt, found)
 	}
@@ -499,7 +500,7 @@ func (b *Bolt) Take(_ context.Context, c Call, answer store.Answer, ttl time.Dur
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrStore, err)
 	}
-	end := binary.BigEndian.AppendUint64(nil, uint64(b.now().Add(ttl).UnixNano())) //nolint:gosec // see endOf
+	end := binary.BigEndian.AppendUint64(nil, uint64(b.now().Add(ttl).UnixNano()))
 	return b.write(&boltWrite{
 		apply: func(tx *bolt.Tx) error {
 			if err := b.deleteCall(tx, c.Box, c.Key); err != nil {

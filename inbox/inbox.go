@@ -371,8 +371,8 @@ func (i *Inbox) Run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			patience := time.AfterFunc(stopWithin, abort)
-			defer patience.Stop()
 			w.under.Wait()
+			patience.Stop()
 			return
 		case <-i.wake:
 		case <-time.After(idle):

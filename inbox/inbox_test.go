@@ -95,6 +95,7 @@ type house struct {
 }
 
 func newHouse(t *testing.T, s Store, lanes store.Store) *house {
+	t.Helper()
 	h := &house{app: &app{t: t}, store: s, events: make(map[Event]int), log: new(strings.Builder)}
 	h.Inbox = New(Config{
 		Box: "box", Store: s, Lanes: store.NewOnce(lanes, 10*time.Second), Deliver: h.app.deliver, Lenient: func() bool { return false },
@@ -169,6 +170,7 @@ func TestPassing(t *testing.T) {
 	t.Run("the app's answer is DOKU's, and is given again", func(t *testing.T) {
 		t.Parallel()
 		inBubble(t, func(t *testing.T, h *house) {
+			t.Helper()
 			for range 2 {
 				if answer, err := h.Pass(t.Context(), now("k", "va")); err != nil || answer.Status != 200 {
 					t.Errorf("%+v, %v", answer, err)
@@ -182,6 +184,7 @@ func TestPassing(t *testing.T) {
 	t.Run("a refusal by the app is DOKU's answer, and nothing is kept", func(t *testing.T) {
 		t.Parallel()
 		inBubble(t, func(t *testing.T, h *house) {
+			t.Helper()
 			h.app.set(status(404))
 			if answer, err := h.Pass(t.Context(), now("k", "va")); err != nil || answer.Status != 404 {
 				t.Errorf("%+v, %v", answer, err)
@@ -194,6 +197,7 @@ func TestPassing(t *testing.T) {
 	t.Run("an app that restarts makes nobody wait for DOKU's retry", func(t *testing.T) {
 		t.Parallel()
 		inBubble(t, func(t *testing.T, h *house) {
+			t.Helper()
 			h.app.set(down)
 			time.AfterFunc(5*time.Second, func() { h.app.set(nil) })
 			begin := time.Now()
@@ -212,6 +216,7 @@ func TestPassing(t *testing.T) {
 		t.Run("an app that is "+name+" is tried in time, then the call is kept", func(t *testing.T) {
 			t.Parallel()
 			inBubble(t, func(t *testing.T, h *house) {
+				t.Helper()
 				h.app.set(answer)
 				begin := time.Now()
 				if _, err := h.Pass(t.Context(), now("k", "va")); !errors.Is(err, ErrKept) {
@@ -243,6 +248,7 @@ func TestPassing(t *testing.T) {
 	t.Run("DOKU's retry of a kept call goes to the app at once, with what was kept", func(t *testing.T) {
 		t.Parallel()
 		inBubble(t, func(t *testing.T, h *house) {
+			t.Helper()
 			h.app.set(down)
 			if _, err := h.Pass(t.Context(), now("k", "va")); !errors.Is(err, ErrKept) {
 				t.Fatal(err)
@@ -289,7 +295,8 @@ func TestPassing(t *testing.T) {
 // broken is a store that cannot be read or written.
 type broken struct{ Store }
 
-func (broken) Add(context.Context, Call) (*store.Answer, error)              { return nil, ErrStore }
+func (broken) Add(context.Context, Call) (*store.Answer, error) { return nil, ErrStore }
+
 func (broken) Taken(context.Context, string, string) (*store.Answer, error)  { return nil, ErrStore }
 func (broken) Take(context.Context, Call, store.Answer, time.Duration) error { return ErrStore }
 func (broken) Head(context.Context, string, string) (*Call, error)           { return nil, ErrStore }
@@ -299,6 +306,7 @@ func TestAccepting(t *testing.T) {
 	t.Run("a call is delivered at once", func(t *testing.T) {
 		t.Parallel()
 		inBubble(t, func(t *testing.T, h *house) {
+			t.Helper()
 			if err := h.Accept(t.Context(), now("k", "va")); err != nil {
 				t.Fatal(err)
 			}
@@ -319,6 +327,7 @@ func TestAccepting(t *testing.T) {
 	t.Run("it is tried again, soon and then seldom, until it is given up", func(t *testing.T) {
 		t.Parallel()
 		inBubble(t, func(t *testing.T, h *house) {
+			t.Helper()
 			h.app.set(status(500))
 			if err := h.Accept(t.Context(), now("k", "va")); err != nil {
 				t.Fatal(err)
@@ -350,6 +359,7 @@ func TestAccepting(t *testing.T) {
 	t.Run("the order within a lane is kept, and no lane waits for another", func(t *testing.T) {
 		t.Parallel()
 		inBubble(t, func(t *testing.T, h *house) {
+			t.Helper()
 			h.app.set(func(c Call) (store.Answer, error) {
 				time.Sleep(time.Second)
 				if c.Lane == "va1" && c.Attempts < 4 {
@@ -387,6 +397,7 @@ func TestAccepting(t *testing.T) {
 	t.Run("a new call waits behind those of its lane that are kept", func(t *testing.T) {
 		t.Parallel()
 		inBubble(t, func(t *testing.T, h *house) {
+			t.Helper()
 			h.app.set(down)
 			if err := h.Accept(t.Context(), now("first", "va")); err != nil {
 				t.Fatal(err)
@@ -405,6 +416,7 @@ func TestAccepting(t *testing.T) {
 	t.Run("when the app comes back, nothing waits for its next attempt", func(t *testing.T) {
 		t.Parallel()
 		inBubble(t, func(t *testing.T, h *house) {
+			t.Helper()
 			h.app.set(down)
 			for n := range 50 {
 				if err := h.Accept(t.Context(), now(fmt.Sprint(n), fmt.Sprint("va", n))); err != nil {
@@ -481,6 +493,7 @@ func TestWhileTheStoreCannotBeWritten(t *testing.T) {
 func TestByHand(t *testing.T) {
 	t.Parallel()
 	inBubble(t, func(t *testing.T, h *house) {
+		t.Helper()
 		h.app.set(down)
 		for _, key := range []string{"k1", "k2"} {
 			if err := h.Accept(t.Context(), now(key, "va")); err != nil {

@@ -133,7 +133,7 @@ func contract(t *testing.T, s Store) {
 		add(c)
 	}
 	stats(3, 0, begin)
-	if got := head("va1", "k1"); !reflect.DeepEqual(got.Header, first.Header) || string(got.Body) != string(first.Body) || got.Target != first.Target ||
+	if got := head("va1", "k1"); !reflect.DeepEqual(got.Header, first.Header) || !bytes.Equal(got.Body, first.Body) || got.Target != first.Target ||
 		got.Host != first.Host || !got.Received.Equal(first.Received) || got.Service != first.Service || got.ExternalID != first.ExternalID {
 		t.Errorf("kept %+v, found %+v", first, got)
 	}
@@ -180,7 +180,7 @@ func contract(t *testing.T, s Store) {
 		}
 		head("va9", "")
 	})
-	t.Run("the dead leave their lane and can come back", func(t *testing.T) {
+	t.Run("the dead leave their lane and can come back", func(*testing.T) {
 		add(func() Call { c := call("k4", "va1"); c.Received = begin.Add(3 * time.Second); return c }())
 		gone := head("va1", "k2")
 		gone.Dead = true
@@ -225,7 +225,7 @@ func contract(t *testing.T, s Store) {
 		if some, err := s.List(ctx, "box", 1); err != nil || len(some) != 1 {
 			t.Errorf("listed %d, %v, expected one", len(some), err)
 		}
-		if c, err := s.Get(ctx, "box", "k3"); err != nil || c == nil || string(c.Body) != string(third.Body) {
+		if c, err := s.Get(ctx, "box", "k3"); err != nil || c == nil || !bytes.Equal(c.Body, third.Body) {
 			t.Errorf("got %+v, %v", c, err)
 		}
 		for _, want := range []bool{true, false} {
@@ -239,7 +239,7 @@ func contract(t *testing.T, s Store) {
 		head("va2", "")
 		due(begin.Add(time.Hour), time.Time{}, "va1")
 	})
-	t.Run("updating what is gone brings nothing back", func(t *testing.T) {
+	t.Run("updating what is gone brings nothing back", func(*testing.T) {
 		must(s.Update(ctx, third))
 		head("va2", "")
 	})
@@ -348,14 +348,22 @@ func TestABoltThatCannotBeOpened(t *testing.T) {
 		}
 	})
 	for name, damage := range map[string]func(t *testing.T, path string){
-		"overwritten at its beginning": func(t *testing.T, path string) { overwrite(t, path, 0, 2*os.Getpagesize()) },
-		"overwritten behind that":      func(t *testing.T, path string) { overwrite(t, path, 2*os.Getpagesize(), 64*os.Getpagesize()) },
+		"overwritten at its beginning": func(t *testing.T, path string) {
+			t.Helper()
+			overwrite(t, path, 0, 2*os.Getpagesize())
+		},
+		"overwritten behind that": func(t *testing.T, path string) {
+			t.Helper()
+			overwrite(t, path, 2*os.Getpagesize(), 64*os.Getpagesize())
+		},
 		"cut short": func(t *testing.T, path string) {
+			t.Helper()
 			if err := os.Truncate(path, 100); err != nil {
 				t.Fatal(err)
 			}
 		},
 		"another file altogether": func(t *testing.T, path string) {
+			t.Helper()
 			if err := os.WriteFile(path, []byte(strings.Repeat("not a database. ", 10_000)), 0o600); err != nil {
 				t.Fatal(err)
 			}
