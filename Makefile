@@ -4,6 +4,7 @@ BINARY   := bin/caddy-doku
 LINTER   := bin/tools/golangci-lint
 ARGS     :=
 FUZZTIME := 30s
+KILLS    := 200
 PACKAGES := ./...
 
 # What the binary is built from. The folders are there too: their time changes with a file removed.
@@ -16,7 +17,7 @@ export CADDY_DOKU_BIN = $(CURDIR)/$(BINARY)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help build run test bench race fuzz lint fmt vet tidy vuln programs clean always
+.PHONY: help build run test bench race soak fuzz lint fmt vet tidy vuln programs clean always
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +43,10 @@ race: export GORACE = halt_on_error=1
 race: programs ## run all tests with the race detector (needs a C compiler)
 	go build -race -buildvcs=false -o $(BINARY)-race ./cmd/caddy
 	go test -race -count=1 -timeout=20m $(PACKAGES)
+
+soak: export DOKU_KILLS = $(KILLS)
+soak: $(BINARY) programs ## kill sidecars KILLS (200) times under load, on both stores, and count what is lost
+	go test -count=1 -timeout=2h -run '^TestNoKillLosesAPayment$$' -v ./integration
 
 fuzz: ## look for inputs that break the parsers, FUZZTIME (30s) for each fuzz test
 	@grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n 1 dirname | sort -u | while read -r package; do \

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -58,8 +59,10 @@ type App struct {
 	held    shares
 	log     *slog.Logger
 
-	stop    context.CancelFunc // of watch
-	stopped chan struct{}
+	boxes []*box // enrolled by the handlers doku_inbox
+
+	stop context.CancelFunc // of what goes on in the background
+	work *sync.WaitGroup
 }
 
 // The ways to go on without the store.
@@ -124,24 +127,31 @@ func (a *App) openStore(ctx caddy.Context) error {
 	return err
 }
 
-// Start has the accounts work for this configuration, and watches their files.
-// Tokens are fetched when first needed.
+// Start has the accounts work for this configuration, watches their files, and
+// delivers what the inboxes keep. Tokens are fetched when first needed.
 func (a *App) Start() error {
+	for _, b := range a.boxes {
+		if _, err := b.open(); err != nil {
+			return fmt.Errorf("doku: inbox %q: %w", b.name, err)
+		}
+	}
 	for _, account := range a.Accounts {
 		if err := account.start(a); err != nil {
 			return fmt.Errorf("doku: account %q: %w", account.Name, err)
 		}
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	a.stop, a.stopped = stop, make(chan struct{})
-	go a.watch(ctx)
+	a.stop, a.work = stop, new(sync.WaitGroup)
+	a.work.Go(func() { a.watch(ctx) })
+	for _, b := range a.boxes {
+		a.work.Go(func() { b.run(ctx) })
+	}
 	return nil
 }
 
 // watch takes up changed files of keys and secrets. It looks at them rather than
 // being told, which works on every file system and with links that are replaced.
 func (a *App) watch(ctx context.Context) {
-	defer close(a.stopped)
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
 	for {
@@ -156,17 +166,23 @@ func (a *App) watch(ctx context.Context) {
 	}
 }
 
-// Stop ends the watch over files.
+// Stop ends what goes on in the background.
 func (a *App) Stop() error {
 	if a.stop != nil {
 		a.stop()
-		<-a.stopped
+		a.work.Wait()
 	}
 	return nil
 }
 
 // Cleanup gives back what this configuration shares with the next one.
-func (a *App) Cleanup() error { return a.held.giveBack() }
+func (a *App) Cleanup() error {
+	errs := []error{a.held.giveBack()}
+	for _, b := range a.boxes {
+		errs = append(errs, b.held.giveBack())
+	}
+	return errors.Join(errs...)
+}
 
 // account returns the account called name, or the only one if name is empty.
 func (a *App) account(name string) (*Account, error) {

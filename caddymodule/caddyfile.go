@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"encoding/json"
+	"strconv"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
@@ -18,11 +19,13 @@ func init() {
 	httpcaddyfile.RegisterDirective("doku_sign", parseSign)
 	httpcaddyfile.RegisterHandlerDirective("doku_token", parseToken)
 	httpcaddyfile.RegisterHandlerDirective("doku_verify", parseVerify)
+	httpcaddyfile.RegisterHandlerDirective("doku_inbox", parseInbox)
 	// Before everything that may hand a request to the app: not only reverse_proxy,
 	// but handle, route and whatever else is written beside them.
 	httpcaddyfile.RegisterDirectiveOrder("doku_token", httpcaddyfile.Before, "basic_auth")
 	httpcaddyfile.RegisterDirectiveOrder("doku_verify", httpcaddyfile.Before, "basic_auth")
 	httpcaddyfile.RegisterDirectiveOrder("doku_sign", httpcaddyfile.Before, "reverse_proxy")
+	httpcaddyfile.RegisterDirectiveOrder("doku_inbox", httpcaddyfile.Before, "reverse_proxy")
 }
 
 func parseApp(d *caddyfile.Dispenser, existing any) (any, error) {
@@ -232,7 +235,7 @@ func (s *Sign) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		case "body":
 			return once(d, &s.Body)
 		case "max_body":
-			return size(d, &s.MaxBody)
+			return size(d, &s.MaxBody, largestBody)
 		case "channel_id":
 			return once(d, &s.ChannelID)
 		case "timeout":
@@ -308,12 +311,86 @@ func (v *Verify) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		case "body_timeout":
 			return duration(d, &v.BodyTimeout)
 		case "max_body":
-			return size(d, &v.MaxBody)
+			return size(d, &v.MaxBody, largestBody)
 		case "timeout":
 			return duration(d, &v.Timeout)
 		}
 		return unknown(d, "account", "service", "token", "signature", "enforce", "public_prefix", "public_target", "max_body", "body_timeout", "timeout")
 	})
+}
+
+// parseInbox sets up the handler doku_inbox. Syntax:
+//
+//	doku_inbox [<matcher>] [<upstreams...>] {
+//		policy          after_app|durable
+//		name            <name>
+//		folder          <path>
+//		max_size        <size>
+//		answer_within   <duration>
+//		attempt_timeout <duration>
+//		give_up_after   <duration>
+//		concurrency     <number>
+//		deliver {
+//			<directives...>
+//		}
+//	}
+//
+// Upstreams are those of `reverse_proxy`, and stand for `deliver` with it.
+func parseInbox(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+	i, d := new(Inbox), h.Dispenser
+	d.Next() // consume the directive's name
+	if upstreams := d.RemainingArgs(); len(upstreams) > 0 {
+		for n, upstream := range upstreams {
+			upstreams[n] = `"` + strings.ReplaceAll(upstream, `"`, `\"`) + `"`
+		}
+		tokens, err := caddyfile.Tokenize([]byte("deliver {\nreverse_proxy "+strings.Join(upstreams, " ")+"\n}\n"), d.File())
+		if err != nil {
+			return nil, d.WrapErr(err)
+		}
+		if err := i.unmarshalDeliver(h, caddyfile.NewDispenser(tokens)); err != nil {
+			return nil, err
+		}
+	}
+	err := block(d, func() error {
+		switch d.Val() {
+		case "policy":
+			return once(d, &i.Policy)
+		case "name":
+			return once(d, &i.Name)
+		case "folder":
+			return once(d, &i.Folder)
+		case "max_size":
+			return size(d, &i.MaxSize, 1<<40)
+		case "answer_within":
+			return duration(d, &i.AnswerWithin)
+		case "attempt_timeout":
+			return duration(d, &i.AttemptTimeout)
+		case "give_up_after":
+			return duration(d, &i.GiveUpAfter)
+		case "concurrency":
+			return number(d, &i.Concurrency)
+		case "deliver":
+			return i.unmarshalDeliver(h, d.NewFromNextSegment())
+		}
+		return unknown(d, "policy", "name", "folder", "max_size", "answer_within", "attempt_timeout", "give_up_after", "concurrency", "deliver")
+	})
+	if err == nil && i.Deliver == nil {
+		err = d.Err("doku_inbox: expected the app's address, such as 127.0.0.1:3000, or a block `deliver` with a reverse_proxy")
+	}
+	return i, err
+}
+
+// unmarshalDeliver reads the handlers that bring a call to the app.
+func (i *Inbox) unmarshalDeliver(h httpcaddyfile.Helper, segment *caddyfile.Dispenser) error {
+	if i.Deliver != nil {
+		return h.Err("deliver: expected either upstreams behind doku_inbox or one block `deliver`, found more")
+	}
+	route, err := httpcaddyfile.ParseSegmentAsSubroute(h.WithDispenser(segment))
+	if err != nil {
+		return err
+	}
+	i.Deliver = route.(*caddyhttp.Subroute)
+	return nil
 }
 
 // UnmarshalCaddyfile sets up the transport from Caddyfile tokens: the
@@ -339,6 +416,9 @@ func (u *Upstreams) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	}
 	return nil
 }
+
+// largestBody is the most that max_body may be: bodies are in memory as a whole.
+const largestBody = 1 << 30
 
 // block reads the rest of a directive, which has no arguments left, and calls
 // option for each of its subdirectives.
@@ -388,16 +468,29 @@ func onOff(d *caddyfile.Dispenser, into *bool) error {
 	return nil
 }
 
-func size(d *caddyfile.Dispenser, into *int64) error {
+func number(d *caddyfile.Dispenser, into *int) error {
+	name, text := d.Val(), ""
+	if err := once(d, &text); err != nil {
+		return err
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 || n > 10_000 {
+		return d.Errf("%s: expected a number from 1 to 10000, found '%s'", name, text)
+	}
+	*into = n
+	return nil
+}
+
+func size(d *caddyfile.Dispenser, into *int64, largest uint64) error {
 	name, text := d.Val(), ""
 	if err := once(d, &text); err != nil {
 		return err
 	}
 	n, err := humanize.ParseBytes(text)
-	if err != nil || n == 0 || n > 1<<30 {
-		return d.Errf("%s: expected a size such as 1MiB, at most 1GiB, found '%s'", name, text)
+	if err != nil || n == 0 || n > largest {
+		return d.Errf("%s: expected a size such as 1MiB, at most %dGiB, found '%s'", name, largest>>30, text)
 	}
-	*into = int64(n)
+	*into = int64(n) //nolint:gosec // at most largest
 	return nil
 }
 

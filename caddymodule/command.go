@@ -17,9 +17,9 @@ import (
 func init() {
 	caddycmd.RegisterCommand(caddycmd.Command{
 		Name:  "doku",
-		Usage: "tour [--once]",
+		Usage: "<command>",
 		Short: "Commands for DOKU's SNAP API",
-		Long:  "Commands for DOKU's SNAP API: see `doku tour --help`.",
+		Long:  "Commands for DOKU's SNAP API. Each of them tells more with --help.",
 		CobraFunc: func(cmd *cobra.Command) {
 			walk := &cobra.Command{
 				Use:   "tour",
@@ -30,7 +30,7 @@ func init() {
 				RunE: caddycmd.WrapCommandFuncForCobra(runTour),
 			}
 			walk.Flags().Bool("once", false, "end after the walk; the exit status tells whether every step went well")
-			cmd.AddCommand(walk)
+			cmd.AddCommand(walk, inboxCommand())
 		},
 	})
 }

@@ -37,7 +37,7 @@ func counter(name, help string, labels ...string) *prometheus.CounterVec {
 
 // registerMetrics registers the counters, and the gauges of a configuration.
 func registerMetrics(registry *prometheus.Registry, app *App) error {
-	for _, collector := range []prometheus.Collector{outboundCalls, inboundCalls, verifiedCalls, changedPayments, credentialLoads, gauges{app}} {
+	for _, collector := range []prometheus.Collector{outboundCalls, inboundCalls, verifiedCalls, changedPayments, credentialLoads, inboxEvents, gauges{app}, boxFigures{app}} {
 		var already prometheus.AlreadyRegisteredError
 		if err := registry.Register(collector); err != nil && !errors.As(err, &already) {
 			return fmt.Errorf("registering metrics: %w", err)

@@ -14,13 +14,14 @@ import (
 
 // The headers of our own.
 const (
-	headerAccount    = "X-Doku-Account"     // to the app: whose call this is
-	headerService    = "X-Doku-Service"     // to the app: the service code
-	headerVerified   = "X-Doku-Verified"    // to the app: whether the call is DOKU's for certain
-	headerIdempotent = "Idempotency-Key"    // to the app: the same for the same call
-	headerError      = "X-Doku-Error"       // on an answer made here, why
-	headerExternalID = "X-Doku-External-Id" // on DOKU's answers, the X-EXTERNAL-ID used
-	headerReplayed   = "X-Doku-Replayed"    // on an answer that DOKU has given before
+	headerAccount    = "X-Doku-Account"        // to the app: whose call this is
+	headerService    = "X-Doku-Service"        // to the app: the service code
+	headerVerified   = "X-Doku-Verified"       // to the app: whether the call is DOKU's for certain
+	headerIdempotent = "Idempotency-Key"       // to the app: the same for the same call
+	headerAttempt    = "Doku-Delivery-Attempt" // to the app: which try at a notification this is, from 1
+	headerError      = "X-Doku-Error"          // on an answer made here, why
+	headerExternalID = "X-Doku-External-Id"    // on DOKU's answers, the X-EXTERNAL-ID used
+	headerReplayed   = "X-Doku-Replayed"       // on an answer that DOKU has given before
 )
 
 // answer writes the body that tells c, and marks it as made here by reason.
@@ -54,7 +55,7 @@ func replay(w http.ResponseWriter, earlier *store.Answer) error {
 	maps.Copy(h, earlier.Header)
 	h.Set("Content-Length", strconv.Itoa(len(earlier.Body)))
 	w.WriteHeader(earlier.Status)
-	_, err := w.Write(earlier.Body)
+	_, err := w.Write(earlier.Body) //nolint:gosec // for DOKU or the app, with its content type
 	return err
 }
 

@@ -208,6 +208,8 @@ type inbound struct {
 	read     bool // whether body is all that came
 	verified verifier.Verified
 	id       verifier.Identity // once it is verified
+	lane     string            // of a notification; see [laneOf]
+	trusted  bool              // whether it is verified, and enforced
 }
 
 // ServeHTTP verifies a call, hands it on unless it is a repeat, and answers it.
@@ -290,6 +292,7 @@ func (v *Verify) check(in *inbound, w http.ResponseWriter, r *http.Request) (why
 	in.id = verifier.Identity{Account: account.Name, Service: in.service, ExternalID: head.ExternalID, Digest: in.verified.Digest}
 	if in.service.Notification() {
 		in.id.PaymentID = verifier.PaymentID(in.service, in.verified.Canonical)
+		in.lane = laneOf(account.Name, in.service, in.verified.Canonical, in.id.Key())
 	}
 	recycle(in.verified.Canonical)
 	in.verified.Canonical = nil
@@ -363,6 +366,9 @@ func (v *Verify) ask(ctx context.Context, recorder caddyhttp.ResponseRecorder, n
 	err := next.ServeHTTP(recorder, r)
 	var failure *caddyhttp.HandlerError
 	handled := errors.As(err, &failure)
+	if why, ok := inboxRefusal(err); ok {
+		return why
+	}
 	switch {
 	case handled && failure.StatusCode == http.StatusGatewayTimeout || err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded):
 		return refusal{snap.Timeout, "app_timeout", err}
@@ -376,7 +382,7 @@ func (v *Verify) ask(ctx context.Context, recorder caddyhttp.ResponseRecorder, n
 
 // report passes a call on, whatever was found, and tells.
 func (v *Verify) report(in *inbound, why refusal, ok bool, refuse refuser, w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	out := r.Clone(r.Context())
+	out := r.Clone(context.WithValue(r.Context(), inboundKey{}, in))
 	v.mark(out.Header, in, ok)
 	switch {
 	case in.read:
@@ -398,7 +404,7 @@ func (v *Verify) report(in *inbound, why refusal, ok bool, refuse refuser, w htt
 
 // mark sets the headers by which the app knows a call.
 func (v *Verify) mark(h http.Header, in *inbound, ok bool) {
-	for _, name := range []string{headerError, headerExternalID, headerReplayed, headerAccount, headerIdempotent} {
+	for _, name := range []string{headerError, headerExternalID, headerReplayed, headerAccount, headerIdempotent, headerAttempt} {
 		h.Del(name)
 	}
 	h.Set(headerService, string(in.service))
@@ -413,7 +419,8 @@ func (v *Verify) mark(h http.Header, in *inbound, ok bool) {
 
 // forApp returns the request as the app sees it.
 func (v *Verify) forApp(ctx context.Context, r *http.Request, in *inbound) *http.Request {
-	out := r.WithContext(ctx)
+	in.trusted = true
+	out := r.WithContext(context.WithValue(ctx, inboundKey{}, in))
 	out.Header = r.Header.Clone()
 	out.Header.Del(snap.HeaderAuthorization)
 	out.Header.Del(snap.HeaderSignature)

@@ -82,9 +82,10 @@ func privateKey(t testing.TB, name string) *rsa.PrivateKey {
 
 // app is a merchant's app that records what it sees.
 type app struct {
-	mu     sync.Mutex
-	calls  []appCall
-	answer func(appCall) (int, string) // nil: 200 with a notification's answer
+	mu        sync.Mutex
+	calls     []appCall
+	forgetful bool
+	answer    func(appCall) (int, string) // nil: 200 with a notification's answer
 }
 
 type appCall struct {
@@ -101,7 +102,9 @@ func (a *app) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	call := appCall{r.RequestURI, r.Header.Clone(), string(body)}
 	a.mu.Lock()
-	a.calls = append(a.calls, call)
+	if !a.forgetful {
+		a.calls = append(a.calls, call)
+	}
 	answer := a.answer
 	a.mu.Unlock()
 	status, text := http.StatusOK, `{"responseCode":"2002500","responseMessage":"Successful"}`
@@ -117,6 +120,13 @@ func (a *app) seen() []appCall {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return append([]appCall(nil), a.calls...)
+}
+
+// forget has the app keep no calls from now on.
+func (a *app) forget() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.forgetful = true
 }
 
 func (a *app) setAnswer(f func(appCall) (int, string)) {
@@ -145,6 +155,7 @@ type options struct {
 	sign, verify string // what follows the directives
 	environment  string // default: the simulator
 	app          string // address of the app; default: the recording one
+	inbox        string // if not empty, what follows the app's address behind doku_inbox
 }
 
 // start sets up a world for one test.
@@ -162,6 +173,10 @@ func (w *world) caddyfile(o options) string {
 	}
 	if o.app == "" {
 		o.app = w.appAddress
+	}
+	proxy := "reverse_proxy"
+	if o.inbox != "" {
+		proxy = "doku_inbox"
 	}
 	return fmt.Sprintf(`{
 	admin %s
@@ -192,9 +207,9 @@ func (w *world) caddyfile(o options) string {
 	tracing
 	doku_token %s
 	doku_verify /v1.1/transfer-va/* %s
-	reverse_proxy /v1.1/transfer-va/* %s
+	%s /v1.1/transfer-va/* %s
 }
-`, strings.TrimPrefix(w.admin, "http://"), o.environment, o.global, w.outward, o.sign, w.inward, tokenPath, o.verify, o.app)
+`, strings.TrimPrefix(w.admin, "http://"), o.environment, o.global, w.outward, o.sign, w.inward, tokenPath, o.verify, proxy, o.app+" "+o.inbox)
 }
 
 // newWorld sets up what is around the sidecar.
@@ -249,6 +264,22 @@ func (w *world) another(t *testing.T) *world {
 // nothing secret may be found in what it has said.
 func (w *world) run(t *testing.T, config string) {
 	t.Helper()
+	said := make(map[string]string)
+	t.Cleanup(func() { // after the sidecar has ended, and its last spans are in the log
+		said["log and spans"] = w.log.String()
+		w.checkSecrets(t, said)
+	})
+	w.sidecar = programs.Start(t, w.log, w.command(t, config), strings.TrimPrefix(w.outward, "http://"), strings.TrimPrefix(w.inward, "http://"))
+	t.Cleanup(func() { // before it ends
+		for _, path := range []string{"/config/", "/metrics"} {
+			said[path] = w.ask(path)
+		}
+	})
+}
+
+// command returns the command that runs the sidecar with a Caddyfile.
+func (w *world) command(t *testing.T, config string) *exec.Cmd {
+	t.Helper()
 	w.config = config
 	dir := t.TempDir()
 	file := filepath.Join(dir, "Caddyfile")
@@ -259,17 +290,7 @@ func (w *world) run(t *testing.T, config string) {
 	cmd.Env = append(os.Environ(), "DOKU_CLIENT_ID="+clientID, "DOKU_SECRET_KEY="+secretKey,
 		"DOKU_PRIVATE_KEY="+testdata(t, "test-merchant-private.pem"), "DOKU_PUBLIC_KEY="+testdata(t, "test-doku-public.pem"),
 		"OTEL_TRACES_EXPORTER=console", "XDG_CONFIG_HOME="+dir, "XDG_DATA_HOME="+dir)
-	said := make(map[string]string)
-	t.Cleanup(func() { // after the sidecar has ended, and its last spans are in the log
-		said["log and spans"] = w.log.String()
-		w.checkSecrets(t, said)
-	})
-	w.sidecar = programs.Start(t, w.log, cmd, strings.TrimPrefix(w.outward, "http://"), strings.TrimPrefix(w.inward, "http://"))
-	t.Cleanup(func() { // before it ends
-		for _, path := range []string{"/config/", "/metrics"} {
-			said[path] = w.ask(path)
-		}
-	})
+	return cmd
 }
 
 // ask returns what the admin API answers to a GET, or nothing if it cannot be asked.

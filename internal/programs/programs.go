@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -122,13 +123,20 @@ func (p *Process) Kill() {
 
 // Log is what a program has said. It is safe for concurrent use.
 type Log struct {
-	mu sync.Mutex
-	b  bytes.Buffer
+	mu    sync.Mutex
+	b     bytes.Buffer
+	watch io.Writer
 }
+
+// Watched returns a log which also hands to w what is written, as it is.
+func Watched(w io.Writer) *Log { return &Log{watch: w} }
 
 func (l *Log) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.watch != nil {
+		_, _ = l.watch.Write(p)
+	}
 	return l.b.Write(p)
 }
 

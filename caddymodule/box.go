@@ -1,0 +1,253 @@
+package caddymodule
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"runtime/debug"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.opentelemetry.io/otel/propagation"
+
+	"github.com/caddy-doku/caddy-doku/inbox"
+	"github.com/caddy-doku/caddy-doku/snap"
+	"github.com/caddy-doku/caddy-doku/store"
+	"github.com/caddy-doku/caddy-doku/verifier"
+)
+
+// box is an inbox of a configuration, with the way to the app.
+type box struct {
+	name     string
+	settings []byte // of its handlers, to compare
+	handler  *Inbox // the first with its name
+	app      *App
+	held     shares
+
+	// open opens what the box is kept in, once. That is put off to the start of the
+	// configuration, since to check one must neither lock nor make anything.
+	open func() (*inbox.Inbox, error)
+}
+
+// enrol makes the box of a handler, or finds that of another one with its name.
+func (a *App) enrol(i *Inbox, settings []byte) (*box, error) {
+	for _, other := range a.boxes {
+		switch {
+		case other.name == i.Name && bytes.Equal(other.settings, settings):
+			return other, nil
+		case other.name == i.Name:
+			return nil, fmt.Errorf("doku_inbox: two inboxes are called %q and have different settings; write `name <name>` in one of them", i.Name)
+		case other.handler.Folder == i.Folder && other.handler.MaxSize != i.MaxSize:
+			return nil, fmt.Errorf("doku_inbox: the inboxes %q and %q are in the same folder, but differ in max_size", other.name, i.Name)
+		}
+	}
+	b := &box{name: i.Name, settings: settings, handler: i, app: a}
+	b.open = sync.OnceValues(b.begin)
+	a.boxes = append(a.boxes, b)
+	return b, nil
+}
+
+// keeping is what boxes are kept in. It outlives reloads, and with it the leases,
+// so that the old configuration and the new one do not hand over the same call.
+type keeping struct {
+	store inbox.Store // nil for Redis, which sees the accounts of a configuration
+	lanes *store.Once
+	log   *liveHandler
+	close func() error
+}
+
+func (k *keeping) Destruct() error { return k.close() }
+
+// begin opens the box.
+func (b *box) begin() (*inbox.Inbox, error) {
+	kept, err := hold(&b.held, b.keptIn(), b.keep)
+	if err != nil {
+		return nil, err
+	}
+	kept.log.current.Store(b.app.log)
+	calls := kept.store
+	if calls == nil {
+		calls = inbox.NewRedis(b.app.store.(*store.Redis), b.app.scope)
+	}
+	giveUpAfter := time.Duration(b.handler.GiveUpAfter)
+	return inbox.New(inbox.Config{
+		Box: b.name, Store: calls, Lanes: kept.lanes, Deliver: b.deliver,
+		Lenient:      func() bool { return b.app.OnStoreError == storeErrorContinue },
+		AnswerWithin: time.Duration(b.handler.AnswerWithin), AttemptTimeout: time.Duration(b.handler.AttemptTimeout),
+		GiveUpAfter: giveUpAfter, Remember: giveUpAfter + 48*time.Hour, // DOKU's last try is 18.5 h after its first
+		Concurrency: b.handler.Concurrency, Now: time.Now,
+		Logger: b.app.log.With("inbox", b.name), Observe: b.observe,
+	}), nil
+}
+
+// keptIn returns a text that is the same for the same place and for no other.
+func (b *box) keptIn() string {
+	if b.handler.Folder == "" {
+		return "inbox/" + b.app.storeID
+	}
+	sum := sha256.Sum256([]byte(b.handler.Folder))
+	return "inbox/folder/" + hex.EncodeToString(sum[:])
+}
+
+// keep opens what the box is kept in.
+func (b *box) keep() (*keeping, error) {
+	k := &keeping{log: new(liveHandler)}
+	k.log.current.Store(b.app.log)
+	if b.handler.Folder == "" {
+		var held shares // the lanes may outlive the configuration that has opened the store
+		if _, err := hold(&held, b.app.storeID, func() (caddy.Destructor, error) { return nil, errors.New("the store is closed") }); err != nil {
+			return nil, err
+		}
+		k.lanes, k.close = store.NewOnce(b.app.store, verifier.DefaultLease), held.giveBack
+		return k, nil
+	}
+	file, err := inbox.OpenBolt(inbox.BoltConfig{
+		Folder: b.handler.Folder, MaxSize: int(b.handler.MaxSize), Now: time.Now, Logger: slog.New(k.log),
+	})
+	if err != nil {
+		return nil, err
+	}
+	memory := store.NewMemory()
+	k.store, k.lanes = file, store.NewOnce(memory, verifier.DefaultLease)
+	k.close = func() error { return errors.Join(file.Close(), memory.Close()) }
+	return k, nil
+}
+
+// scope returns an account's scope in the store, or nil if there is no such account.
+func (a *App) scope(account string) *store.Scoped {
+	for _, candidate := range a.Accounts {
+		if candidate.Name == account {
+			return candidate.session.scope
+		}
+	}
+	return nil
+}
+
+// run delivers what the box keeps, until ctx ends.
+func (b *box) run(ctx context.Context) {
+	opened, err := b.open()
+	if err != nil {
+		return // the start of the configuration has told, and failed
+	}
+	b.doubt(ctx)
+	opened.Run(ctx)
+}
+
+// doubt warns of what could lose calls that DOKU has been promised to be kept.
+func (b *box) doubt(ctx context.Context) {
+	if b.handler.Folder != "" || b.handler.Policy != policyDurable {
+		return
+	}
+	doubts, err := inbox.NewRedis(b.app.store.(*store.Redis), b.app.scope).Doubts(ctx)
+	if err != nil && ctx.Err() == nil {
+		b.app.log.Warn("whether Redis keeps what it has acknowledged cannot be told", "inbox", b.name, "error", err)
+	}
+	for _, doubt := range doubts {
+		b.app.log.Warn("this Redis may lose notifications that DOKU takes for delivered", "inbox", b.name, "because", doubt)
+	}
+}
+
+// The events of notifications that are kept, or given up.
+const (
+	eventKept = "doku_call_kept"
+	eventDead = "doku_call_dead"
+)
+
+// observe counts what happens to kept calls, and tells others of it.
+func (b *box) observe(event inbox.Event, c inbox.Call) {
+	inboxEvents.WithLabelValues(b.name, string(event)).Inc()
+	name := map[inbox.Event]string{inbox.EventKept: eventKept, inbox.EventDead: eventDead}[event]
+	if guard := b.handler.guard; name != "" && guard.events.ShouldEmit(name) {
+		guard.events.Emit(guard.ctx, name, map[string]any{
+			"inbox": b.name, "key": c.Key, "account": c.Account, "service": string(c.Service),
+			"external_id": c.ExternalID, "attempts": c.Attempts, "error": c.Error,
+		})
+	}
+}
+
+// deliver hands a call to the app, as if it had just come in.
+func (b *box) deliver(ctx context.Context, c inbox.Call) (answer store.Answer, err error) {
+	target, err := url.ParseRequestURI(c.Target)
+	if err != nil {
+		return answer, err
+	}
+	header := c.Header.Clone()
+	header.Set(headerAttempt, strconv.Itoa(c.Attempts))
+	propagation.TraceContext{}.Inject(ctx, propagation.HeaderCarrier(header))
+	r := (&http.Request{
+		Method: http.MethodPost, URL: target, RequestURI: c.Target, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Host: c.Host, RemoteAddr: c.Remote, Header: header,
+		Body: io.NopCloser(bytes.NewReader(c.Body)), ContentLength: int64(len(c.Body)),
+	}).WithContext(ctx)
+	if c.TLS {
+		r.TLS = &tls.ConnectionState{HandshakeComplete: true, Version: tls.VersionTLS13}
+	}
+	w := &reply{header: make(http.Header)}
+	defer func() {
+		switch found := recover(); found {
+		case nil:
+		case http.ErrAbortHandler: // the proxy's
+			err = errors.New("the app's answer broke off")
+		default:
+			b.app.log.Error("handing a notification over has panicked", "inbox", b.name, "key", c.Key, "panic", found, "stack", string(debug.Stack()))
+			err = errors.New("handing it over has panicked")
+		}
+	}()
+	r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), w, b.handler.server)
+	nothing := caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error { return nil })
+	if err := b.handler.Deliver.ServeHTTP(w, r, nothing); err != nil {
+		return answer, err
+	}
+	return w.answer(c.Service)
+}
+
+// reply takes the app's answer to a delivery.
+type reply struct {
+	header http.Header
+	status int
+	body   bytes.Buffer
+	large  bool // the body was larger than what is kept
+}
+
+func (w *reply) Header() http.Header { return w.header }
+
+func (w *reply) WriteHeader(status int) {
+	if w.status == 0 && status >= 200 { // before that, there is another one to come
+		w.status = status
+	}
+}
+
+func (w *reply) Write(p []byte) (int, error) {
+	w.WriteHeader(http.StatusOK)
+	if w.large = w.large || w.body.Len()+len(p) > verifier.AnswerLargest; !w.large {
+		_, _ = w.body.Write(p) // a buffer takes everything
+	}
+	return len(p), nil
+}
+
+// Flush does nothing: an answer is used when it is complete.
+func (w *reply) Flush() {}
+
+// answer returns the answer. Instead of a body that is too large to be kept, DOKU
+// gets the outcome alone.
+func (w *reply) answer(service snap.Service) (store.Answer, error) {
+	switch {
+	case w.status == 0:
+		return store.Answer{}, errors.New("no handler answered: expected a reverse_proxy to the app in doku_inbox")
+	case !w.large:
+		return store.Answer{Status: w.status, Header: kept(w.header), Body: w.body.Bytes()}, nil
+	}
+	outcome := snap.Case{Status: w.status, Message: http.StatusText(w.status)}
+	return store.Answer{Status: w.status, Header: http.Header{"Content-Type": {"application/json"}}, Body: outcome.Answer(service)}, nil
+}

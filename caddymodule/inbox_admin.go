@@ -1,0 +1,212 @@
+package caddymodule
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-doku/caddy-doku/inbox"
+)
+
+func init() {
+	caddy.RegisterModule(InboxAdmin{})
+}
+
+// InboxAdmin is the part of Caddy's admin API by which the inboxes are looked into
+// and worked on by hand:
+//
+// | request | |
+// |---|---|
+// | `GET /doku/inbox` | the inboxes, and how much each keeps |
+// | `GET /doku/inbox/<name>` | its notifications, without their bodies; the first 1000, or `?limit=<n>` |
+// | `GET /doku/inbox/<name>/<key>` | one of them with its body |
+// | `POST /doku/inbox/<name>/<key>/retry` | has it handed to the app now, also if it is dead |
+// | `DELETE /doku/inbox/<name>/<key>` | removes it: the app will not get it |
+//
+// Whoever can reach the admin API can read what customers have paid.
+type InboxAdmin struct{}
+
+// CaddyModule returns the Caddy module information.
+func (InboxAdmin) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "admin.api.doku_inbox", New: func() caddy.Module { return new(InboxAdmin) }}
+}
+
+// Routes returns the routes.
+func (InboxAdmin) Routes() []caddy.AdminRoute {
+	return []caddy.AdminRoute{
+		{Pattern: "GET /doku/inbox", Handler: caddy.AdminHandlerFunc(listInboxes)},
+		{Pattern: "GET /doku/inbox/{box}", Handler: caddy.AdminHandlerFunc(listCalls)},
+		{Pattern: "GET /doku/inbox/{box}/{key}", Handler: caddy.AdminHandlerFunc(showCall)},
+		{Pattern: "POST /doku/inbox/{box}/{key}/retry", Handler: caddy.AdminHandlerFunc(retryCall)},
+		{Pattern: "DELETE /doku/inbox/{box}/{key}", Handler: caddy.AdminHandlerFunc(dropCall)},
+	}
+}
+
+// inboxState is what the admin API says of an inbox.
+type inboxState struct {
+	Name    string     `json:"name"`
+	Policy  string     `json:"policy"`
+	KeptIn  string     `json:"kept_in"` // a folder, or "redis"
+	Waiting int        `json:"waiting"`
+	Dead    int        `json:"dead"`
+	Oldest  *time.Time `json:"oldest,omitempty"` // when the oldest that waits came in
+}
+
+// callState is what the admin API says of a notification.
+type callState struct {
+	inbox.Call
+	Body string `json:"body"`
+}
+
+const (
+	listDefault = 1000
+	listMost    = 100_000
+)
+
+func listInboxes(w http.ResponseWriter, r *http.Request) error {
+	boxes, err := runningBoxes()
+	if err != nil {
+		return err
+	}
+	states := make([]inboxState, 0, len(boxes))
+	for _, b := range boxes {
+		opened, err := b.open()
+		if err != nil {
+			return apiError(http.StatusServiceUnavailable, err)
+		}
+		figures, err := opened.Stats(r.Context())
+		if err != nil {
+			return apiError(http.StatusServiceUnavailable, err)
+		}
+		state := inboxState{Name: b.name, Policy: b.handler.Policy, KeptIn: b.handler.Folder, Waiting: figures.Waiting, Dead: figures.Dead}
+		if state.KeptIn == "" {
+			state.KeptIn = "redis"
+		}
+		if !figures.Oldest.IsZero() {
+			state.Oldest = &figures.Oldest
+		}
+		states = append(states, state)
+	}
+	return tell(w, states)
+}
+
+func listCalls(w http.ResponseWriter, r *http.Request) error {
+	opened, err := runningBox(r)
+	if err != nil {
+		return err
+	}
+	limit := listDefault
+	if text := r.URL.Query().Get("limit"); text != "" {
+		if limit, err = strconv.Atoi(text); err != nil || limit < 1 || limit > listMost {
+			return apiError(http.StatusBadRequest, fmt.Errorf("limit: expected a number from 1 to %d, found %q", listMost, text))
+		}
+	}
+	calls, err := opened.List(r.Context(), limit)
+	if err != nil {
+		return apiError(http.StatusServiceUnavailable, err)
+	}
+	if calls == nil {
+		calls = []inbox.Call{} // an empty list in JSON, too
+	}
+	return tell(w, calls)
+}
+
+func showCall(w http.ResponseWriter, r *http.Request) error {
+	opened, err := runningBox(r)
+	if err != nil {
+		return err
+	}
+	c, err := opened.Get(r.Context(), r.PathValue("key"))
+	if err != nil {
+		return apiError(http.StatusServiceUnavailable, err)
+	}
+	if c == nil {
+		return notKept(r)
+	}
+	return tell(w, callState{*c, string(c.Body)})
+}
+
+func retryCall(w http.ResponseWriter, r *http.Request) error {
+	opened, err := runningBox(r)
+	if err != nil {
+		return err
+	}
+	return done(w, r)(opened.Retry(r.Context(), r.PathValue("key")))
+}
+
+func dropCall(w http.ResponseWriter, r *http.Request) error {
+	opened, err := runningBox(r)
+	if err != nil {
+		return err
+	}
+	return done(w, r)(opened.Drop(r.Context(), r.PathValue("key")))
+}
+
+// done tells what has become of a change to a kept call.
+func done(w http.ResponseWriter, r *http.Request) func(found bool, err error) error {
+	return func(found bool, err error) error {
+		switch {
+		case err != nil:
+			return apiError(http.StatusServiceUnavailable, err)
+		case !found:
+			return notKept(r)
+		}
+		w.WriteHeader(http.StatusNoContent)
+		return nil
+	}
+}
+
+// runningBoxes returns the inboxes of the configuration in use.
+func runningBoxes() ([]*box, error) {
+	app, err := findApp(caddy.ActiveContext())
+	if err != nil {
+		return nil, apiError(http.StatusNotFound, err)
+	}
+	return app.boxes, nil
+}
+
+// runningBox returns the inbox that a request names.
+func runningBox(r *http.Request) (*inbox.Inbox, error) {
+	boxes, err := runningBoxes()
+	if err != nil {
+		return nil, err
+	}
+	names := make([]string, len(boxes))
+	for n, b := range boxes {
+		if names[n] = b.name; b.name == r.PathValue("box") {
+			opened, err := b.open()
+			if err != nil {
+				return nil, apiError(http.StatusServiceUnavailable, err)
+			}
+			return opened, nil
+		}
+	}
+	return nil, apiError(http.StatusNotFound, fmt.Errorf("no inbox is called %q; the inboxes are: %q", r.PathValue("box"), names))
+}
+
+func notKept(r *http.Request) error {
+	return apiError(http.StatusNotFound, fmt.Errorf("the inbox %q keeps no notification with the key %q; the app may have taken it", r.PathValue("box"), r.PathValue("key")))
+}
+
+func apiError(status int, err error) error {
+	if _, told := errors.AsType[caddy.APIError](err); told {
+		return err
+	}
+	return caddy.APIError{HTTPStatus: status, Err: err}
+}
+
+// tell answers with JSON for people to read.
+func tell(w http.ResponseWriter, what any) error {
+	w.Header().Set("Content-Type", "application/json")
+	encoder := json.NewEncoder(w)
+	encoder.SetIndent("", "  ")
+	encoder.SetEscapeHTML(false)
+	return encoder.Encode(what)
+}
+
+var _ caddy.AdminRouter = InboxAdmin{}

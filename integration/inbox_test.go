@@ -1,0 +1,433 @@
+package integration
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddy-doku/caddy-doku/internal/programs"
+	"github.com/caddy-doku/caddy-doku/simulator"
+)
+
+// paymentTo is a notification of a payment to a virtual account of its own.
+func paymentTo(account, id string) []byte {
+	return bytes.Replace(payment(id), []byte(partnerServiceID+`1"`), []byte(partnerServiceID+account+`"`), 1)
+}
+
+// inboxCommand runs `caddy-doku doku inbox …` against the sidecar.
+func (w *world) inboxCommand(t *testing.T, args ...string) (string, error) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), binary(t), append([]string{"doku", "inbox"}, args...)...)
+	cmd.Args = append(cmd.Args, "--address", strings.TrimPrefix(w.admin, "http://"))
+	var out, complaint strings.Builder
+	cmd.Stdout, cmd.Stderr = &out, &complaint
+	if err := cmd.Run(); err != nil {
+		return out.String(), fmt.Errorf("%w: %s", err, complaint.String())
+	}
+	return out.String(), nil
+}
+
+// kept returns how many notifications the inbox keeps.
+func (w *world) kept(t *testing.T) (waiting, dead int) {
+	t.Helper()
+	var states []struct{ Waiting, Dead int }
+	if err := json.Unmarshal([]byte(w.ask("/doku/inbox")), &states); err != nil || len(states) != 1 {
+		t.Fatalf("/doku/inbox answers %s (%v)", w.ask("/doku/inbox"), err)
+	}
+	return states[0].Waiting, states[0].Dead
+}
+
+// await waits until something is so.
+func await(t *testing.T, what string, so func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(2 * time.Minute)
+	for !so() {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited in vain for: %s", what)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// answering is the app's answer with a status.
+func answering(status int) func(appCall) (int, string) {
+	return func(appCall) (int, string) {
+		if status == http.StatusOK {
+			return status, `{"responseCode":"2002500","responseMessage":"Successful"}`
+		}
+		return status, `{"error":"not now"}`
+	}
+}
+
+func TestWhatTheAppDoesNotTakeIsKeptAndHandedOver(t *testing.T) {
+	t.Parallel()
+	stores := map[string]func(*testing.T) string{
+		"in a file": func(*testing.T) string { return "" },
+		"in Redis":  func(t *testing.T) string { t.Helper(); return "store redis " + programs.StartRedis(t).URL },
+	}
+	for name, store := range stores {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := start(t, options{global: store(t), inbox: "{\n answer_within 600ms\n}"})
+			w.app.setAnswer(answering(http.StatusServiceUnavailable))
+			paid := simulator.Outgoing{ExternalID: "E-1", Body: payment("P-1"), Mutate: func(r *http.Request) {
+				r.Header.Set("X-Extra", "kept, too")
+				r.Header.Set("Doku-Delivery-Attempt", "99")
+			}}
+			got := w.notify(t, paid)
+			got.expect(t, http.StatusInternalServerError, "5002502")
+			if reason := got.header.Get("X-Doku-Error"); reason != "kept" {
+				t.Errorf("X-Doku-Error %q", reason)
+			}
+			if waiting, dead := w.kept(t); waiting != 1 || dead != 0 {
+				t.Errorf("%d wait and %d are dead", waiting, dead)
+			}
+			w.app.setAnswer(nil)
+			await(t, "the notification's delivery", func() bool { waiting, _ := w.kept(t); return waiting == 0 })
+
+			calls := w.app.seen()
+			first, last := calls[0], calls[len(calls)-1]
+			if len(calls) < 3 {
+				t.Errorf("the app was called %d times, expected two or more while DOKU waited, and another", len(calls))
+			}
+			for n, call := range calls {
+				if attempt := call.header.Get("Doku-Delivery-Attempt"); attempt != fmt.Sprint(n+1) {
+					t.Errorf("call %d is attempt %s", n+1, attempt)
+				}
+			}
+			if first.body != string(paid.Body) || last.body != first.body || last.target != first.target {
+				t.Errorf("the app first saw %s, then %s", first.body, last.body)
+			}
+			for _, call := range []appCall{first, last} {
+				call.header.Del("Doku-Delivery-Attempt")
+				call.header.Del("Traceparent")
+			}
+			if fmt.Sprint(first.header) != fmt.Sprint(last.header) || first.header.Get("X-Extra") == "" || first.header.Get("Idempotency-Key") == "" {
+				t.Errorf("the app first saw\n%v, then\n%v", first.header, last.header)
+			}
+
+			// DOKU tries again after half an hour: with the same external id, or another.
+			w.notify(t, paid).expect(t, http.StatusOK, "2002500")
+			w.notify(t, simulator.Outgoing{ExternalID: "E-2", Body: payment("P-1")}).expect(t, http.StatusOK, "2002500")
+			if again := len(w.app.seen()); again != len(calls) {
+				t.Errorf("the app was called again after it had taken the notification")
+			}
+		})
+	}
+}
+
+func TestAnAppThatIsAwayForAMomentCostsNobodyAnything(t *testing.T) {
+	t.Parallel()
+	// The app does not even listen at first.
+	address := programs.FreeAddress(t)
+	w := start(t, options{app: address, inbox: "{\n answer_within 15s\n}"})
+	answers := make(chan answer)
+	go func() { answers <- w.notify(t, simulator.Outgoing{}) }()
+	w.awaitLog(t, "connection refused", 1)
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &httptest.Server{Listener: listener, Config: &http.Server{Handler: w.app, ReadHeaderTimeout: time.Minute}}
+	server.Start()
+	t.Cleanup(server.Close)
+	(<-answers).expect(t, http.StatusOK, "2002500")
+	if calls := w.app.seen(); len(calls) != 1 || calls[0].header.Get("Doku-Delivery-Attempt") == "1" {
+		t.Errorf("the app saw %d calls", len(calls))
+	}
+}
+
+func TestDurableAcknowledgesWhatIsKept(t *testing.T) {
+	t.Parallel()
+	w := start(t, options{inbox: "{\n policy durable\n}"})
+	release := make(chan struct{})
+	w.app.setAnswer(func(appCall) (int, string) {
+		<-release
+		return http.StatusOK, ""
+	})
+	got := w.notify(t, simulator.Outgoing{ExternalID: "E-1"})
+	got.expect(t, http.StatusOK, "2002500")
+	var told struct {
+		VirtualAccountData map[string]any `json:"virtualAccountData"`
+	}
+	if err := json.Unmarshal([]byte(got.body), &told); err != nil || told.VirtualAccountData["paymentRequestId"] != "P-1" ||
+		told.VirtualAccountData["virtualAccountNo"] != partnerServiceID+"1" {
+		t.Errorf("DOKU got %s", got.body)
+	}
+	close(release)
+	await(t, "the delivery", func() bool { waiting, _ := w.kept(t); return waiting == 0 })
+	w.notify(t, simulator.Outgoing{ExternalID: "E-1"}).expect(t, http.StatusOK, "2002500")
+	if calls := w.app.seen(); len(calls) != 1 || calls[0].header.Get("Doku-Delivery-Attempt") != "1" {
+		t.Errorf("the app saw %v", calls)
+	}
+}
+
+func TestInquiriesAreNeverKept(t *testing.T) {
+	t.Parallel()
+	w := start(t, options{inbox: "{\n policy durable\n}"})
+	w.app.setAnswer(answering(http.StatusServiceUnavailable))
+	inquiry := simulator.Outgoing{URL: w.inward + inquiryPath, Body: []byte(`{"inquiryRequestId":"I-1"}`)}
+	if got := w.notify(t, inquiry); got.status != http.StatusServiceUnavailable {
+		t.Errorf("DOKU got HTTP %d %s", got.status, got.body)
+	}
+	if waiting, dead := w.kept(t); waiting+dead != 0 || len(w.app.seen()) != 1 {
+		t.Errorf("%d wait, %d are dead, and the app was called %d times", waiting, dead, len(w.app.seen()))
+	}
+}
+
+func TestTheOrderOfAVirtualAccountIsKept(t *testing.T) {
+	t.Parallel()
+	w := start(t, options{inbox: "{\n policy durable\n}"})
+	w.app.setAnswer(func(call appCall) (int, string) {
+		if strings.Contains(call.body, `"paymentRequestId":"P-0"`) && len(w.app.seen()) < 3 {
+			return http.StatusServiceUnavailable, "" // the first is refused for a while
+		}
+		return http.StatusOK, ""
+	})
+	for n := range 5 {
+		w.notify(t, simulator.Outgoing{Body: payment(fmt.Sprint("P-", n))}).expect(t, http.StatusOK, "2002500")
+	}
+	w.notify(t, simulator.Outgoing{Body: paymentTo("2", "Q-0")}).expect(t, http.StatusOK, "2002500")
+	await(t, "all deliveries", func() bool { waiting, _ := w.kept(t); return waiting == 0 })
+	var taken []string
+	seen := make(map[string]bool)
+	for _, call := range w.app.seen() {
+		var body struct{ PaymentRequestID, VirtualAccountNo string }
+		if err := json.Unmarshal([]byte(call.body), &body); err != nil {
+			t.Fatal(err)
+		}
+		if !seen[body.PaymentRequestID] && strings.HasSuffix(body.VirtualAccountNo, "1") {
+			taken = append(taken, body.PaymentRequestID)
+		}
+		seen[body.PaymentRequestID] = true
+	}
+	if got := strings.Join(taken, " "); got != "P-0 P-1 P-2 P-3 P-4" {
+		t.Errorf("the app saw first %s", got)
+	}
+}
+
+func TestDeadLettersAreKeptForPeople(t *testing.T) {
+	t.Parallel()
+	w := start(t, options{inbox: "{\n answer_within 200ms\n give_up_after 1ms\n}"})
+	w.app.setAnswer(answering(http.StatusInternalServerError))
+	for n := range 3 {
+		w.notify(t, simulator.Outgoing{Body: paymentTo(fmt.Sprint(n), fmt.Sprint("P-", n))}).expect(t, http.StatusInternalServerError, "5002502")
+	}
+	await(t, "three dead letters", func() bool { _, dead := w.kept(t); return dead == 3 })
+	w.awaitLog(t, "a notification is given up", 3)
+	for _, line := range []string{
+		`caddy_doku_inbox_calls{box="default",state="dead"} 3`,
+		`caddy_doku_inbox_events_total{box="default",event="dead"} 3`,
+		`caddy_doku_inbox_events_total{box="default",event="kept"} 3`,
+	} {
+		if metrics := w.ask("/metrics"); !strings.Contains(metrics, line) {
+			t.Errorf("the metrics do not say %s", line)
+		}
+	}
+	list, err := w.inboxCommand(t, "list")
+	if err != nil || strings.Count(list, "dead") != 3 || !strings.Contains(list, "HTTP 500") {
+		t.Fatalf("list: %v\n%s", err, list)
+	}
+	exported, err := w.inboxCommand(t, "export")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var keys []string
+	for line := range strings.Lines(exported) {
+		var call struct{ Key, Body string }
+		if err := json.Unmarshal([]byte(line), &call); err != nil {
+			t.Fatal(err)
+		}
+		if want := string(paymentTo(fmt.Sprint(len(keys)), fmt.Sprint("P-", len(keys)))); call.Body != want {
+			t.Errorf("exported %s, expected the body %s", line, want)
+		}
+		keys = append(keys, call.Key)
+	}
+	if len(keys) != 3 {
+		t.Fatalf("exported %d", len(keys))
+	}
+	shown, err := w.inboxCommand(t, "show", keys[1])
+	if err != nil || !strings.Contains(shown, "POST "+paymentPath) || !strings.Contains(shown, `"paymentRequestId":"P-1"`) || !strings.Contains(shown, "dead: given up") {
+		t.Errorf("show: %v\n%s", err, shown)
+	}
+	if _, err := w.inboxCommand(t, "drop", keys[0]); err != nil {
+		t.Error(err)
+	}
+	if _, err := w.inboxCommand(t, "drop", keys[0]); err == nil || !strings.Contains(err.Error(), "keeps no notification with the key") {
+		t.Errorf("dropping it again: %v", err)
+	}
+	if _, err := w.inboxCommand(t, "list", "--inbox", "other"); err == nil || !strings.Contains(err.Error(), "no inbox is called") {
+		t.Errorf("another inbox: %v", err)
+	}
+	before := len(w.app.seen())
+	w.app.setAnswer(nil)
+	if _, err := w.inboxCommand(t, "retry", keys[1]); err != nil {
+		t.Error(err)
+	}
+	await(t, "the delivery of the one", func() bool { _, dead := w.kept(t); return dead == 1 })
+	if _, err := w.inboxCommand(t, "retry", "--dead"); err != nil {
+		t.Error(err)
+	}
+	await(t, "the delivery of the other", func() bool { waiting, dead := w.kept(t); return waiting+dead == 0 })
+	if list, err := w.inboxCommand(t, "list"); err != nil || !strings.Contains(list, "is empty") {
+		t.Errorf("list: %v\n%s", err, list)
+	}
+	if calls := len(w.app.seen()) - before; calls != 2 {
+		t.Errorf("the app was called %d times for two notifications", calls)
+	}
+}
+
+func TestAReloadGoesOnWithWhatIsKept(t *testing.T) {
+	t.Parallel()
+	w := start(t, options{inbox: "{\n answer_within 200ms\n}"})
+	w.app.setAnswer(answering(http.StatusInternalServerError))
+	w.notify(t, simulator.Outgoing{}).expect(t, http.StatusInternalServerError, "5002502")
+	w.reload(t, "answer_within 200ms", "answer_within 300ms\n attempt_timeout 5s")
+	if waiting, _ := w.kept(t); waiting != 1 {
+		t.Fatalf("%d wait after the reload", waiting)
+	}
+	w.app.setAnswer(nil)
+	await(t, "the delivery", func() bool { waiting, _ := w.kept(t); return waiting == 0 })
+	w.notify(t, simulator.Outgoing{ExternalID: "again"}).expect(t, http.StatusOK, "2002500")
+}
+
+func TestReportOnlyPassesTheInboxBy(t *testing.T) {
+	t.Parallel()
+	w := start(t, options{verify: "{\n enforce report\n}", inbox: "{\n policy durable\n}"})
+	w.app.setAnswer(answering(http.StatusServiceUnavailable))
+	if got := w.notify(t, simulator.Outgoing{}); got.status != http.StatusServiceUnavailable || len(w.app.seen()) != 1 {
+		t.Errorf("DOKU got HTTP %d, and the app was called %d times", got.status, len(w.app.seen()))
+	}
+}
+
+// startFails returns what is wrong with a configuration, as a start tells.
+func (w *world) startFails(t *testing.T, config string) string {
+	t.Helper()
+	out, err := w.command(t, config).CombinedOutput()
+	if failure := (*exec.ExitError)(nil); !errors.As(err, &failure) {
+		t.Fatalf("it started, or could not be tried: %v", err)
+	}
+	return string(out)
+}
+
+func TestAnInboxThatCannotBeIsNoneAtAll(t *testing.T) {
+	t.Parallel()
+	t.Run("in a folder that cannot be made", func(t *testing.T) {
+		t.Parallel()
+		w := newWorld(t)
+		file := filepath.Join(t.TempDir(), "file")
+		if err := os.WriteFile(file, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		said := w.startFails(t, w.caddyfile(options{inbox: "{\n folder " + file + "/inbox\n}"}))
+		if !strings.Contains(said, "the inbox cannot be read or written") || !strings.Contains(said, "making its folder") {
+			t.Errorf("it said %s", said)
+		}
+	})
+	t.Run("in another sidecar's folder", func(t *testing.T) {
+		t.Parallel()
+		folder := t.TempDir()
+		w := start(t, options{inbox: "{\n folder " + folder + "\n}"})
+		other := w.another(t)
+		if said := other.startFails(t, other.caddyfile(options{inbox: "{\n folder " + folder + "\n}"})); !strings.Contains(said, "give each sidecar a folder of its own") {
+			t.Errorf("it said %s", said)
+		}
+	})
+	t.Run("with two settings under one name", func(t *testing.T) {
+		t.Parallel()
+		w := newWorld(t)
+		said := w.startFails(t, w.caddyfile(options{inbox: "\ndoku_inbox /other 127.0.0.1:1 {\n policy durable\n}"}))
+		if !strings.Contains(said, "two inboxes are called") {
+			t.Errorf("it said %s", said)
+		}
+	})
+	t.Run("when a checked configuration makes nothing", func(t *testing.T) {
+		t.Parallel()
+		w := newWorld(t)
+		folder := filepath.Join(t.TempDir(), "inbox")
+		cmd := w.command(t, w.caddyfile(options{inbox: "{\n folder " + folder + "\n}"}))
+		cmd.Args[1] = "validate"
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("%v: %s", err, out)
+		}
+		if _, err := os.Stat(folder); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("the folder: %v", err)
+		}
+	})
+	t.Run("without doku_verify before it", func(t *testing.T) {
+		t.Parallel()
+		w := startWith(t, func(w *world) string { return "doku_token " + tokenPath + "\ndoku_inbox " + w.appAddress })
+		if got := w.notify(t, simulator.Outgoing{}); got.status != http.StatusInternalServerError || len(w.app.seen()) != 0 {
+			t.Errorf("DOKU got HTTP %d, and the app was called %d times", got.status, len(w.app.seen()))
+		}
+		w.awaitLog(t, "expected doku_verify before doku_inbox", 1)
+	})
+}
+
+func TestAFullDiskIsNeverAYes(t *testing.T) {
+	t.Parallel()
+	for _, policy := range []string{"after_app", "durable"} {
+		t.Run(policy, func(t *testing.T) {
+			t.Parallel()
+			w := start(t, options{inbox: "{\n policy " + policy + "\n answer_within 20ms\n max_size 256KiB\n}"})
+			w.app.setAnswer(answering(http.StatusServiceUnavailable))
+			large := strings.Repeat("x", 30_000)
+			promised := make(map[string]bool) // durable: DOKU got 2xx; after_app: DOKU heard that it is kept
+			full := false
+			for n := range 40 {
+				id := fmt.Sprint("P-", n, "-", large)
+				got := w.notify(t, simulator.Outgoing{Body: paymentTo(fmt.Sprint(n), id)})
+				switch reason := got.header.Get("X-Doku-Error"); {
+				case policy == "durable" && got.status == http.StatusOK, policy == "after_app" && reason == "kept":
+					promised[id] = true
+				case got.status == http.StatusInternalServerError && (reason == "inbox" || reason == "not_kept"):
+					full = true
+				default:
+					t.Fatalf("DOKU got HTTP %d %s (%s)", got.status, got.body, reason)
+				}
+			}
+			if !full || len(promised) == 0 {
+				t.Fatalf("%d were kept, and whether the file was full is %v", len(promised), full)
+			}
+			w.app.setAnswer(nil)
+			await(t, "the delivery of what was kept", func() bool { waiting, _ := w.kept(t); return waiting == 0 })
+			taken := make(map[string]bool)
+			for _, call := range w.app.seen() {
+				for id := range promised {
+					taken[id] = taken[id] || strings.Contains(call.body, id+`"`)
+				}
+			}
+			if len(taken) != len(promised) {
+				t.Errorf("%d were kept, and %d delivered", len(promised), len(taken))
+			}
+			// There is room again.
+			w.notify(t, simulator.Outgoing{Body: payment("later")}).expect(t, http.StatusOK, "2002500")
+		})
+	}
+}
+
+func TestACorruptFileIsPutAside(t *testing.T) {
+	t.Parallel()
+	folder := t.TempDir()
+	file := filepath.Join(folder, "inbox.db")
+	if err := os.WriteFile(file, bytes.Repeat([]byte("no database. "), 10_000), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w := start(t, options{inbox: "{\n folder " + folder + "\n}"})
+	w.awaitLog(t, "the inbox's file is corrupt: it was put aside", 1)
+	aside, err := filepath.Glob(file + ".corrupt-*")
+	if err != nil || len(aside) != 1 || !strings.Contains(w.log.String(), aside[0]) {
+		t.Errorf("put aside: %v", aside)
+	}
+	w.notify(t, simulator.Outgoing{}).expect(t, http.StatusOK, "2002500")
+}

@@ -1,0 +1,198 @@
+package integration
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/caddy-doku/caddy-doku/internal/programs"
+	"github.com/caddy-doku/caddy-doku/simulator"
+)
+
+// kills is how often each run of TestNoKillLosesAPayment kills a sidecar:
+// DOKU_KILLS times, or a few.
+func kills(t *testing.T) int {
+	t.Helper()
+	text := os.Getenv("DOKU_KILLS")
+	if text == "" {
+		return 6
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil {
+		t.Fatalf("DOKU_KILLS: %v", err)
+	}
+	return n
+}
+
+// books are what is known of notifications, by payment, and of sidecars' records.
+type books struct {
+	t        *testing.T
+	afterApp bool // DOKU gets its 2xx only when the app's is on record
+	mu       sync.Mutex
+
+	acknowledged map[string]bool   // DOKU has got 2xx
+	taken        map[string]int    // how often the app has answered 2xx
+	keys         map[string]string // Idempotency-Key
+	recorded     map[string]bool   // by Idempotency-Key: a sidecar has told that the app's 2xx is on record
+	repeated     int               // calls of the app after a 2xx that no sidecar has told to be on record
+	calls        int
+}
+
+var tellsOfRecord = regexp.MustCompile(`the app has taken a kept notification.*"key":"([0-9a-f]{32})"`)
+
+// Write reads a sidecar's log as it is written.
+func (b *books) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for line := range bytes.Lines(p) {
+		if found := tellsOfRecord.FindSubmatch(line); found != nil {
+			b.recorded[string(found[1])] = true
+		}
+	}
+	return len(p), nil
+}
+
+// app is the app: it takes most calls, and is slow or unwell at times.
+func (b *books) app(call appCall) (int, string) {
+	id, _, _ := strings.Cut(call.body[strings.Index(call.body, `"paymentRequestId":"`)+20:], `"`)
+	key := call.header.Get("Idempotency-Key")
+	b.mu.Lock()
+	b.calls++
+	if known := b.keys[id]; known != "" && known != key {
+		b.t.Errorf("%s came with the key %s, then with %s", id, known, key)
+	}
+	b.keys[id] = key
+	switch {
+	case b.recorded[key]:
+		b.t.Errorf("%s: the app was called though a sidecar had told that its 2xx was on record", id)
+	case b.afterApp && b.acknowledged[id]:
+		b.t.Errorf("%s: the app was called though DOKU had got its 2xx", id)
+	case b.taken[id] > 0:
+		b.repeated++
+	}
+	b.mu.Unlock()
+	time.Sleep(time.Duration(rand.IntN(8)) * time.Millisecond)
+	if rand.IntN(10) == 0 {
+		return http.StatusServiceUnavailable, ""
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.taken[id]++
+	return http.StatusOK, `{"responseCode":"2002500","responseMessage":"Successful"}`
+}
+
+func (b *books) acknowledge(id string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.acknowledged[id] = true
+}
+
+// lost returns the payments that were acknowledged, and not taken.
+func (b *books) lost() (ids []string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for id := range b.acknowledged {
+		if b.taken[id] == 0 {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// TestNoKillLosesAPayment kills sidecars at random moments under load, and counts:
+// what was acknowledged to DOKU and not delivered must be nothing, and so must be
+// the calls of the app after its 2xx was on record. What is repeated since a kill
+// fell between the app's answer and the record of it is counted and told.
+func TestNoKillLosesAPayment(t *testing.T) {
+	t.Parallel()
+	for _, policy := range []string{"after_app", "durable"} {
+		t.Run(policy+", one sidecar, in a file", func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			w.endure(t, policy, options{inbox: fmt.Sprintf("{\n policy %s\n answer_within 200ms\n folder %s\n}", policy, t.TempDir())}, 1)
+		})
+		t.Run(policy+", two sidecars, in Redis", func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			w.endure(t, policy, options{
+				global: "store redis " + programs.StartRedis(t).URL,
+				inbox:  fmt.Sprintf("{\n policy %s\n answer_within 200ms\n}", policy),
+			}, 2)
+		})
+	}
+}
+
+// endure runs sidecars under load while they are killed, one after the other.
+func (w *world) endure(t *testing.T, policy string, o options, sidecars int) {
+	t.Helper()
+	b := &books{
+		t: t, afterApp: policy == "after_app", acknowledged: make(map[string]bool), taken: make(map[string]int),
+		keys: make(map[string]string), recorded: make(map[string]bool),
+	}
+	w.app.setAnswer(b.app)
+	w.app.forget()
+	all := make([]*world, sidecars)
+	running := make([]*programs.Process, sidecars)
+	begin := func(i int) {
+		running[i] = programs.Start(t, all[i].log, all[i].command(t, all[i].caddyfile(o)), strings.TrimPrefix(all[i].inward, "http://"))
+	}
+	for i := range all {
+		all[i] = w.another(t)
+		all[i].log = programs.Watched(b)
+		begin(i)
+	}
+	token := all[0].token(t) // good for all, and after each start: it carries its own proof
+
+	ctx, stop := context.WithCancel(t.Context())
+	var load sync.WaitGroup
+	var sent atomic.Int32
+	for client := range 8 {
+		load.Go(func() {
+			for n := 0; ctx.Err() == nil; n++ {
+				id := fmt.Sprintf("P-%d-%d", client, n)
+				// Three virtual accounts each, for some order to be kept.
+				call := simulator.Outgoing{Bearer: token, ExternalID: id, Body: paymentTo(fmt.Sprint(client, n%3), id)}
+				sent.Add(1)
+				for try := range 3 { // DOKU tries again, whichever sidecar it comes to
+					call.URL = all[rand.IntN(sidecars)].inward + paymentPath
+					got, err := w.doku.Call(t.Context(), call)
+					if err == nil && got.OK() {
+						b.acknowledge(id)
+						break
+					}
+					time.Sleep(time.Duration(try*rand.IntN(30)) * time.Millisecond)
+				}
+			}
+		})
+	}
+	for range kills(t) {
+		victim := rand.IntN(sidecars)
+		time.Sleep(time.Duration(50+rand.IntN(400)) * time.Millisecond)
+		running[victim].Kill()
+		begin(victim)
+	}
+	stop()
+	load.Wait()
+	await(t, "the inbox to be empty", func() bool { waiting, _ := all[0].kept(t); return waiting == 0 })
+	if lost := b.lost(); len(lost) > 0 {
+		t.Errorf("%d payments were acknowledged and never delivered: %v", len(lost), lost)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.acknowledged) == 0 || len(b.recorded) == 0 {
+		t.Errorf("%d were acknowledged, and %d delivered from the inbox: the test proves too little", len(b.acknowledged), len(b.recorded))
+	}
+	t.Logf("%d kills; %d notifications, %d acknowledged, %d taken by the app in %d calls, %d of them from the inbox; acknowledged and not delivered: 0; "+
+		"calls after a recorded 2xx: 0; repeated, with the same key, since a kill fell between answer and record: %d",
+		kills(t), sent.Load(), len(b.acknowledged), len(b.taken), b.calls, len(b.recorded), b.repeated)
+}
