@@ -35,7 +35,7 @@ func TestABodyHasTheWantedSizeAndIsJSON(t *testing.T) {
 			t.Errorf("creating an account: expected JSON of %d bytes, found %d: %v", size, len(create), err)
 		}
 		payment, err := paymentBody(size, test.with)
-		payment += strings.Repeat("0", paymentIDSize) + paymentBodyEnd
+		payment += paymentTail(strings.Repeat("0", paymentIDSize))
 		if err != nil || len(payment) != size || !json.Valid([]byte(payment)) {
 			t.Errorf("telling of a payment: expected JSON of %d bytes, found %d: %v", size, len(payment), err)
 		}

@@ -85,7 +85,7 @@ func (d *dokuCalls) sign(n int, now time.Time) (batch, error) {
 	for i := range b.calls {
 		id := fmt.Sprintf("%0*d", paymentIDSize, d.next)
 		d.next++
-		tail := id + paymentBodyEnd
+		tail := paymentTail(id)
 		ended, err := begun.(hash.Cloner).Clone()
 		if err != nil {
 			return batch{}, fmt.Errorf("copying a SHA-256 state: %w", err)
@@ -121,18 +121,21 @@ func createBody(size int, with filling) (string, error) {
 		`], "note": "`, `"}}`)
 }
 
-// paymentBodyEnd is what follows the payment id in a payment's body.
-const paymentBodyEnd = `"}`
+// paymentTail returns the end of a payment's body: its id, and a virtual account of
+// its own, since payments to the same one are handed over one after the other.
+func paymentTail(id string) string {
+	return `"` + id + `","virtualAccountNo":"   77777` + id + `"}`
+}
 
-// paymentBody returns the body, of size bytes, that tells of a payment, up to the payment id.
+// paymentBody returns the body, of size bytes, that tells of a payment, up to [paymentTail].
 func paymentBody(size int, with filling) (string, error) {
-	return fill(size-paymentIDSize-len(paymentBodyEnd), with,
-		`{"partnerServiceId":"   77777","customerNo":"0000000000001","virtualAccountNo":"   777770000000000001",`+
+	return fill(size-len(paymentTail(strings.Repeat("0", paymentIDSize))), with,
+		`{"partnerServiceId":"   77777","customerNo":"0000000000001",`+
 			`"virtualAccountName":"Toru Yamashita","trxId":"23219829713","paidAmount":{"value":"11500.00","currency":"IDR"},`+
 			`"virtualAccountEmail":"toru@example.com","virtualAccountPhone":"081293912081","virtualAccountTrxType":"C",`+
 			`"additionalInfo":{"channel":"VIRTUAL_ACCOUNT_BANK_PERMATA","senderName":"Putri","lineItems":[`,
 		`{"name":"Kopi susu gula aren %d","sku":"KSG-%d","price":"18500.00","quantity":2,"taxed":true}`, ",",
-		`],"note":"`, `"},"paymentRequestId":"`)
+		`],"note":"`, `"},"paymentRequestId":`)
 }
 
 // fill returns size bytes: open, as many items as fit unless the filling is

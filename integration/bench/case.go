@@ -22,6 +22,7 @@ type kind struct {
 	inbound bool   // whether the calls are DOKU's, not the app's
 	seen    string // what the upstream must say that it sees
 	base    int    // the row of reverse_proxy with the same calls
+	durable bool   // whether calls are answered first and handed to the upstream later
 }
 
 const (
@@ -30,6 +31,7 @@ const (
 	rowSign
 	rowPlainInbound
 	rowVerify
+	rowDurable
 )
 
 var kinds = [...]kind{
@@ -38,6 +40,7 @@ var kinds = [...]kind{
 	rowSign:         {name: "doku_sign", slug: "sign", option: dokuOption, site: signSite, server: rowSign, seen: seenSigned, base: rowPlain},
 	rowPlainInbound: {name: "reverse_proxy, DOKU's calls", slug: "plain-inbound", server: rowPlain, inbound: true, seen: seenSigned, base: rowPlainInbound},
 	rowVerify:       {name: "doku_verify, DOKU's calls", slug: "verify", option: dokuOption, site: verifySite, server: rowVerify, inbound: true, seen: seenVerified, base: rowPlainInbound},
+	rowDurable:      {name: "doku_inbox durable, DOKU's calls", slug: "durable", option: dokuOption, site: durableSite, server: rowDurable, inbound: true, base: rowPlainInbound, durable: true},
 }
 
 // row is what was measured of a kind in one case. After an error it isn't driven any more.
@@ -115,6 +118,9 @@ func (c *benchCase) open(ctx context.Context) error {
 	for i := range kinds {
 		k := kinds[i]
 		r := &row{kind: k, want: answerTo(k.seen)}
+		if k.durable {
+			r.want = []byte(acknowledgement)
+		}
 		var err error
 		if k.server == i {
 			if r.caddy, err = c.setup.startCaddy(ctx, k.name, k.option, k.site); err != nil {
@@ -128,7 +134,7 @@ func (c *benchCase) open(ctx context.Context) error {
 			return fmt.Errorf("connecting to %s: %w", r.name, err)
 		}
 	}
-	verify := c.rows[rowVerify].caddy
+	verify := c.rows[rowVerify].caddy // its token is good for all with the same secret
 	token, err := c.setup.inboundToken(ctx, verify.address)
 	if err != nil {
 		return fmt.Errorf("asking doku_token for a token: %w: %s", err, verify.log)
@@ -168,7 +174,7 @@ func (c *benchCase) warm(ctx context.Context) error {
 		}
 		break
 	}
-	if err := c.round(ctx, []int{rowPlain, rowNull, rowSign, rowPlainInbound, rowVerify}); err != nil {
+	if err := c.round(ctx, []int{rowPlain, rowNull, rowSign, rowPlainInbound, rowVerify, rowDurable}); err != nil {
 		return err
 	}
 	for _, r := range c.rows {
@@ -208,6 +214,13 @@ func (c *benchCase) round(ctx context.Context, order []int) error {
 
 // drive makes the calls of b at the Caddy of r.
 func (c *benchCase) drive(ctx context.Context, r *row, b batch) (round, error) {
+	served := 0
+	if r.durable {
+		var err error
+		if served, err = c.setup.served(ctx); err != nil {
+			return round{}, err
+		}
+	}
 	before, err := r.caddy.cpu()
 	if err != nil {
 		return round{}, err
@@ -217,6 +230,11 @@ func (c *benchCase) drive(ctx context.Context, r *row, b batch) (round, error) {
 	elapsed := time.Since(start)
 	if err != nil {
 		return round{}, fmt.Errorf("%s: %w; its log: %s", r.name, err, r.caddy.log)
+	}
+	if r.durable { // its deliveries are part of what it costs, and not to disturb the others
+		if err := c.setup.awaitServed(ctx, served+len(b.calls)); err != nil {
+			return round{}, fmt.Errorf("%s: %w; its log: %s", r.name, err, r.caddy.log)
+		}
 	}
 	after, err := r.caddy.cpu()
 	if err != nil {

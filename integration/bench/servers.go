@@ -56,6 +56,9 @@ func answerTo(seen string) []byte {
 		`"customerNo":"00000000000000000001","virtualAccountNo":"  08889900000000000000000001"},"additionalInfo":{"seen":"` + seen + `"}}`)
 }
 
+// acknowledgement is how the answer begins that DOKU gets for what is kept.
+const acknowledgement = `{"responseCode":"2002500","responseMessage":"Successful","virtualAccountData":{`
+
 // newUpstream returns the handler that stands for DOKU and for the merchant's app.
 func newUpstream() http.Handler {
 	var served atomic.Int64
@@ -354,6 +357,23 @@ func (s *setup) served(ctx context.Context) (int, error) {
 	return strconv.Atoi(string(body))
 }
 
+// awaitServed waits until the upstream has answered n calls.
+func (s *setup) awaitServed(ctx context.Context, n int) error {
+	ctx, cancel := context.WithTimeout(ctx, roundDeadline)
+	defer cancel()
+	for {
+		served, err := s.served(ctx)
+		if err != nil || served >= n {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("the upstream has got %d calls of %d", served, n)
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
 // The sites of the Caddys. reverse_proxy keeps as many idle connections to the
 // upstream as the transport of doku_sign does; its own default of 32 would have
 // it open new ones all the time at 256 connections, and what it then spends
@@ -370,6 +390,15 @@ const (
 	verifySite = `
 	doku_token ` + tokenPath + `
 	doku_verify /v1.1/transfer-va/*` + plainSite
+	durableSite = `
+	doku_token ` + tokenPath + `
+	doku_verify /v1.1/transfer-va/*
+	doku_inbox {
+		policy durable
+		concurrency 64
+		deliver {` + plainSite + `
+		}
+	}`
 	dokuOption = `
 	doku {
 		environment http://{$BENCH_UPSTREAM}
@@ -408,7 +437,7 @@ func (s *setup) startCaddy(ctx context.Context, name, option, site string) (*pro
 		"BENCH_CLIENT_ID="+clientID,
 		"BENCH_SECRET_KEY="+secretKey,
 		"BENCH_FOLDER="+s.folder,
-		"XDG_DATA_HOME="+s.folder,
+		"XDG_DATA_HOME="+filepath.Join(s.folder, port), // of its own: an inbox remembers what was taken
 		"XDG_CONFIG_HOME="+s.folder)
 	p, err := start(name, cmd)
 	if err != nil {
