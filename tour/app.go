@@ -1,11 +1,15 @@
 package tour
 
 import (
+	"bytes"
+	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
 	"sync"
+	"time"
 )
 
 // demoApp is a merchant's app that knows nothing of SNAP: it answers inquiries
@@ -21,6 +25,7 @@ type appCall struct {
 	method, path string
 	header       http.Header
 	body         []byte
+	refused      bool // since the app was down
 }
 
 func (a *demoApp) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -30,8 +35,8 @@ func (a *demoApp) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	a.mu.Lock()
-	a.calls = append(a.calls, appCall{r.Method, r.URL.Path, r.Header.Clone(), body})
 	down := a.down
+	a.calls = append(a.calls, appCall{r.Method, r.URL.Path, r.Header.Clone(), body, down})
 	a.mu.Unlock()
 	if down {
 		http.Error(w, `{"error":"database is restarting"}`, http.StatusServiceUnavailable)
@@ -76,6 +81,27 @@ func (a *demoApp) seen() (int, appCall) {
 		return 0, appCall{}
 	}
 	return len(a.calls), a.calls[len(a.calls)-1]
+}
+
+// takenWithin is how long the sidecar may take to hand over what it keeps.
+const takenWithin = 20 * time.Second
+
+// awaitTaken waits until the app has taken a payment, and returns the call.
+func (a *demoApp) awaitTaken(ctx context.Context, paymentRequestID string) (appCall, error) {
+	ctx, cancel := context.WithTimeout(ctx, takenWithin)
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if _, last := a.seen(); !last.refused && bytes.Contains(last.body, []byte(paymentRequestID)) {
+			return last, nil
+		}
+		select {
+		case <-ctx.Done():
+			return appCall{}, fmt.Errorf("the app has not got payment %s: %w", paymentRequestID, ctx.Err())
+		case <-tick.C:
+		}
+	}
 }
 
 func (a *demoApp) setDown(down bool) {

@@ -136,7 +136,8 @@ func (s *stage) start(ctx context.Context, o Options) (<-chan error, error) {
 	return s.startSidecar(ctx, o, secret)
 }
 
-// caddyfile is the configuration of the README, on addresses of the tour.
+// caddyfile is much like the configuration of the README, on addresses of the tour,
+// and with less patience for the app.
 const caddyfile = `{
 	admin off
 	persist_config off
@@ -163,7 +164,9 @@ http://%s {
 	tracing
 	doku_token /authorization/v1/access-token/b2b
 	doku_verify /v1.1/transfer-va/*
-	reverse_proxy /v1.1/transfer-va/* %s
+	doku_inbox /v1.1/transfer-va/* %s {
+		answer_within 1s
+	}
 
 	# Anything else must not get Caddy's empty 200, which DOKU would take for a yes.
 	@other not path /authorization/v1/access-token/b2b /v1.1/transfer-va/*
