@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/url"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -34,6 +35,7 @@ type box struct {
 	handler  *Inbox // the first with its name
 	app      *App
 	held     shares
+	calls    inbox.Store // once it is open
 
 	// open opens what the box is kept in, once. That is put off to the start of the
 	// configuration, since to check one must neither lock nor make anything.
@@ -76,13 +78,12 @@ func (b *box) begin() (*inbox.Inbox, error) {
 		return nil, err
 	}
 	kept.log.current.Store(b.app.log)
-	calls := kept.store
-	if calls == nil {
-		calls = inbox.NewRedis(b.app.store.(*store.Redis), b.app.scope)
+	if b.calls = kept.store; b.calls == nil {
+		b.calls = inbox.NewRedis(b.app.store.(*store.Redis), b.app.scope)
 	}
 	giveUpAfter := time.Duration(b.handler.GiveUpAfter)
 	return inbox.New(inbox.Config{
-		Box: b.name, Store: calls, Lanes: kept.lanes, Deliver: b.deliver,
+		Box: b.name, Store: b.calls, Lanes: kept.lanes, Deliver: b.deliver,
 		Lenient:      func() bool { return b.app.OnStoreError == storeErrorContinue },
 		AnswerWithin: time.Duration(b.handler.AnswerWithin), AttemptTimeout: time.Duration(b.handler.AttemptTimeout),
 		GiveUpAfter: giveUpAfter, Remember: giveUpAfter + 48*time.Hour, // DOKU's last try is 18.5 h after its first
@@ -140,16 +141,32 @@ func (b *box) run(ctx context.Context) {
 	if err != nil {
 		return // the start of the configuration has told, and failed
 	}
-	b.doubt(ctx)
+	b.warnOfOrphans(ctx)
+	b.warnOfRedis(ctx)
 	opened.Run(ctx)
 }
 
-// doubt warns of what could lose calls that DOKU has been promised to be kept.
-func (b *box) doubt(ctx context.Context) {
-	if b.handler.Folder != "" || b.handler.Policy != policyDurable {
+// warnOfOrphans warns of boxes in the same place that keep calls and that nobody
+// delivers, such as one whose handler was renamed.
+func (b *box) warnOfOrphans(ctx context.Context) {
+	names, err := b.calls.Boxes(ctx)
+	if err != nil && ctx.Err() == nil {
+		b.app.log.Warn("whether other inboxes keep notifications cannot be told", "inbox", b.name, "error", err)
+	}
+	for _, name := range names {
+		if !slices.ContainsFunc(b.app.boxes, func(other *box) bool { return other.name == name && other.keptIn() == b.keptIn() }) {
+			b.app.log.Warn("an inbox keeps notifications that no doku_inbox of this configuration delivers", "name", name)
+		}
+	}
+}
+
+// warnOfRedis warns of a Redis that could lose what DOKU takes for delivered.
+func (b *box) warnOfRedis(ctx context.Context) {
+	redis, remote := b.calls.(*inbox.Redis)
+	if !remote || b.handler.Policy != policyDurable {
 		return
 	}
-	doubts, err := inbox.NewRedis(b.app.store.(*store.Redis), b.app.scope).Doubts(ctx)
+	doubts, err := redis.Doubts(ctx)
 	if err != nil && ctx.Err() == nil {
 		b.app.log.Warn("whether Redis keeps what it has acknowledged cannot be told", "inbox", b.name, "error", err)
 	}

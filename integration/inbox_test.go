@@ -296,6 +296,9 @@ func TestAReloadGoesOnWithWhatIsKept(t *testing.T) {
 	if waiting, _ := w.kept(t); waiting != 1 {
 		t.Fatalf("%d wait after the reload", waiting)
 	}
+	w.reload(t, "attempt_timeout 5s", "name other")
+	w.awaitLog(t, "an inbox keeps notifications that no doku_inbox of this configuration delivers", 1)
+	w.reload(t, "name other", "")
 	w.app.setAnswer(nil)
 	await(t, "the delivery", func() bool { waiting, _ := w.kept(t); return waiting == 0 })
 	w.notify(t, simulator.Outgoing{ExternalID: "again"}).expect(t, http.StatusOK, "2002500")
