@@ -61,7 +61,8 @@ type RedisStore struct {
 	// names Sentinels, with `addr=host:port`, for each further node, a cluster.
 	// Timeouts and the size of the pool are parameters, too, as go-redis reads
 	// them: `dial_timeout` (2s), `read_timeout` and `write_timeout` (1s),
-	// `max_retries` (1), `pool_size`. Accepts the placeholders `{env.NAME}` and
+	// `max_retries` (1), `dialer_retries` (1), `pool_size`. Whatever they are, a
+	// Redis that takes longer than 2 s counts as away. Accepts the placeholders `{env.NAME}` and
 	// `{file./path}`. Required.
 	URL string `json:"url,omitempty"`
 

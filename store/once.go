@@ -10,8 +10,11 @@ import (
 	"time"
 )
 
-// ErrTaken is the error of [Once.Take] for a key that is in use under another label.
-var ErrTaken = errors.New("in use for something else")
+// Errors of [Once.Take].
+var (
+	ErrTaken    = errors.New("in use for something else")              // a key is in use under another label
+	ErrInFlight = errors.New("the same is still being done elsewhere") // ctx ended while Take waited for whoever is at it
+)
 
 const (
 	pollShortest = 20 * time.Millisecond
@@ -52,9 +55,10 @@ type Turn struct {
 
 // Take returns a turn for keys if nothing has been done for any of them, or else
 // the values left behind, one for each key and nil where there is none. While
-// somebody else is at it, Take waits, until ctx ends at the longest. label, which
-// has no "/", says what the keys are for: a key in use under another label is
-// [ErrTaken]. Other errors are ctx's and the store's.
+// somebody else is at it, Take waits, until ctx ends at the longest, which is
+// [ErrInFlight]. label, which has no "/", says what the keys are for: a key in use
+// under another label is [ErrTaken]. Other errors are the store's, even if ctx has
+// ended meanwhile.
 func (o *Once) Take(ctx context.Context, label string, keys ...string) (*Turn, [][]byte, error) {
 	for {
 		t, earlier := o.begin(label, keys)
@@ -72,7 +76,7 @@ func (o *Once) Take(ctx context.Context, label string, keys ...string) (*Turn, [
 		select {
 		case <-earlier.ended:
 		case <-ctx.Done():
-			return nil, nil, waiting(ctx)
+			return nil, nil, inFlight(ctx)
 		}
 	}
 }
@@ -82,6 +86,9 @@ func (t *Turn) claim(ctx context.Context, label string) ([][]byte, error) {
 	o := t.once
 	for wait := pollShortest; ; wait = min(2*wait, pollLongest) {
 		claim, err := o.store.Claim(ctx, t.owner, o.lease, t.keys...)
+		if err != nil && wait > pollShortest && ctx.Err() != nil {
+			return nil, inFlight(ctx) // it was, when last asked
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -102,13 +109,13 @@ func (t *Turn) claim(ctx context.Context, label string) ([][]byte, error) {
 		select {
 		case <-time.After(wait):
 		case <-ctx.Done():
-			return nil, waiting(ctx)
+			return nil, inFlight(ctx)
 		}
 	}
 }
 
-func waiting(ctx context.Context) error {
-	return fmt.Errorf("waiting for the same in progress: %w", context.Cause(ctx))
+func inFlight(ctx context.Context) error {
+	return fmt.Errorf("%w: %w", ErrInFlight, context.Cause(ctx))
 }
 
 // begin makes a turn for keys, unless one of them has a turn in this process.

@@ -142,7 +142,7 @@ func TestWhoeverWaitsStopsWithItsContext(t *testing.T) {
 		for _, o := range all {
 			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 			start := time.Now()
-			if _, _, err := o.Take(ctx, "label", "a"); !errors.Is(err, context.DeadlineExceeded) || time.Since(start) != 3*time.Second {
+			if _, _, err := o.Take(ctx, "label", "a"); !errors.Is(err, ErrInFlight) || !errors.Is(err, context.DeadlineExceeded) || time.Since(start) != 3*time.Second {
 				t.Errorf("error %v after %s", err, time.Since(start))
 			}
 			cancel()
@@ -151,6 +151,51 @@ func TestWhoeverWaitsStopsWithItsContext(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
+}
+
+// hanging is a store that has said of so many claims that somebody else has the
+// key, and then says nothing until the caller's context or a time of its own ends.
+type hanging struct {
+	Store
+	claims, busy int
+	gives        time.Duration
+}
+
+func (h *hanging) Claim(ctx context.Context, _ string, _ time.Duration, keys ...string) (Claim, error) {
+	if h.claims++; h.claims <= h.busy {
+		return Claim{Values: make([][]byte, len(keys)), Holders: []string{"label/other"}}, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, h.gives)
+	defer cancel()
+	<-ctx.Done()
+	return Claim{}, failed(ctx.Err())
+}
+
+func TestAStoreThatHangsIsNotTakenForSomebodyElse(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name    string
+		store   *hanging
+		patient time.Duration // the caller
+		is, not error
+	}{
+		{"the store gives up", &hanging{gives: 2 * time.Second}, time.Minute, ErrStore, ErrInFlight},
+		{"the caller does", &hanging{gives: time.Minute}, time.Second, ErrStore, ErrInFlight},
+		{"the store gives up while somebody else is at it", &hanging{busy: 1, gives: 2 * time.Second}, time.Minute, ErrStore, ErrInFlight},
+		{"the caller does, while somebody else is at it", &hanging{busy: 1, gives: time.Minute}, time.Second, ErrInFlight, ErrStore},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				ctx, cancel := context.WithTimeout(t.Context(), test.patient)
+				defer cancel()
+				_, _, err := NewOnce(test.store, 10*time.Second).Take(ctx, "label", "a")
+				if !errors.Is(err, test.is) || errors.Is(err, test.not) {
+					t.Errorf("error %v", err)
+				}
+			})
+		})
+	}
 }
 
 func TestEndingATurnDoesNotDependOnItsCaller(t *testing.T) {

@@ -16,6 +16,12 @@ const (
 	redisDial    = 2 * time.Second
 	redisTimeout = time.Second
 	redisRetries = 1
+	redisDials   = 1 // attempts to open a connection
+
+	// commandTimeout bounds a command in all, whatever the URL says: connecting,
+	// retries and the wait for a free connection included. Then Redis counts as
+	// away, though it may be there and say nothing.
+	commandTimeout = 2 * time.Second
 )
 
 // RedisConfig says where Redis is.
@@ -31,7 +37,8 @@ type RedisConfig struct {
 
 // Redis is a [Store] in a Redis server of version 6 or later, shared by all
 // sidecars that use the same one. Everything in it has a time to live. What must
-// be atomic is one script, which is one round trip. It is safe for concurrent use.
+// be atomic is one script, which is one round trip. A command that takes longer
+// than 2 s has failed. It is safe for concurrent use.
 type Redis struct {
 	client redis.UniversalClient
 	prefix string
@@ -45,6 +52,7 @@ func NewRedis(cfg RedisConfig) (*Redis, error) {
 	if err != nil {
 		return nil, err
 	}
+	client.AddHook(bounded{})
 	prefix := cfg.Prefix
 	if prefix == "" {
 		prefix = "doku:"
@@ -64,7 +72,7 @@ func newClient(cfg RedisConfig) (redis.UniversalClient, error) {
 		if err != nil {
 			return nil, fmt.Errorf("redis: the Sentinel URL: %w", err)
 		}
-		setDefaults(&o.DialTimeout, &o.ReadTimeout, &o.WriteTimeout, &o.MaxRetries)
+		setDefaults(&o.DialTimeout, &o.ReadTimeout, &o.WriteTimeout, &o.MaxRetries, &o.DialerRetries)
 		o.ContextTimeoutEnabled = true
 		return redis.NewFailoverClient(o), nil
 	case cfg.Cluster || query.Has("addr"):
@@ -72,7 +80,7 @@ func newClient(cfg RedisConfig) (redis.UniversalClient, error) {
 		if err != nil {
 			return nil, fmt.Errorf("redis: the cluster URL: %w", err)
 		}
-		setDefaults(&o.DialTimeout, &o.ReadTimeout, &o.WriteTimeout, &o.MaxRetries)
+		setDefaults(&o.DialTimeout, &o.ReadTimeout, &o.WriteTimeout, &o.MaxRetries, &o.DialerRetries)
 		o.ContextTimeoutEnabled = true
 		return redis.NewClusterClient(o), nil
 	}
@@ -80,12 +88,12 @@ func newClient(cfg RedisConfig) (redis.UniversalClient, error) {
 	if err != nil {
 		return nil, fmt.Errorf("redis: the URL: %w", err)
 	}
-	setDefaults(&o.DialTimeout, &o.ReadTimeout, &o.WriteTimeout, &o.MaxRetries)
+	setDefaults(&o.DialTimeout, &o.ReadTimeout, &o.WriteTimeout, &o.MaxRetries, &o.DialerRetries)
 	o.ContextTimeoutEnabled = true
 	return redis.NewClient(o), nil
 }
 
-func setDefaults(dial, read, write *time.Duration, retries *int) {
+func setDefaults(dial, read, write *time.Duration, retries, dials *int) {
 	for timeout, fallback := range map[*time.Duration]time.Duration{dial: redisDial, read: redisTimeout, write: redisTimeout} {
 		if *timeout == 0 {
 			*timeout = fallback
@@ -93,6 +101,31 @@ func setDefaults(dial, read, write *time.Duration, retries *int) {
 	}
 	if *retries == 0 {
 		*retries = redisRetries
+	}
+	if *dials == 0 {
+		*dials = redisDials
+	}
+}
+
+// bounded gives every command its deadline, so that none of those who use the
+// client can forget it.
+type bounded struct{}
+
+func (bounded) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (bounded) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		ctx, cancel := context.WithTimeout(ctx, commandTimeout)
+		defer cancel()
+		return next(ctx, cmd)
+	}
+}
+
+func (bounded) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		ctx, cancel := context.WithTimeout(ctx, commandTimeout)
+		defer cancel()
+		return next(ctx, cmds)
 	}
 }
 

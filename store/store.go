@@ -20,7 +20,8 @@ var ErrStore = errors.New("the store failed")
 // Store is a map from keys to values that expire, with leases: for a while, a key
 // can be held by an owner, whether it has a value or not. Values are never empty,
 // and callers must not change them once they were given or received.
-// Implementations are safe for concurrent use.
+// Implementations are safe for concurrent use, and give up by themselves within
+// seconds, even if ctx has no deadline: what uses a store has no other one.
 type Store interface {
 	// Get returns the value kept under key, or nil if there is none.
 	Get(ctx context.Context, key string) ([]byte, error)

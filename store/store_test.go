@@ -12,6 +12,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/caddy-doku/caddy-doku/internal/programs"
 )
 
@@ -282,6 +284,42 @@ func TestRedisThatIsAwayIsAnErrorSoon(t *testing.T) {
 	}
 }
 
+func TestRedisThatSaysNothingIsAnErrorSoon(t *testing.T) {
+	t.Parallel()
+	// The URL may be as patient as it likes.
+	r, err := NewRedis(RedisConfig{URL: programs.SilentRedis(t) + "?dial_timeout=10m&read_timeout=10m&write_timeout=10m&pool_timeout=10m&max_retries=9"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = r.Close() })
+	s := scoped(t, r, "brand", "secret")
+	for name, operation := range map[string]func(context.Context) error{
+		"Ping":  r.Ping,
+		"Get":   func(ctx context.Context) error { _, err := s.Get(ctx, "a"); return err },
+		"Set":   func(ctx context.Context) error { return s.Set(ctx, "a", []byte("x"), time.Hour) },
+		"Add":   func(ctx context.Context) error { _, err := s.Add(ctx, "a", []byte("x"), time.Hour); return err },
+		"Claim": func(ctx context.Context) error { _, err := s.Claim(ctx, "me", time.Hour, "a"); return err },
+		"Finish": func(ctx context.Context) error {
+			_, err := s.Finish(ctx, "me", time.Hour, Entry{"a", []byte("x")})
+			return err
+		},
+		"Release": func(ctx context.Context) error { return s.Release(ctx, "me", "a") },
+		"what is sent at once": func(ctx context.Context) error {
+			_, err := r.client.Pipelined(ctx, func(p redis.Pipeliner) error { return p.Ping(ctx).Err() })
+			return failed(err)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			if err := operation(ctx); !errors.Is(err, ErrStore) || ctx.Err() != nil {
+				t.Errorf("error %v, and of the context %v", err, ctx.Err())
+			}
+		})
+	}
+}
+
 func TestRedisURLs(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct{ name, url, kind string }{
@@ -309,6 +347,16 @@ func TestRedisURLs(t *testing.T) {
 			}
 			if kind := fmt.Sprintf("%T", r.client); kind != test.kind {
 				t.Errorf("found a %s, expected a %s", kind, test.kind)
+			}
+			dials := 0
+			switch client := r.client.(type) {
+			case *redis.Client:
+				dials = client.Options().DialerRetries
+			case *redis.ClusterClient:
+				dials = client.Options().DialerRetries
+			}
+			if dials != redisDials {
+				t.Errorf("a connection is tried %d times, expected %d", dials, redisDials)
 			}
 			_ = r.Close()
 		})

@@ -144,9 +144,9 @@ func (l *Ledger) Deliver(ctx context.Context, id Identity, app func() (store.Ans
 	switch {
 	case errors.Is(err, store.ErrTaken):
 		return out, conflict(id)
-	case err != nil && ctx.Err() != nil:
+	case errors.Is(err, store.ErrInFlight):
 		return out, fmt.Errorf("%w: %w", ErrInFlight, err)
-	case err != nil && !l.lenient.Load():
+	case err != nil && (ctx.Err() != nil || !l.lenient.Load()): // if DOKU has hung up, it tries again in any case
 		return out, fmt.Errorf("%w: %w", ErrLedger, err)
 	case err != nil:
 		out.Unkept = err
@@ -198,6 +198,8 @@ func (l *Ledger) changed(ctx context.Context, id Identity) bool {
 	if id.PaymentID == "" {
 		return false
 	}
+	ctx, cancel := context.WithTimeout(ctx, noteTimeout)
+	defer cancel()
 	body, err := l.store.Get(ctx, id.paid())
 	return err == nil && body != nil && !bytes.Equal(body, id.Digest[:])
 }

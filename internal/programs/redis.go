@@ -39,6 +39,18 @@ func (r *Redis) Start(t testing.TB) {
 // Kill ends the server as a crash does.
 func (r *Redis) Kill() { r.process.Kill() }
 
+// SilentRedis returns the URL of a server that takes connections and says nothing,
+// until the test ends.
+func SilentRedis(t testing.TB) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0") // who connects is never accepted
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = listener.Close() })
+	return "redis://" + listener.Addr().String() + "/0"
+}
+
 // Dump returns all values that are strings, by their keys.
 func (r *Redis) Dump(t testing.TB) map[string]string {
 	t.Helper()
