@@ -359,6 +359,9 @@ func (s *Sign) repeat(ctx context.Context, c *call, r *http.Request) error {
 		Own:        c.ownID,
 	})
 	switch {
+	case err == nil && again.Answer != nil:
+		c.repeatable, c.externalID = again, again.Answer.Header.Get(headerExternalID)
+		return nil
 	case err == nil:
 		c.repeatable, c.externalID = again, again.ExternalID
 		return nil

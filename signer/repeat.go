@@ -57,7 +57,7 @@ type Keyed struct {
 
 // Repeatable is what comes of a [Keyed] call.
 type Repeatable struct {
-	ExternalID string        // the X-EXTERNAL-ID to use
+	ExternalID string        // the X-EXTERNAL-ID to use, if the call is to be made
 	Answer     *store.Answer // the answer to give again; if nil, the call is to be made
 
 	// Uncertain says that an earlier attempt with the same key may have reached
@@ -66,7 +66,7 @@ type Repeatable struct {
 	Uncertain bool
 
 	repeats *Repeats
-	name    string
+	noteKey string
 	note    note
 	turn    *store.Turn
 }
@@ -115,56 +115,57 @@ func CallDigest(method, target string, body [sha256.Size]byte) [sha256.Size]byte
 // Begin finds out whether a call was made before. Unless it returns an answer, the
 // call must be made and ended by [Repeatable.Answered] or [Repeatable.Failed],
 // once. While the same call is under way, Begin waits, until ctx ends at the
-// longest. Errors are [ErrKeyReused], ctx's and the store's.
+// longest, which is [store.ErrInFlight]. Other errors are [ErrKeyReused] and the
+// store's.
+//
+// With an error comes what is known nonetheless, for who makes the call without
+// protection, which is not ended then: the external id, and whether an earlier
+// attempt may have reached DOKU.
 func (r *Repeats) Begin(ctx context.Context, c Keyed) (*Repeatable, error) {
 	sum := sha256.Sum256([]byte(c.Key)) // an app may choose what it likes, long or telling
-	call := &Repeatable{repeats: r, name: "repeat/" + hex.EncodeToString(sum[:]), note: note{digest: c.Digest, externalID: c.ExternalID}}
-	earlier, err := r.store.Add(ctx, call.noteKey(), call.note.encode(), RepeatsKept)
-	if err != nil {
-		return nil, err
+	name := "repeat/" + hex.EncodeToString(sum[:])
+	call := &Repeatable{
+		ExternalID: c.ExternalID, Uncertain: true,
+		repeats: r, noteKey: name + "/call", note: note{digest: c.Digest, externalID: c.ExternalID},
 	}
-	if earlier != nil {
-		known, ok := decodeNote(earlier)
-		if !ok || known.digest != c.Digest {
-			return nil, ErrKeyReused
-		}
-		if !c.Own {
-			call.note.externalID = known.externalID
-		}
-	}
-	call.ExternalID = call.note.externalID
-	turn, values, err := r.once.Take(ctx, "call", call.name+"/answer/"+hex.EncodeToString(c.Digest[:]))
+	turn, values, err := r.once.Take(ctx, "call", name+"/answer/"+hex.EncodeToString(c.Digest[:]))
 	switch {
 	case err != nil:
-		return nil, err
+		return call, err
 	case turn == nil:
 		call.Answer, err = store.DecodeAnswer(values[0])
 		return call, err
 	}
+	// Only now: while somebody else is at it, what the note says may change.
+	if err := call.begin(ctx, c.Own); err != nil {
+		return call, errors.Join(err, turn.Release(ctx))
+	}
 	call.turn = turn
-	if earlier != nil {
-		err = call.again(ctx)
-	}
-	if err != nil {
-		return nil, errors.Join(err, turn.Release(ctx))
-	}
 	return call, nil
 }
 
-func (r *Repeatable) noteKey() string { return r.name + "/call" }
-
-// again finds out what has become of earlier attempts, and takes note of this one.
-func (r *Repeatable) again(ctx context.Context) error {
-	value, err := r.repeats.store.Get(ctx, r.noteKey())
+// begin takes note of an attempt, and finds out what has become of earlier ones.
+func (r *Repeatable) begin(ctx context.Context, own bool) error {
+	earlier, err := r.repeats.store.Add(ctx, r.noteKey, r.note.encode(), RepeatsKept)
 	if err != nil {
 		return err
 	}
-	known, ok := decodeNote(value)
-	r.Uncertain = !ok || !known.unsent
+	if earlier == nil {
+		r.Uncertain = false
+		return nil
+	}
+	known, ok := decodeNote(earlier)
+	if !ok || known.digest != r.note.digest {
+		return ErrKeyReused
+	}
+	if !own {
+		r.note.externalID = known.externalID
+	}
+	r.ExternalID, r.Uncertain = r.note.externalID, !known.unsent
 	if known == r.note {
 		return nil
 	}
-	return r.repeats.store.Set(ctx, r.noteKey(), r.note.encode(), RepeatsKept)
+	return r.repeats.store.Set(ctx, r.noteKey, r.note.encode(), RepeatsKept)
 }
 
 // Final reports whether an answer of DOKU's with this HTTP status says for good
@@ -200,7 +201,7 @@ func (r *Repeatable) Failed(ctx context.Context, sent bool) error {
 	var err error
 	if !sent && !r.Uncertain {
 		r.note.unsent = true
-		err = r.repeats.store.Set(context.WithoutCancel(ctx), r.noteKey(), r.note.encode(), RepeatsKept)
+		err = r.repeats.store.Set(context.WithoutCancel(ctx), r.noteKey, r.note.encode(), RepeatsKept)
 	}
 	return errors.Join(err, r.turn.Release(ctx))
 }

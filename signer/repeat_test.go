@@ -68,7 +68,7 @@ func TestARepeatHasTheSameExternalIDAndAnswer(t *testing.T) {
 		must(t, call.Answered(t.Context(), created))
 		time.Sleep(24 * time.Hour)
 		again, err := all[0].Begin(t.Context(), keyed("k", of("b"), "3", false))
-		if err != nil || again.ExternalID != "1" || !reflect.DeepEqual(again.Answer, &created) {
+		if err != nil || !reflect.DeepEqual(again.Answer, &created) {
 			t.Errorf("a repeat within the window: %+v, %v", again, err)
 		}
 	})
@@ -100,6 +100,76 @@ func TestWhetherAnEarlierAttemptMayHaveReachedDOKUIsKnown(t *testing.T) {
 		}
 		must(t, call.Failed(t.Context(), false))
 	})
+}
+
+// gate is a store whose claims wait until it is opened.
+type gate struct {
+	store.Store
+	asked, opened chan struct{}
+}
+
+func (g gate) Claim(ctx context.Context, owner string, lease time.Duration, keys ...string) (store.Claim, error) {
+	close(g.asked)
+	<-g.opened
+	return g.Store.Claim(ctx, owner, lease, keys...)
+}
+
+// TestWhatAnEarlierAttemptHasLeftIsReadWhenItsTurnHasEnded: whoever came first, but
+// got the turn second, knows of the attempt that was made meanwhile.
+func TestWhatAnEarlierAttemptHasLeftIsReadWhenItsTurnHasEnded(t *testing.T) {
+	t.Parallel()
+	for _, sent := range []bool{true, false} {
+		t.Run(fmt.Sprint("sent: ", sent), func(t *testing.T) {
+			t.Parallel()
+			memory := store.NewMemory()
+			t.Cleanup(func() { _ = memory.Close() })
+			g := gate{memory, make(chan struct{}), make(chan struct{})}
+			var slow *Repeatable
+			var wg sync.WaitGroup
+			wg.Go(func() { slow = begin(t, NewRepeats(g, time.Minute), "k", "1", false) })
+			<-g.asked
+			quick := begin(t, NewRepeats(memory, time.Minute), "k", "2", false)
+			must(t, quick.Failed(t.Context(), sent))
+			close(g.opened)
+			wg.Wait()
+			if slow.Uncertain != sent || slow.ExternalID != quick.ExternalID {
+				t.Errorf("uncertain %v with external id %s, the other attempt had %s", slow.Uncertain, slow.ExternalID, quick.ExternalID)
+			}
+			must(t, slow.Failed(t.Context(), false))
+		})
+	}
+}
+
+// failing is a store that cannot write over a value.
+type failing struct{ store.Store }
+
+func (failing) Set(context.Context, string, []byte, time.Duration) error { return store.ErrStore }
+
+func TestWithAStoreThatFailsComesWhatIsKnownOfTheCall(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name       string
+		store      func(store.Store) store.Store
+		sent       bool // the earlier attempt
+		externalID string
+		uncertain  bool
+	}{
+		{"the note cannot be read", func(store.Store) store.Store { return away{} }, false, "2", true},
+		{"the note can be read, and nothing was sent", func(s store.Store) store.Store { return failing{s} }, false, "1", false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			memory := store.NewMemory()
+			t.Cleanup(func() { _ = memory.Close() })
+			must(t, begin(t, NewRepeats(memory, time.Minute), "k", "1", false).Failed(t.Context(), test.sent))
+			call, err := NewRepeats(test.store(memory), time.Minute).Begin(t.Context(), keyed("k", of("b"), "2", false))
+			if !errors.Is(err, store.ErrStore) || call.ExternalID != test.externalID || call.Uncertain != test.uncertain {
+				t.Errorf("error %v, with %+v", err, call)
+			}
+			// It holds nothing up.
+			must(t, begin(t, NewRepeats(memory, time.Minute), "k", "3", false).Failed(t.Context(), false))
+		})
+	}
 }
 
 func TestAKeyIsForOneCall(t *testing.T) {
@@ -170,7 +240,7 @@ func TestARepeatInFlightWaitsForTheAnswer(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()
 		synctest.Wait()
-		if _, err := all[0].Begin(ctx, keyed("k", of("b"), "x", false)); !errors.Is(err, context.DeadlineExceeded) {
+		if _, err := all[0].Begin(ctx, keyed("k", of("b"), "x", false)); !errors.Is(err, store.ErrInFlight) {
 			t.Errorf("a repeat that cannot wait: %v", err)
 		}
 		wg.Wait()
