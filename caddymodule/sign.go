@@ -56,7 +56,7 @@ func init() {
 // | `idempotency_key` | 400 | the app's key is not 1 to 255 visible ASCII characters; nothing was sent |
 // | `idempotency_key_reused` | 422 | the key was used for another call before; nothing was sent |
 // | `in_flight` | 504 | a call with the same key is still under way; ask for the status, or repeat |
-// | `store` | 503 | whether the key was used before cannot be told; nothing was sent |
+// | `store` | 503 | whether the key was used before cannot be told; nothing was sent now, but an earlier attempt may have reached DOKU: ask for the status, or repeat with the same key |
 // | `token` | 503 | no B2B token to be had; nothing was sent |
 // | `unreachable` | 503 | no connection to DOKU; nothing was sent |
 // | `outcome_unknown` | 504 | sent, but no answer came; DOKU may have done it: ask for the status, don't create again |
@@ -174,7 +174,8 @@ type call struct {
 	written     atomic.Bool  // whether any of it may have reached DOKU
 	readers     atomic.Int32 // of body that a transport may still be using
 
-	repeatable *signer.Repeatable // if the app has given an idempotency key
+	repeatable *signer.Repeatable // if the app has given an idempotency key, and the store is there
+	uncertain  bool               // whether an earlier attempt with the key may have reached DOKU
 	answer     *store.Answer      // DOKU's, if it is small enough to be kept
 }
 
@@ -313,8 +314,9 @@ func (s *Sign) fill(ctx context.Context, c *call, w http.ResponseWriter, r *http
 		return nil
 	}
 	if err := s.token(ctx, c); err != nil {
+		err = c.failure(err)
 		if c.repeatable != nil {
-			err = errors.Join(c.failure(err), c.repeatable.Failed(ctx, false))
+			err = errors.Join(err, c.repeatable.Failed(ctx, false))
 		}
 		return err
 	}
@@ -363,18 +365,20 @@ func (s *Sign) repeat(ctx context.Context, c *call, r *http.Request) error {
 		c.repeatable, c.externalID = again, again.Answer.Header.Get(headerExternalID)
 		return nil
 	case err == nil:
-		c.repeatable, c.externalID = again, again.ExternalID
+		c.repeatable, c.externalID, c.uncertain = again, again.ExternalID, again.Uncertain
 		return nil
 	case errors.Is(err, signer.ErrKeyReused):
 		return &localError{snap.Unprocessable.With("[" + s.IdempotencyHeader + " was used for another call before; nothing was sent]"), "idempotency_key_reused", err}
-	case ctx.Err() != nil:
+	case errors.Is(err, store.ErrInFlight):
 		return &localError{snap.Timeout.With("[outcome: unknown; a call with the same " + s.IdempotencyHeader + " is still under way]"), "in_flight", err}
-	case s.app.OnStoreError == storeErrorContinue:
+	case s.app.OnStoreError == storeErrorContinue && ctx.Err() == nil:
+		c.externalID, c.uncertain = again.ExternalID, again.Uncertain
 		s.log.LogAttrs(ctx, slog.LevelWarn, "the store is away: a call is made without protection against repeats",
 			slog.String("account", c.name()), slog.String("external_id", c.externalID), slog.String("error", err.Error()))
 		return nil
 	}
-	return &localError{snap.Unavailable.With("[whether " + s.IdempotencyHeader + " was used before cannot be told: the store is away; nothing was sent]"), "store", err}
+	return &localError{snap.Unavailable.With("[outcome: unknown; the store is away, so nothing was sent now, but DOKU may have carried out an earlier attempt with this " +
+		s.IdempotencyHeader + ": ask for its status, or repeat with the same " + s.IdempotencyHeader + "]"), "store", err}
 }
 
 // identify gives the call the app's X-EXTERNAL-ID or a new one.
@@ -455,7 +459,7 @@ func (c *call) failure(err error) error {
 	switch {
 	case c.written.Load():
 		return &localError{snap.Timeout.With("[outcome: unknown; DOKU may have carried this out: ask for its status, do not create it again]"), "outcome_unknown", err}
-	case c.repeatable != nil && c.repeatable.Uncertain:
+	case c.uncertain:
 		return &localError{snap.Timeout.With("[outcome: unknown; nothing was sent now, but DOKU may have carried out an earlier attempt: ask for its status, do not create it again]"), "outcome_unknown", err}
 	case ok:
 		return local

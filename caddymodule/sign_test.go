@@ -1,11 +1,22 @@
 package caddymodule
 
 import (
+	"context"
 	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-doku/caddy-doku/signer"
+	"github.com/caddy-doku/caddy-doku/simulator"
 	"github.com/caddy-doku/caddy-doku/snap"
+	"github.com/caddy-doku/caddy-doku/store"
 )
 
 func TestWhatTheAppIsToldOfACallThatFailed(t *testing.T) {
@@ -13,22 +24,21 @@ func TestWhatTheAppIsToldOfACallThatFailed(t *testing.T) {
 	broken := errors.New("connection reset")
 	token := &localError{snap.Unavailable, "token", errors.New("no token")}
 	for _, test := range []struct {
-		name       string
-		written    bool
-		repeatable *signer.Repeatable
-		err        error
-		reason     string
+		name      string
+		written   bool
+		uncertain bool
+		err       error
+		reason    string
 	}{
-		{"no connection", false, nil, broken, "unreachable"},
-		{"no token", false, nil, token, "token"},
-		{"broken after it was sent", true, nil, broken, "outcome_unknown"},
-		{"no connection for a repeat whose first attempt was not sent either", false, new(signer.Repeatable), broken, "unreachable"},
-		{"no connection for a repeat whose first attempt was sent", false, &signer.Repeatable{Uncertain: true}, broken, "outcome_unknown"},
-		{"no token for such a repeat", false, &signer.Repeatable{Uncertain: true}, token, "outcome_unknown"},
+		{"no connection", false, false, broken, "unreachable"},
+		{"no token", false, false, token, "token"},
+		{"broken after it was sent", true, false, broken, "outcome_unknown"},
+		{"no connection for a repeat whose first attempt was sent", false, true, broken, "outcome_unknown"},
+		{"no token for such a repeat", false, true, token, "outcome_unknown"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			c := &call{repeatable: test.repeatable}
+			c := &call{uncertain: test.uncertain}
 			c.written.Store(test.written)
 			local, ok := errors.AsType[*localError](c.failure(test.err))
 			if !ok || local.reason != test.reason || !errors.Is(local, test.err) && !errors.Is(local, token.err) {
@@ -36,4 +46,108 @@ func TestWhatTheAppIsToldOfACallThatFailed(t *testing.T) {
 			}
 		})
 	}
+}
+
+// failing is a store of which some operations fail, when they are told to.
+type failing struct {
+	store.Store
+	claim, set atomic.Bool
+}
+
+func (f *failing) Claim(ctx context.Context, owner string, lease time.Duration, keys ...string) (store.Claim, error) {
+	if f.claim.Load() {
+		return store.Claim{}, store.ErrStore
+	}
+	return f.Store.Claim(ctx, owner, lease, keys...)
+}
+
+func (f *failing) Set(ctx context.Context, key string, value []byte, ttl time.Duration) error {
+	if f.set.Load() {
+		return store.ErrStore
+	}
+	return f.Store.Set(ctx, key, value, ttl)
+}
+
+// keepIn has the account keep what it knows of idempotency keys in a store that
+// can be told to fail.
+func (h *house) keepIn(t *testing.T) *failing {
+	t.Helper()
+	memory := store.NewMemory()
+	t.Cleanup(func() { _ = memory.Close() })
+	f := &failing{Store: memory}
+	h.app.Accounts[0].repeats = signer.NewRepeats(f, time.Minute)
+	return f
+}
+
+// createWith makes the app's request with an idempotency key.
+func createWith(t *testing.T, handler caddyhttp.Handler, key string) *httptest.ResponseRecorder {
+	t.Helper()
+	r := create(t.Context(), key)
+	r.Header.Set("Idempotency-Key", key)
+	return serve(t, handler, r)
+}
+
+// expect checks the status of an answer, and why it was made here, if it was.
+func expect(t *testing.T, w *httptest.ResponseRecorder, status int, reason string) {
+	t.Helper()
+	if got := w.Header().Get("X-Doku-Error"); w.Code != status || got != reason {
+		t.Errorf("found HTTP %d %q %s, expected HTTP %d %q", w.Code, got, w.Body, status, reason)
+	}
+}
+
+var noTokenForYou = simulator.Fault{Status: http.StatusUnauthorized, Body: `{"responseCode":"4017300"}`}
+
+func TestWithoutItsStoreACallMayHaveBeenMadeBefore(t *testing.T) {
+	t.Parallel()
+	t.Run("it is refused, and the app is told", func(t *testing.T) {
+		t.Parallel()
+		h := newHouse(t)
+		h.keepIn(t).claim.Store(true)
+		w := createWith(t, h.sign(t, new(Sign)), "INV-1")
+		expect(t, w, http.StatusServiceUnavailable, "store")
+		for _, part := range []string{"outcome: unknown", "earlier attempt", "ask for its status, or repeat with the same Idempotency-Key"} {
+			if !strings.Contains(w.Body.String(), part) {
+				t.Errorf("the app is told %s, expected %q", w.Body, part)
+			}
+		}
+		if n := len(h.doku.Exchanges()); n != 0 {
+			t.Errorf("DOKU received %d calls", n)
+		}
+	})
+	t.Run("it is made, and if it fails, nobody knows", func(t *testing.T) {
+		t.Parallel()
+		h := newHouse(t)
+		h.app.OnStoreError = storeErrorContinue
+		h.keepIn(t).claim.Store(true)
+		handler := h.sign(t, new(Sign))
+		h.doku.SetFault(signer.TokenPath, &noTokenForYou)
+		expect(t, createWith(t, handler, "INV-1"), http.StatusGatewayTimeout, "outcome_unknown")
+	})
+	t.Run("it is made with the external id of the attempt before, if that is known", func(t *testing.T) {
+		t.Parallel()
+		h := newHouse(t)
+		h.app.OnStoreError = storeErrorContinue
+		kept := h.keepIn(t)
+		handler := h.sign(t, new(Sign))
+		r := create(t.Context(), "INV-1")
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		unsent, err := h.app.Accounts[0].repeats.Begin(t.Context(), signer.Keyed{
+			Key: "INV-1", Digest: signer.CallDigest(r.Method, createPath, snap.Digest(body)), ExternalID: "77",
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := unsent.Failed(t.Context(), false); err != nil {
+			t.Fatal(err)
+		}
+		kept.set.Store(true)
+		w := createWith(t, handler, "INV-1")
+		expect(t, w, http.StatusOK, "")
+		if id := w.Header().Get("X-Doku-External-Id"); id != "77" {
+			t.Errorf("external id %s", id)
+		}
+	})
 }
