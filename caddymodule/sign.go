@@ -47,7 +47,7 @@ func init() {
 //
 // | X-Doku-Error | HTTP status | meaning |
 // |---|---|---|
-// | `account` | 400 | there is no such account; nothing was sent |
+// | `account` | 400 | there is no such account, or the app's X-PARTNER-ID is not its client id; nothing was sent |
 // | `body_too_large` | 413 | larger than `max_body`; nothing was sent |
 // | `body_unreadable` | 400 | the app's request ended early; nothing was sent |
 // | `body_not_json` | 400 | with the offset; nothing was sent |
@@ -66,7 +66,8 @@ func init() {
 type Sign struct {
 	// The name of the account, which may be a placeholder such as
 	// `{http.request.header.X-Brand}`. Default: the only account, or the one whose
-	// client id is in the X-PARTNER-ID of the app's request.
+	// client id is in the X-PARTNER-ID of the app's request. A request that has an
+	// X-PARTNER-ID and is for another account is refused.
 	Account string `json:"account,omitempty"`
 
 	// What is done to the body before it is signed and sent: `canonical` (the
@@ -297,6 +298,9 @@ func (s *Sign) fill(ctx context.Context, c *call, w http.ResponseWriter, r *http
 	if c.account, err = s.chooser.account(r); err != nil {
 		return &localError{snap.InvalidFieldFormat.With("[no such account; nothing was sent]"), "account", err}
 	}
+	if err := c.partner(r.Header); err != nil {
+		return err
+	}
 	c.credentials = c.account.credentials()
 	if c.channelID == "" {
 		c.channelID = s.ChannelID
@@ -379,6 +383,19 @@ func (s *Sign) repeat(ctx context.Context, c *call, r *http.Request) error {
 	}
 	return &localError{snap.Unavailable.With("[outcome: unknown; the store is away, so nothing was sent now, but DOKU may have carried out an earlier attempt with this " +
 		s.IdempotencyHeader + ": ask for its status, or repeat with the same " + s.IdempotencyHeader + "]"), "store", err}
+}
+
+// partner refuses a call that the app means for another account than the one that
+// was chosen.
+func (c *call) partner(h http.Header) error {
+	values := h.Values(snap.HeaderPartnerID)
+	if len(values) == 0 || len(values) == 1 && values[0] == c.account.clientID {
+		return nil
+	}
+	return &localError{
+		snap.InvalidFieldFormat.With(fmt.Sprintf("X-PARTNER-ID [expected %s, the client id of the account that was chosen, or none; found %.60q; nothing was sent]", c.account.clientID, values)), "account",
+		fmt.Errorf("the app's X-PARTNER-ID: expected %s, the client id of account %q, or none, found %.60q", c.account.clientID, c.account.Name, values),
+	}
 }
 
 // identify gives the call the app's X-EXTERNAL-ID or a new one.

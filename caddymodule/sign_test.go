@@ -151,3 +151,18 @@ func TestWithoutItsStoreACallMayHaveBeenMadeBefore(t *testing.T) {
 		}
 	})
 }
+
+func TestACallForAnotherPartnerIsRefusedAndToldBoth(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	r := create(t.Context(), "INV-1")
+	r.Header.Set("X-PARTNER-ID", "BRN-9")
+	w := serve(t, h.sign(t, new(Sign)), r)
+	expect(t, w, http.StatusBadRequest, "account")
+	if told := w.Body.String(); !strings.Contains(told, clientID) || !strings.Contains(told, "BRN-9") {
+		t.Errorf("the app is told %s", told)
+	}
+	if n := len(h.doku.Exchanges()); n != 0 {
+		t.Errorf("DOKU received %d calls", n)
+	}
+}

@@ -107,10 +107,13 @@ func TestAccountsAreChosenAndKeptApart(t *testing.T) {
 		{"no X-PARTNER-ID", b.outward, "4", nil, ""},
 		{"two of them", b.outward, "5", []string{"X-PARTNER-ID", kopi, "X-PARTNER-ID", susu}, ""},
 		{"by placeholder", b.byPlaceholder, "6", []string{"X-Brand", "susu"}, "susu"},
-		{"by placeholder, whatever the X-PARTNER-ID", b.byPlaceholder, "7", []string{"X-Brand", "kopi", "X-PARTNER-ID", susu}, "kopi"},
+		{"by placeholder, with its X-PARTNER-ID", b.byPlaceholder, "7", []string{"X-Brand", "kopi", "X-PARTNER-ID", kopi}, "kopi"},
+		{"by placeholder, with another X-PARTNER-ID", b.byPlaceholder, "11", []string{"X-Brand", "kopi", "X-PARTNER-ID", susu}, ""},
 		{"a placeholder that is empty", b.byPlaceholder, "8", []string{"X-PARTNER-ID", kopi}, ""},
 		{"an unknown name", b.byPlaceholder, "9", []string{"X-Brand", "jus"}, ""},
-		{"by argument", b.byArgument, "10", []string{"X-PARTNER-ID", susu, "X-Brand", "susu"}, "kopi"},
+		{"by argument", b.byArgument, "10", []string{"X-PARTNER-ID", kopi, "X-Brand", "susu"}, "kopi"},
+		{"by argument, with another X-PARTNER-ID", b.byArgument, "12", []string{"X-PARTNER-ID", susu}, ""},
+		{"by argument, with two of them", b.byArgument, "13", []string{"X-PARTNER-ID", kopi, "X-PARTNER-ID", kopi}, ""},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {

@@ -119,7 +119,7 @@ func TestWhatLeavesTheHouse(t *testing.T) {
 	pretty := "{ \"partnerServiceId\" : \"    8808\",\n  \"virtualAccountName\": \"Jos\\u00e9 \\u0026 Putri \\u003cVIP\\u003e\", \"trxId\":\"I-1\", \"totalAmount\":{\"value\":\"1.00\",\"currency\":\"IDR\"},\n" +
 		`"virtualAccountTrxType":"C", "additionalInfo": { "channel":"VIRTUAL_ACCOUNT_BANK_PERMATA", "url":"https:\/\/t.id\/x?a=1&b=\ud83c\udf89" } }`
 	got := w.call(t, http.MethodPost, createPath+"?x=%2F&y=1", pretty,
-		"X-EXTERNAL-ID", "12345", "CHANNEL-ID", "SDK", "Authorization", "Bearer mine", "X-SIGNATURE", "mine", "X-PARTNER-ID", "mine",
+		"X-EXTERNAL-ID", "12345", "CHANNEL-ID", "SDK", "Authorization", "Bearer mine", "X-SIGNATURE", "mine", "X-PARTNER-ID", clientID,
 		"Cookie", "session=1", "X-Forwarded-For", "10.1.2.3", "Traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "Baggage", "a=b", "X-Internal", "1")
 	got.expect(t, http.StatusOK, "2002700")
 	received := w.received(t)
@@ -161,6 +161,7 @@ func TestCallsThatAreNotMade(t *testing.T) {
 		{"an amount as a float, with body strict", `{"totalAmount":{"value":10000.00}}`, nil, 400, "4002701", "body_unsafe"},
 		{"a duplicate key, with body strict", `{"a":"1","\u0061":"2"}`, nil, 400, "4002701", "body_unsafe"},
 		{"an external id that is not a number", `{}`, []string{"X-EXTERNAL-ID", "abc"}, 400, "4002701", "external_id"},
+		{"another merchant's partner id", `{}`, []string{"X-PARTNER-ID", "BRN-9"}, 400, "4002701", "account"},
 		{"two external ids", `{}`, []string{"X-EXTERNAL-ID", "1", "X-EXTERNAL-ID", "2"}, 400, "4002701", "external_id"},
 	}
 	for _, test := range tests {
