@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -227,14 +228,18 @@ func fingerprints(c *credentials) []string {
 	return all
 }
 
-// reload takes up files that have changed. What is of no use is said once.
-func (a *Account) reload(log *slog.Logger) {
+// reload takes up files that have changed, unless ctx has ended by the time they
+// are read. What is of no use is said once.
+func (a *Account) reload(ctx context.Context, log *slog.Logger) {
 	files := a.credentials().look()
 	if maps.Equal(files, a.credentials().files) || maps.Equal(files, a.tried) {
 		return
 	}
 	a.tried = files
 	c, err := a.load(log)
+	if ctx.Err() != nil {
+		return
+	}
 	if err == nil {
 		err = a.use(c)
 	}

@@ -61,8 +61,9 @@ type App struct {
 
 	boxes []*box // enrolled by the handlers doku_inbox
 
-	stop context.CancelFunc // of what goes on in the background
-	work *sync.WaitGroup
+	stop       context.CancelFunc // of what goes on in the background
+	watched    chan struct{}      // closed when the watch over files has ended
+	delivering *sync.WaitGroup    // the inboxes
 }
 
 // The ways to go on without the store.
@@ -71,8 +72,10 @@ const (
 	storeErrorContinue = "continue"
 )
 
-// watchEvery is how often files of keys and secrets are looked at.
-const watchEvery = 2 * time.Second
+const (
+	watchEvery = 2 * time.Second // how often files of keys and secrets are looked at
+	watchEnds  = 2 * time.Second // for how long Stop waits for a look that is under way
+)
 
 // CaddyModule returns the Caddy module information.
 func (App) CaddyModule() caddy.ModuleInfo {
@@ -141,10 +144,10 @@ func (a *App) Start() error {
 		}
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	a.stop, a.work = stop, new(sync.WaitGroup)
-	a.work.Go(func() { a.watch(ctx) })
+	a.stop, a.watched, a.delivering = stop, make(chan struct{}), new(sync.WaitGroup)
+	go a.watch(ctx)
 	for _, b := range a.boxes {
-		a.work.Go(func() { b.run(ctx) })
+		a.delivering.Go(func() { b.run(ctx) })
 	}
 	return nil
 }
@@ -152,6 +155,7 @@ func (a *App) Start() error {
 // watch takes up changed files of keys and secrets. It looks at them rather than
 // being told, which works on every file system and with links that are replaced.
 func (a *App) watch(ctx context.Context) {
+	defer close(a.watched)
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
 	for {
@@ -160,17 +164,24 @@ func (a *App) watch(ctx context.Context) {
 			return
 		case <-tick.C:
 			for _, account := range a.Accounts {
-				account.reload(a.log)
+				account.reload(ctx, a.log)
 			}
 		}
 	}
 }
 
-// Stop ends what goes on in the background.
+// Stop ends what goes on in the background. If a file system does not answer, the
+// watch over files ends when it does, and takes up nothing any more.
 func (a *App) Stop() error {
-	if a.stop != nil {
-		a.stop()
-		a.work.Wait()
+	if a.stop == nil {
+		return nil
+	}
+	a.stop()
+	a.delivering.Wait()
+	select {
+	case <-a.watched:
+	case <-time.After(watchEnds):
+		a.log.Warn("a file of keys or secrets cannot be read to its end; is its file system there?")
 	}
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -185,13 +186,24 @@ func (l *loader) read(name, value, path string) ([]byte, error) {
 
 // readSmall returns the content of a regular file that has at most 64 KiB.
 func readSmall(path string) ([]byte, error) {
-	f, err := os.Open(path)
+	info, err := os.Stat(path) // of what a link leads to
+	if err != nil {
+		return nil, withoutPath(err)
+	}
+	if err := regular(info); err != nil {
+		return nil, err
+	}
+	// It may be something else by now: opening it must not wait.
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, withoutPath(err)
 	}
 	defer func() { _ = f.Close() }() // read only: nothing is lost
-	if info, err := f.Stat(); err == nil && info.IsDir() {
-		return nil, errors.New("it is a directory; name the file in it")
+	if info, err = f.Stat(); err != nil {
+		return nil, withoutPath(err)
+	}
+	if err := regular(info); err != nil {
+		return nil, err
 	}
 	content, err := io.ReadAll(io.LimitReader(f, credentialFileLargest+1))
 	if err != nil {
@@ -201,6 +213,18 @@ func readSmall(path string) ([]byte, error) {
 		return nil, fmt.Errorf("expected at most %d bytes, found more", credentialFileLargest)
 	}
 	return content, nil
+}
+
+// regular returns an error if info is not that of a regular file: reading
+// something else, such as a pipe, may never end.
+func regular(info fs.FileInfo) error {
+	switch {
+	case info.Mode().IsRegular():
+		return nil
+	case info.IsDir():
+		return errors.New("it is a directory; name the file in it")
+	}
+	return fmt.Errorf("expected a regular file, found one of mode %s; write the key or secret into a file of its own", info.Mode())
 }
 
 // withoutPath returns what a file's error is about, and what to do.

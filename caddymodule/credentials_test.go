@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io/fs"
 	"log/slog"
@@ -9,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"github.com/caddy-doku/caddy-doku/signer"
 	"github.com/caddy-doku/caddy-doku/snap"
@@ -22,6 +24,21 @@ func write(t *testing.T, mode fs.FileMode, content string) string {
 		t.Fatal(err)
 	}
 	if err := os.Chmod(path, mode); err != nil { // whatever the umask
+		t.Fatal(err)
+	}
+	return path
+}
+
+// mounted writes a file of a test as Kubernetes mounts a secret: behind two links, of
+// which the second is replaced when the secret changes.
+func mounted(t *testing.T, content string) string {
+	t.Helper()
+	dir := filepath.Dir(write(t, 0o600, content))
+	if err := os.Symlink(dir, filepath.Join(dir, "..data")); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "secret")
+	if err := os.Symlink(filepath.Join("..data", "file"), path); err != nil {
 		t.Fatal(err)
 	}
 	return path
@@ -73,6 +90,7 @@ func TestMistakesWithKeysAndSecretsSayWhatToDo(t *testing.T) {
 		{"no private key", func(a *Account) { a.PrivateKey = "" }, nil, "private_key is required"},
 		{"a private key that is not there", func(a *Account) { a.PrivateKey = "{file./nowhere/key.pem}" }, fs.ErrNotExist, "private_key: reading the file"},
 		{"a directory", func(a *Account) { a.PrivateKey = t.TempDir() }, nil, "it is a directory; name the file in it"},
+		{"a device", func(a *Account) { a.SecretKeys = []string{os.DevNull} }, nil, "expected a regular file, found one of mode D"},
 		{"a wrong passphrase", func(a *Account) { a.PrivateKey, a.Passphrase = keyFile(t, "keys/pbes2-aes256.pem"), "salah" }, signer.ErrPassphrase, "passphrase missing or wrong"},
 		{"no passphrase", func(a *Account) { a.PrivateKey = keyFile(t, "keys/pbe-sha1-3des.pem") }, signer.ErrPassphrase, "the key is encrypted; give its passphrase, or convert it with `openssl"},
 		{"an elliptic curve key", func(a *Account) { a.PrivateKey = keyFile(t, "keys/ec.pem") }, signer.ErrKeyKind, "expected an RSA private key, found an elliptic curve one"},
@@ -134,6 +152,7 @@ func TestWaysToGiveKeysAndSecrets(t *testing.T) {
 		{"a secret with Windows' line end", func(a *Account) { a.SecretKeys = []string{write(t, 0o600, secretKey+"\r\n")} }, 3, ""},
 		{"a secret with a byte order mark", func(a *Account) { a.SecretKeys = []string{write(t, 0o600, "\ufeff"+secretKey)} }, 3, "byte order mark around a secret was removed"},
 		{"a secret pasted with a blank", func(a *Account) { a.SecretKeys = []string{secretKey + " "} }, 2, "white space"},
+		{"a secret as Kubernetes mounts it", func(a *Account) { a.SecretKeys = []string{mounted(t, secretKey)} }, 3, ""},
 		{"several of each", func(a *Account) {
 			a.SecretKeys = append(a.SecretKeys, "SK-previous")
 			a.DOKUPublicKeys = append(a.DOKUPublicKeys, keyFile(t, "keys/public-pkcs1.pem"))
@@ -159,5 +178,38 @@ func TestWaysToGiveKeysAndSecrets(t *testing.T) {
 				t.Errorf("the log says %s", log)
 			}
 		})
+	}
+}
+
+func TestStopDoesNotWaitForAFileThatCannotBeRead(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		a := &App{log: slog.New(slog.DiscardHandler), stop: cancel, stopped: make(chan struct{})} // nothing closes it
+		if err := a.Stop(); err != nil || ctx.Err() == nil {
+			t.Errorf("error %v, and the watch's context %v", err, ctx.Err())
+		}
+	})
+}
+
+func TestAWatchThatHasEndedTakesUpNothing(t *testing.T) {
+	t.Parallel()
+	secret := write(t, 0o600, secretKey)
+	h := newHouse(t)
+	a := h.app.Accounts[0]
+	a.SecretKeys = []string{secret}
+	c, err := a.load(h.app.log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.inUse.Store(c)
+	if err := os.WriteFile(secret, []byte("SK-changed"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	a.reload(ctx, h.app.log)
+	if a.credentials() != c {
+		t.Error("a changed secret was taken up")
 	}
 }
