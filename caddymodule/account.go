@@ -41,9 +41,10 @@ type Account struct {
 	ClientID string `json:"client_id,omitempty"`
 
 	// The Secret Key from the same page, with its `SK-` in front, or the path of a
-	// file that holds it. The first one signs; all of them are accepted, so that a
-	// change of secrets needs no pause. White space around it is removed, with a
-	// warning. Required.
+	// file that holds it. The first one signs and encrypts; all of them are
+	// accepted, so that a change of secrets needs no pause: first `OLD NEW` in all
+	// sidecars, then `NEW OLD`, at last `NEW`. White space around it is removed,
+	// with a warning. Required.
 	SecretKeys []string `json:"secret_keys,omitempty"`
 
 	// The merchant's RSA private key, whose public half was uploaded to the

@@ -46,7 +46,7 @@ func parseApp(d *caddyfile.Dispenser, existing any) (any, error) {
 //		account [<name>] {
 //			environment        sandbox|production|<base_url>
 //			client_id          <id>
-//			secret_key         <key>|<path> [<previous>...]
+//			secret_key         <key>|<path> [<other>...]
 //			private_key        <path>|<key>
 //			passphrase         <passphrase>|<path>
 //			doku_public_key    <path>|<key> [<another>...]

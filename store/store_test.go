@@ -267,6 +267,25 @@ func TestAScopeKeepsValuesSecretAndInTheirPlace(t *testing.T) {
 	}
 }
 
+// TestASecretIsChangedStepByStep: whatever one sidecar has kept, the others can
+// read, though they are a step behind or ahead.
+func TestASecretIsChangedStepByStep(t *testing.T) {
+	t.Parallel()
+	steps := [][]string{{"OLD"}, {"OLD", "NEW"}, {"NEW", "OLD"}, {"NEW"}}
+	for i := range len(steps) - 1 {
+		m := newMemory(t)
+		for _, order := range [][2]int{{i, i + 1}, {i + 1, i}} {
+			writer, reader := scoped(t, m, "brand", steps[order[0]]...), scoped(t, m, "brand", steps[order[1]]...)
+			if err := writer.Set(t.Context(), "token", []byte("x"), time.Hour); err != nil {
+				t.Fatal(err)
+			}
+			if value, err := reader.Get(t.Context(), "token"); err != nil || string(value) != "x" {
+				t.Errorf("kept with %v, read with %v: %q, %v", steps[order[0]], steps[order[1]], value, err)
+			}
+		}
+	}
+}
+
 func TestRedisThatIsAwayIsAnErrorSoon(t *testing.T) {
 	t.Parallel()
 	server := programs.StartRedis(t)
