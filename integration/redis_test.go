@@ -166,7 +166,7 @@ func TestNothingInRedisCanBeRead(t *testing.T) {
 	}
 	said := make(map[string]string)
 	for key, value := range content {
-		if !strings.HasPrefix(key, "doku:{"+clientID+"@") {
+		if !strings.HasPrefix(key, "doku:value:{"+clientID+"@") {
 			t.Errorf("key %s", key)
 		}
 		said["Redis at "+key] = value

@@ -123,12 +123,12 @@ func CallDigest(method, target string, body [sha256.Size]byte) [sha256.Size]byte
 // attempt may have reached DOKU.
 func (r *Repeats) Begin(ctx context.Context, c Keyed) (*Repeatable, error) {
 	sum := sha256.Sum256([]byte(c.Key)) // an app may choose what it likes, long or telling
-	name := "repeat/" + hex.EncodeToString(sum[:])
+	id := hex.EncodeToString(sum[:])
 	call := &Repeatable{
 		ExternalID: c.ExternalID, Uncertain: true,
-		repeats: r, noteKey: name + "/call", note: note{digest: c.Digest, externalID: c.ExternalID},
+		repeats: r, noteKey: "repeat/note/" + id, note: note{digest: c.Digest, externalID: c.ExternalID},
 	}
-	turn, values, err := r.once.Take(ctx, "call", name+"/answer/"+hex.EncodeToString(c.Digest[:]))
+	turn, values, err := r.once.Take(ctx, "call", "repeat/answer/"+id+"/"+hex.EncodeToString(c.Digest[:]))
 	switch {
 	case err != nil:
 		return call, err

@@ -141,7 +141,7 @@ func (r *Redis) Ping(ctx context.Context) error { return failed(r.client.Ping(ct
 
 // Get implements [Store].
 func (r *Redis) Get(ctx context.Context, key string) ([]byte, error) {
-	value, err := r.client.Get(ctx, r.prefix+key).Bytes()
+	value, err := r.client.Get(ctx, r.value(key)).Bytes()
 	if errors.Is(err, redis.Nil) {
 		return nil, nil
 	}
@@ -153,7 +153,7 @@ func (r *Redis) Set(ctx context.Context, key string, value []byte, ttl time.Dura
 	if err := check(ttl, value); err != nil {
 		return err
 	}
-	return failed(r.client.Set(ctx, r.prefix+key, value, ttl).Err())
+	return failed(r.client.Set(ctx, r.value(key), value, ttl).Err())
 }
 
 // The scripts. KEYS are the keys of values, each but for those of addScript
@@ -209,11 +209,16 @@ end
 return 1`)
 )
 
-// keys returns each key as it is in Redis, followed by that of its lease.
+// value returns the key of a value as it is in Redis, and lease that of its lease.
+// What tells them apart comes first: a key may end in whatever others have chosen.
+func (r *Redis) value(key string) string { return r.prefix + "value:" + key }
+func (r *Redis) lease(key string) string { return r.prefix + "lease:" + key }
+
+// keys returns for each key that of its value, followed by that of its lease.
 func (r *Redis) keys(keys []string) []string {
 	all := make([]string, 0, 2*len(keys))
 	for _, key := range keys {
-		all = append(all, r.prefix+key, r.prefix+key+":lease")
+		all = append(all, r.value(key), r.lease(key))
 	}
 	return all
 }
@@ -223,7 +228,7 @@ func (r *Redis) Add(ctx context.Context, key string, value []byte, ttl time.Dura
 	if err := check(ttl, value); err != nil {
 		return nil, err
 	}
-	earlier, err := addScript.Run(ctx, r.client, []string{r.prefix + key}, value, ttl.Milliseconds()).Text()
+	earlier, err := addScript.Run(ctx, r.client, []string{r.value(key)}, value, ttl.Milliseconds()).Text()
 	if errors.Is(err, redis.Nil) {
 		return nil, nil
 	}

@@ -149,6 +149,16 @@ func contract(t *testing.T, s Store) {
 		claim("new", true, "taken over")
 		finish("late", false, Entry{"taken over", []byte("x")})
 	})
+	t.Run("no key is in the way of another's lease", func(*testing.T) {
+		for _, key := range []string{"n:lease", "lease:n", "n/lease"} {
+			must(s.Set(ctx, key, []byte("mine"), long))
+		}
+		claim("a", true, "n")
+		finish("a", true, Entry{"n", []byte("x")})
+		for _, key := range []string{"n:lease", "lease:n", "n/lease"} {
+			get(key, "mine")
+		}
+	})
 	t.Run("of many who claim at once one gets it", func(t *testing.T) {
 		var held atomic.Int32
 		var wg sync.WaitGroup
@@ -226,7 +236,7 @@ func TestEverythingInRedisHasATimeToLive(t *testing.T) {
 		t.Fatalf("keys %v, %v", keys, err)
 	}
 	for _, key := range keys {
-		if ttl, err := r.client.TTL(ctx, key).Result(); err != nil || ttl <= 0 || !strings.HasPrefix(key, "doku:{brand}:") {
+		if ttl, err := r.client.TTL(ctx, key).Result(); err != nil || ttl <= 0 || !strings.HasPrefix(key, "doku:value:{brand}:") && !strings.HasPrefix(key, "doku:lease:{brand}:") {
 			t.Errorf("%s lives for %s, %v", key, ttl, err)
 		}
 	}
