@@ -17,7 +17,7 @@ const (
 // The counters live as long as the process and are registered with each
 // configuration's registry, so that a reload does not set them back.
 var (
-	outboundCalls = counter("outbound_calls_total", "Calls from the app to DOKU, by service code and outcome.", "service", "outcome")
+	outboundCalls = counter("outbound_calls_total", "Calls from the app to DOKU, by service code and outcome: answered, replayed, cancelled (by the app, before anything was sent), or as in X-Doku-Error.", "service", "outcome")
 	inboundCalls  = counter("inbound_calls_total", "Calls from DOKU, by service code and outcome.", "service", "outcome")
 
 	verifiedCalls = counter("verified_calls_total",

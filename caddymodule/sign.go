@@ -177,7 +177,9 @@ type call struct {
 
 	repeatable *signer.Repeatable // if the app has given an idempotency key, and the store is there
 	uncertain  bool               // whether an earlier attempt with the key may have reached DOKU
+	answered   bool               // whether DOKU has answered
 	answer     *store.Answer      // DOKU's, if it is small enough to be kept
+	outcome    string             // for the counter, if it is not DOKU's answer that says it
 }
 
 // name returns the name of the account, or "" if there is none.
@@ -224,49 +226,33 @@ func (s *Sign) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.
 	defer cancel()
 	c, err := s.prepare(ctx, w, r)
 	defer c.free()
+	defer s.settle(ctx, c) // also when the proxy panics, as it does if the app has gone
 	if err == nil {
 		w.Header().Set(headerExternalID, c.externalID)
 		if again := c.repeatable; again != nil && again.Answer != nil {
-			outboundCalls.WithLabelValues(string(c.service), "replayed").Inc()
+			c.outcome = "replayed"
 			w.Header().Set(headerReplayed, "true")
 			return replay(w, again.Answer)
 		}
 		err = s.send(ctx, c, w, r, next)
 	}
-	if err == nil {
-		outboundCalls.WithLabelValues(string(c.service), "answered").Inc()
-		return nil
-	}
 	failed, ok := errors.AsType[*localError](err)
 	if !ok {
 		return err
 	}
-	outboundCalls.WithLabelValues(string(c.service), failed.reason).Inc()
+	c.outcome = failed.reason
 	s.log.LogAttrs(ctx, slog.LevelWarn, "call not made", slog.String("account", c.name()), slog.String("service", string(c.service)),
 		slog.String("external_id", c.externalID), slog.String("reason", failed.reason), slog.String("error", failed.Error()))
-	return answer(w, c.service, failed.c, failed.reason)
+	err = answer(w, c.service, failed.c, failed.reason)
+	if c.repeatable != nil {
+		_ = http.NewResponseController(w).Flush() // the app need not wait until the outcome is noted
+	}
+	return err
 }
 
-// send hands the call on, and keeps DOKU's answer if the app may ask for it again.
+// send hands the call on.
 func (s *Sign) send(ctx context.Context, c *call, w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	kept := c.repeatable == nil
-	defer func() {
-		if kept {
-			return
-		}
-		// Also when the proxy panics, as it does if the app has gone.
-		var err error
-		if c.answer != nil {
-			err = c.repeatable.Answered(ctx, *c.answer)
-		} else {
-			err = c.repeatable.Failed(ctx, c.written.Load())
-		}
-		if err != nil {
-			s.log.LogAttrs(ctx, slog.LevelWarn, "the outcome of a call was not kept; a repeat will be sent with the same external id",
-				slog.String("account", c.name()), slog.String("external_id", c.externalID), slog.String("error", err.Error()))
-		}
-	}()
-	if !kept {
+	if c.repeatable != nil {
 		// DOKU's answer is wanted even if the app hangs up: its repeat gets it.
 		detached, cancel := detach(ctx)
 		defer cancel()
@@ -278,6 +264,36 @@ func (s *Sign) send(ctx context.Context, c *call, w http.ResponseWriter, r *http
 		return c.failure(err)
 	}
 	return nil
+}
+
+// settle counts what has become of a call, and keeps it if the app may ask again.
+func (s *Sign) settle(ctx context.Context, c *call) {
+	switch {
+	case c.outcome != "":
+	case c.answered:
+		c.outcome = "answered"
+	default:
+		c.outcome = "cancelled"
+		if c.written.Load() || c.uncertain {
+			c.outcome = "outcome_unknown"
+		}
+		s.log.LogAttrs(ctx, slog.LevelWarn, "the app has hung up before there was an answer", slog.String("account", c.name()), slog.String("service", string(c.service)),
+			slog.String("external_id", c.externalID), slog.String("reason", c.outcome))
+	}
+	outboundCalls.WithLabelValues(string(c.service), c.outcome).Inc()
+	if c.repeatable == nil || c.repeatable.Answer != nil {
+		return
+	}
+	var err error
+	if c.answer != nil {
+		err = c.repeatable.Answered(ctx, *c.answer)
+	} else {
+		err = c.repeatable.Failed(ctx, c.written.Load())
+	}
+	if err != nil {
+		s.log.LogAttrs(ctx, slog.LevelWarn, "the outcome of a call was not kept; a repeat will be sent with the same external id",
+			slog.String("account", c.name()), slog.String("external_id", c.externalID), slog.String("error", err.Error()))
+	}
 }
 
 // prepare reads the app's request. The call it returns is never nil.
@@ -318,11 +334,7 @@ func (s *Sign) fill(ctx context.Context, c *call, w http.ResponseWriter, r *http
 		return nil
 	}
 	if err := s.token(ctx, c); err != nil {
-		err = c.failure(err)
-		if c.repeatable != nil {
-			err = errors.Join(err, c.repeatable.Failed(ctx, false))
-		}
-		return err
+		return c.failure(err)
 	}
 	return nil
 }

@@ -4,14 +4,18 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/caddy-doku/caddy-doku/signer"
 	"github.com/caddy-doku/caddy-doku/simulator"
@@ -48,10 +52,11 @@ func TestWhatTheAppIsToldOfACallThatFailed(t *testing.T) {
 	}
 }
 
-// failing is a store of which some operations fail, when they are told to.
+// failing is a store of which some operations fail, when it is told so.
 type failing struct {
 	store.Store
 	claim, set atomic.Bool
+	setting    func() // called first
 }
 
 func (f *failing) Claim(ctx context.Context, owner string, lease time.Duration, keys ...string) (store.Claim, error) {
@@ -64,6 +69,9 @@ func (f *failing) Claim(ctx context.Context, owner string, lease time.Duration, 
 func (f *failing) Set(ctx context.Context, key string, value []byte, ttl time.Duration) error {
 	if f.set.Load() {
 		return store.ErrStore
+	}
+	if f.setting != nil {
+		f.setting()
 	}
 	return f.Store.Set(ctx, key, value, ttl)
 }
@@ -165,4 +173,84 @@ func TestACallForAnotherPartnerIsRefusedAndToldBoth(t *testing.T) {
 	if n := len(h.doku.Exchanges()); n != 0 {
 		t.Errorf("DOKU received %d calls", n)
 	}
+}
+
+func TestTheAppIsToldOfAFailureBeforeItIsNoted(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	kept := h.keepIn(t)
+	handler := h.sign(t, new(Sign))
+	h.doku.SetFault(signer.TokenPath, &noTokenForYou)
+	r := create(t.Context(), "INV-1")
+	r.Header.Set("Idempotency-Key", "INV-1")
+	w := httptest.NewRecorder()
+	told := false
+	kept.setting = func() { told = w.Flushed && w.Body.Len() > 0 }
+	if err := handler.ServeHTTP(w, caddyhttp.PrepareRequest(r, caddy.NewReplacer(), w, &caddyhttp.Server{})); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, w, http.StatusServiceUnavailable, "token")
+	if !told {
+		t.Error("the app had to wait until the failure was noted")
+	}
+}
+
+// outcomes returns how many calls of a service have ended how.
+func outcomes(t *testing.T, service snap.Service) map[string]float64 {
+	t.Helper()
+	registry := prometheus.NewRegistry()
+	if err := registry.Register(outboundCalls); err != nil {
+		t.Fatal(err)
+	}
+	families, err := registry.Gather()
+	if err != nil || len(families) != 1 {
+		t.Fatalf("%d families, error %v", len(families), err)
+	}
+	found := make(map[string]float64)
+	for _, m := range families[0].GetMetric() {
+		if labels := m.GetLabel(); labels[1].GetValue() == string(service) { // in the order of their names
+			found[labels[0].GetValue()] = m.GetCounter().GetValue()
+		}
+	}
+	return found
+}
+
+func TestACallWhoseAppHasHungUpCountsAsWhatItIs(t *testing.T) {
+	t.Parallel()
+	const path, service = "/orders/v1.0/transfer-va/status", snap.ServiceVAStatus // in no other test of this package
+	ask := func(ctx context.Context) *http.Request {
+		return httptest.NewRequestWithContext(ctx, http.MethodPost, path, strings.NewReader("{}"))
+	}
+	h := newHouse(t)
+	handler := h.sign(t, new(Sign))
+	want := outcomes(t, service)
+	serve(t, handler, ask(t.Context())) // a token is there
+	want["answered"]++
+	check := func(after string) {
+		t.Helper()
+		if found := outcomes(t, service); !maps.Equal(found, want) {
+			t.Errorf("after %s: counted %v, expected %v", after, found, want)
+		}
+	}
+	check("an answer")
+
+	gone, hangUp := context.WithCancel(t.Context())
+	hangUp()
+	serve(t, handler, ask(gone))
+	want["cancelled"]++
+	check("one whose app had hung up before it was sent")
+
+	h.doku.SetFault(path, &simulator.Fault{Delay: time.Minute})
+	going, hangUp := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for h.doku.Pending(path) == 0 && t.Context().Err() == nil {
+			time.Sleep(time.Millisecond)
+		}
+		hangUp()
+	})
+	serve(t, handler, ask(going))
+	wg.Wait()
+	want["outcome_unknown"]++
+	check("one whose app hung up before DOKU answered")
 }

@@ -136,7 +136,7 @@ func (t *Transport) send(req *http.Request, c *call, attempt int) (*http.Respons
 		attribute.Int("doku.attempt", attempt)))
 	defer span.End()
 
-	c.answer = nil
+	c.answer, c.answered = nil, false
 	token, err := c.account.tokens.Token(ctx)
 	if err != nil {
 		return nil, "", noToken(err)
@@ -146,6 +146,7 @@ func (t *Transport) send(req *http.Request, c *call, attempt int) (*http.Respons
 	if err == nil {
 		c.account.clock.Observe(sent, c.account.clock.Now(), resp.Header)
 		err = c.take(resp)
+		c.answered = err == nil
 	}
 	if err != nil {
 		span.SetStatus(codes.Error, err.Error())

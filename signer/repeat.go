@@ -27,6 +27,8 @@ const (
 
 	// AnswerLargest is the largest body of an answer that is kept, in bytes.
 	AnswerLargest = 256 << 10
+
+	noteTimeout = 2 * time.Second
 )
 
 // Repeats makes it harmless that an app repeats a call of its own, because it has
@@ -196,12 +198,14 @@ func (r *Repeatable) Answered(ctx context.Context, a store.Answer) error {
 }
 
 // Failed says that there is no answer, and whether the call may have reached DOKU:
-// the next one with the same key is sent.
+// the next one with the same key is sent. It is noted even if ctx has ended.
 func (r *Repeatable) Failed(ctx context.Context, sent bool) error {
 	var err error
 	if !sent && !r.Uncertain {
 		r.note.unsent = true
-		err = r.repeats.store.Set(context.WithoutCancel(ctx), r.noteKey, r.note.encode(), RepeatsKept)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), noteTimeout)
+		defer cancel()
+		err = r.repeats.store.Set(ctx, r.noteKey, r.note.encode(), RepeatsKept)
 	}
 	return errors.Join(err, r.turn.Release(ctx))
 }

@@ -310,3 +310,27 @@ func TestKeys(t *testing.T) {
 		}
 	}
 }
+
+// stuck is a store that does not write over a value, and does not say so.
+type stuck struct{ store.Store }
+
+func (stuck) Set(ctx context.Context, _ string, _ []byte, _ time.Duration) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func TestWhatIsNotedOfAFailureIsNotWaitedForForever(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		memory := store.NewMemory()
+		defer memory.Close()
+		ctx, hangUp := context.WithCancel(t.Context())
+		call := begin(t, NewRepeats(stuck{memory}, time.Minute), "k", "1", false)
+		hangUp()
+		start := time.Now()
+		if err := call.Failed(ctx, false); !errors.Is(err, context.DeadlineExceeded) || time.Since(start) != noteTimeout {
+			t.Errorf("error %v after %s", err, time.Since(start))
+		}
+		must(t, begin(t, NewRepeats(memory, time.Minute), "k", "2", false).Failed(t.Context(), false)) // the turn has ended
+	})
+}
