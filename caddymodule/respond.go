@@ -22,6 +22,10 @@ const (
 	headerError      = "X-Doku-Error"          // on an answer made here, why
 	headerExternalID = "X-Doku-External-Id"    // on DOKU's answers, the X-EXTERNAL-ID used
 	headerReplayed   = "X-Doku-Replayed"       // on an answer that DOKU has given before
+
+	// On an answer of DOKU's other than 2xx, that an earlier attempt with the same
+	// idempotency key may have reached DOKU, which the answer need not tell of.
+	headerEarlier = "X-Doku-Earlier-Attempt"
 )
 
 // answer writes the body that tells c, and marks it as made here by reason.
@@ -37,7 +41,7 @@ func answer(w http.ResponseWriter, service snap.Service, c snap.Case, reason str
 }
 
 // kept returns the headers of an answer that its repeat has too: without those of
-// one connection or moment, and without ours.
+// one connection or moment, and without those of ours that it is given anew.
 func kept(h http.Header) http.Header {
 	h = maps.Clone(h)
 	for _, name := range []string{

@@ -40,7 +40,10 @@ func init() {
 // key has the same X-EXTERNAL-ID, for 48 hours. While the first is under way, a
 // repeat waits for its answer; after a final answer of DOKU's (2xx, or 4xx other
 // than 401, 408, 409, 425 and 429) it gets that one again, with the header
-// `X-Doku-Replayed`; after anything else it is sent once more.
+// `X-Doku-Replayed`; after anything else it is sent once more. If an earlier attempt
+// may have reached DOKU, whose outcome is not known, an answer other than 2xx has the
+// header `X-Doku-Earlier-Attempt: unknown`: DOKU refuses this attempt, but may have
+// carried out the earlier one. Ask for the status.
 //
 // A call that cannot be sent is answered here, with JSON of DOKU's shape
 // (`responseCode`, `responseMessage`) and the header `X-Doku-Error`:

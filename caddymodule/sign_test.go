@@ -254,3 +254,38 @@ func TestACallWhoseAppHasHungUpCountsAsWhatItIs(t *testing.T) {
 	want["outcome_unknown"]++
 	check("one whose app hung up before DOKU answered")
 }
+
+func TestARefusalSaysThatAnEarlierAttemptMayHaveBeenCarriedOut(t *testing.T) {
+	t.Parallel()
+	refusal := &simulator.Fault{Status: http.StatusBadRequest, Body: `{"responseCode":"4002700"}`, Header: http.Header{"X-Doku-Earlier-Attempt": {"none"}}}
+	for _, test := range []struct {
+		name   string
+		before *simulator.Fault // what befalls the attempt before, if there is one
+		then   *simulator.Fault
+		status int
+		told   string
+	}{
+		{"a refusal of the first attempt", nil, refusal, 400, ""},
+		{"a refusal after an attempt without an answer", &simulator.Fault{Times: 1}, refusal, 400, "unknown"},
+		{"a failure after one", &simulator.Fault{Times: 1}, &simulator.Fault{Status: 500, Body: "{}"}, 500, "unknown"},
+		{"a success after one", &simulator.Fault{Times: 1}, nil, 200, ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			h := newHouse(t)
+			handler := h.sign(t, new(Sign))
+			if test.before != nil {
+				h.doku.SetFault(createPath, test.before)
+				expect(t, createWith(t, handler, "INV-1"), http.StatusGatewayTimeout, "outcome_unknown")
+			}
+			h.doku.SetFault(createPath, test.then)
+			for range 2 { // the second is a repeat, or one more attempt after a failure
+				w := createWith(t, handler, "INV-1")
+				expect(t, w, test.status, "")
+				if told := w.Header().Get("X-Doku-Earlier-Attempt"); told != test.told || len(w.Header().Values("X-Doku-External-Id")) != 1 {
+					t.Errorf("X-Doku-Earlier-Attempt is %q, expected %q, in %v", told, test.told, w.Header())
+				}
+			}
+		})
+	}
+}

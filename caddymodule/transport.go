@@ -185,8 +185,11 @@ const answerRead = 1 << 20
 
 // take reads DOKU's answer, unless it is too large, and leaves it in resp as it was.
 func (c *call) take(resp *http.Response) error {
-	for _, name := range []string{headerError, headerExternalID, headerReplayed} {
+	for _, name := range []string{headerError, headerExternalID, headerReplayed, headerEarlier} {
 		resp.Header.Del(name)
+	}
+	if c.uncertain && (resp.StatusCode < 200 || resp.StatusCode > 299) {
+		resp.Header.Set(headerEarlier, "unknown")
 	}
 	start, err := io.ReadAll(io.LimitReader(resp.Body, answerRead+1))
 	if err != nil {
