@@ -54,7 +54,7 @@ func (t *TokenRequest) Verify(h http.Header, body []byte, now time.Time) error {
 		return refuse(snap.UnknownClient, "%w: X-CLIENT-KEY is %.40q", ErrClientUnknown, clientKey)
 	}
 	digest := sha256.Sum256([]byte(snap.TokenStringToSign(clientKey, timestamp)))
-	var failed error
+	var failed error = refuse(snap.Unauthorized, "%w: there is no key of DOKU's to check it with; is doku_public_key set?", ErrSignature)
 	for _, key := range t.Keys {
 		raw, err := signature(sent, key.Size())
 		if err == nil {
@@ -173,7 +173,7 @@ func (i *Issuer) Check(token string) error {
 		subtle.ConstantTimeCompare([]byte(last.text), []byte(token)) == 1 {
 		return nil
 	}
-	var failed error
+	var failed error = refuse(snap.InvalidToken, "%w: there is no secret to check it with", ErrTokenInvalid)
 	for _, key := range i.keys {
 		claims := new(jwt.RegisteredClaims)
 		_, err := i.parser.ParseWithClaims(token, claims, func(*jwt.Token) (any, error) { return key, nil })
