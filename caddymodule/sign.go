@@ -52,7 +52,7 @@ func init() {
 // |---|---|---|
 // | `account` | 400 | there is no such account, or the app's X-PARTNER-ID is not its client id; nothing was sent |
 // | `body_too_large` | 413 | larger than `max_body`; nothing was sent |
-// | `body_unreadable` | 400 | the app's request ended early; nothing was sent |
+// | `body_unreadable` | 400 | the app's request ended early, or took longer than `timeout`; nothing was sent |
 // | `body_not_json` | 400 | with the offset; nothing was sent |
 // | `body_unsafe` | 400 | only with `body strict`: what DOKU may read otherwise, with its JSON path; nothing was sent |
 // | `external_id` | 400 | the app's X-EXTERNAL-ID is not 1 to 36 digits; nothing was sent |
@@ -434,14 +434,20 @@ func (s *Sign) identify(c *call, h http.Header) (err error) {
 
 // readBody reads the app's body and makes it ready to be signed and sent.
 func (s *Sign) readBody(ctx context.Context, c *call, w http.ResponseWriter, r *http.Request) error {
+	control := http.NewResponseController(w)
+	deadline, _ := ctx.Deadline()
+	limited := control.SetReadDeadline(deadline) == nil // not every writer has deadlines
 	raw, err := readBody(r, s.MaxBody)
+	if limited && err == nil {
+		err = control.SetReadDeadline(time.Time{})
+	}
 	defer func() { recycle(raw) }() // what goes on is a copy
 	if err != nil {
 		abandon(w)
 		if errors.Is(err, errTooLarge) {
 			return &localError{snap.BodyTooLarge.With(fmt.Sprintf("[more than max_body, %d bytes]", s.MaxBody)), "body_too_large", err}
 		}
-		return &localError{snap.BadRequest.With("[the request body ended early]"), "body_unreadable", err}
+		return &localError{snap.BadRequest.With("[the request body ended early, or took too long]"), "body_unreadable", err}
 	}
 	if len(raw) > 0 {
 		var hazards []snap.Hazard

@@ -1,10 +1,12 @@
 package caddymodule
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"io"
 	"maps"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -87,12 +89,12 @@ func (h *house) keepIn(t *testing.T) *failing {
 	return f
 }
 
-// createWith makes the app's request with an idempotency key.
-func createWith(t *testing.T, handler caddyhttp.Handler, key string) *httptest.ResponseRecorder {
+// keyed is the app's request for a VA, with an idempotency key.
+func keyed(t *testing.T) *http.Request {
 	t.Helper()
-	r := create(t.Context(), key)
-	r.Header.Set("Idempotency-Key", key)
-	return serve(t, handler, r)
+	r := create(t.Context(), "INV-1")
+	r.Header.Set("Idempotency-Key", "INV-1")
+	return r
 }
 
 // expect checks the status of an answer, and why it was made here, if it was.
@@ -111,7 +113,7 @@ func TestWithoutItsStoreACallMayHaveBeenMadeBefore(t *testing.T) {
 		t.Parallel()
 		h := newHouse(t)
 		h.keepIn(t).claim.Store(true)
-		w := createWith(t, h.sign(t, new(Sign)), "INV-1")
+		w := serve(t, h.sign(t, new(Sign)), keyed(t))
 		expect(t, w, http.StatusServiceUnavailable, "store")
 		for _, part := range []string{"outcome: unknown", "earlier attempt", "ask for its status, or repeat with the same Idempotency-Key"} {
 			if !strings.Contains(w.Body.String(), part) {
@@ -129,7 +131,7 @@ func TestWithoutItsStoreACallMayHaveBeenMadeBefore(t *testing.T) {
 		h.keepIn(t).claim.Store(true)
 		handler := h.sign(t, new(Sign))
 		h.doku.SetFault(signer.TokenPath, &noTokenForYou)
-		expect(t, createWith(t, handler, "INV-1"), http.StatusGatewayTimeout, "outcome_unknown")
+		expect(t, serve(t, handler, keyed(t)), http.StatusGatewayTimeout, "outcome_unknown")
 	})
 	t.Run("it is made with the external id of the attempt before, if that is known", func(t *testing.T) {
 		t.Parallel()
@@ -152,7 +154,7 @@ func TestWithoutItsStoreACallMayHaveBeenMadeBefore(t *testing.T) {
 			t.Fatal(err)
 		}
 		kept.set.Store(true)
-		w := createWith(t, handler, "INV-1")
+		w := serve(t, handler, keyed(t))
 		expect(t, w, http.StatusOK, "")
 		if id := w.Header().Get("X-Doku-External-Id"); id != "77" {
 			t.Errorf("external id %s", id)
@@ -181,8 +183,7 @@ func TestTheAppIsToldOfAFailureBeforeItIsNoted(t *testing.T) {
 	kept := h.keepIn(t)
 	handler := h.sign(t, new(Sign))
 	h.doku.SetFault(signer.TokenPath, &noTokenForYou)
-	r := create(t.Context(), "INV-1")
-	r.Header.Set("Idempotency-Key", "INV-1")
+	r := keyed(t)
 	w := httptest.NewRecorder()
 	told := false
 	kept.setting = func() { told = w.Flushed && w.Body.Len() > 0 }
@@ -276,16 +277,47 @@ func TestARefusalSaysThatAnEarlierAttemptMayHaveBeenCarriedOut(t *testing.T) {
 			handler := h.sign(t, new(Sign))
 			if test.before != nil {
 				h.doku.SetFault(createPath, test.before)
-				expect(t, createWith(t, handler, "INV-1"), http.StatusGatewayTimeout, "outcome_unknown")
+				expect(t, serve(t, handler, keyed(t)), http.StatusGatewayTimeout, "outcome_unknown")
 			}
 			h.doku.SetFault(createPath, test.then)
 			for range 2 { // the second is a repeat, or one more attempt after a failure
-				w := createWith(t, handler, "INV-1")
+				w := serve(t, handler, keyed(t))
 				expect(t, w, test.status, "")
 				if told := w.Header().Get("X-Doku-Earlier-Attempt"); told != test.told || len(w.Header().Values("X-Doku-External-Id")) != 1 {
 					t.Errorf("X-Doku-Earlier-Attempt is %q, expected %q, in %v", told, test.told, w.Header())
 				}
 			}
 		})
+	}
+}
+
+func TestABodyHasToArriveInTime(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	handler := h.sign(t, &Sign{Timeout: caddy.Duration(100 * time.Millisecond)})
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if err := handler.ServeHTTP(w, caddyhttp.PrepareRequest(r, caddy.NewReplacer(), w, &caddyhttp.Server{})); err != nil {
+			t.Error(err)
+		}
+	}))
+	t.Cleanup(server.Close)
+	conn, err := net.Dial("tcp", server.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(conn, "POST "+createPath+" HTTP/1.1\r\nHost: sidecar\r\nContent-Length: 10\r\n\r\n{"); err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if reason := resp.Header.Get("X-Doku-Error"); resp.StatusCode != http.StatusBadRequest || reason != "body_unreadable" {
+		t.Errorf("HTTP %d %q", resp.StatusCode, reason)
 	}
 }

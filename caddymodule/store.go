@@ -20,7 +20,8 @@ func init() {
 type Store interface {
 	// Open returns the store, which is good until the module is cleaned up, and
 	// a text that is the same for the same store and for no other. It must not
-	// use the network.
+	// use the network. The store's own methods must end within seconds: what calls
+	// wait for is theirs to bound.
 	Open() (store.Store, string, error)
 }
 
