@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 
@@ -185,7 +186,7 @@ func TestStopDoesNotWaitForAFileThatCannotBeRead(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
-		a := &App{log: slog.New(slog.DiscardHandler), stop: cancel, stopped: make(chan struct{})} // nothing closes it
+		a := &App{log: slog.New(slog.DiscardHandler), stop: cancel, watched: make(chan struct{}), delivering: new(sync.WaitGroup)} // nothing closes it
 		if err := a.Stop(); err != nil || ctx.Err() == nil {
 			t.Errorf("error %v, and the watch's context %v", err, ctx.Err())
 		}
