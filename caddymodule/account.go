@@ -86,6 +86,7 @@ type session struct {
 	scope   *store.Scoped
 	sealed  bool
 	log     *liveHandler
+	name    atomic.Pointer[string] // the account's, in the configuration in use
 	held    shares
 }
 
@@ -151,6 +152,7 @@ func (a *Account) join(app *App, c *credentials) error {
 // begin makes a session.
 func (a *Account) begin(app *App, c *credentials) (_ *session, err error) {
 	s := &session{log: new(liveHandler)}
+	s.name.Store(&a.Name)
 	defer func() {
 		if err != nil {
 			_ = s.held.giveBack() // the error at hand says more
@@ -170,9 +172,10 @@ func (a *Account) begin(app *App, c *credentials) (_ *session, err error) {
 	}
 	log := slog.New(s.log)
 	s.clock = &signer.Clock{Now: time.Now, Logger: log}
+	kept := countingStore{s.scope}
 	var sharedWith store.Store
 	if s.sealed {
-		sharedWith = s.scope
+		sharedWith = kept
 	}
 	s.tokens, err = signer.NewTokenSource(signer.TokenConfig{
 		BaseURL:  a.base.String(),
@@ -181,12 +184,13 @@ func (a *Account) begin(app *App, c *credentials) (_ *session, err error) {
 		Store:    sharedWith,
 		Clock:    s.clock,
 		Logger:   log,
+		Around:   s.countRefresh,
 	})
 	if err != nil {
 		return nil, err
 	}
-	s.repeats = signer.NewRepeats(s.scope, verifier.DefaultLease)
-	s.ledger = verifier.NewLedger(s.scope, verifier.DefaultLease, time.Now)
+	s.repeats = signer.NewRepeats(kept, verifier.DefaultLease)
+	s.ledger = verifier.NewLedger(kept, verifier.DefaultLease, time.Now)
 	return s, nil
 }
 
@@ -205,6 +209,8 @@ func (a *Account) use(c *credentials) error {
 // start has the session work for this configuration from now on.
 func (a *Account) start(app *App) error {
 	a.log.current.Store(app.log)
+	a.name.Store(&a.Name)
+	countFromZero(a.Name)
 	a.clock.SetCorrect(app.ClockCorrection)
 	a.ledger.SetLenient(app.OnStoreError == storeErrorContinue)
 	if err := a.use(a.credentials()); err != nil {

@@ -223,7 +223,12 @@ func (b *box) deliver(ctx context.Context, c inbox.Call) (answer store.Answer, e
 	}()
 	r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), w, b.handler.server)
 	nothing := caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error { return nil })
-	if err := b.handler.Deliver.ServeHTTP(w, r, nothing); err != nil {
+	began := time.Now()
+	err = b.handler.Deliver.ServeHTTP(w, r, nothing)
+	if err == nil || ctx.Err() != nil {
+		observe(ctx, appDuration.WithLabelValues(c.Account, string(c.Service)), time.Since(began))
+	}
+	if err != nil {
 		return answer, err
 	}
 	return w.answer(c.Service)

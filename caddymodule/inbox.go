@@ -198,6 +198,7 @@ func (i *Inbox) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp
 	case !in.trusted || !in.service.Notification():
 		return i.Deliver.ServeHTTP(w, r, next)
 	}
+	in.boxed = i.Policy
 	opened, err := i.box.open()
 	if err != nil {
 		return err

@@ -75,9 +75,14 @@ func stranger(h http.Header, header string, err error) refusal {
 
 // refuse tells and answers.
 func (f refuser) refuse(w http.ResponseWriter, r *http.Request, why refusal) error {
-	inboundCalls.WithLabelValues(string(f.service), why.reason).Inc()
+	f.count(why.reason)
 	f.tell(r, "call from DOKU not accepted", why)
 	return answer(w, f.service, why.c, outside(why.reason))
+}
+
+// count counts a call by what has become of it.
+func (f refuser) count(outcome string) {
+	calls.WithLabelValues(directionIn, f.account, string(f.service), outcome).Inc()
 }
 
 // tell tells everybody but DOKU.

@@ -175,8 +175,10 @@ type call struct {
 	channelID   string
 	body        []byte
 	digest      [sha256.Size]byte
-	written     atomic.Bool  // whether any of it may have reached DOKU
-	readers     atomic.Int32 // of body that a transport may still be using
+	written     atomic.Bool   // whether any of it may have reached DOKU
+	readers     atomic.Int32  // of body that a transport may still be using
+	status      int           // of DOKU's answer; 0 if there is none
+	elsewhere   time.Duration // that DOKU, the app's sending, and waiting for a token have taken
 
 	repeatable *signer.Repeatable // if the app has given an idempotency key, and the store is there
 	uncertain  bool               // whether an earlier attempt with the key may have reached DOKU
@@ -191,6 +193,18 @@ func (c *call) name() string {
 		return ""
 	}
 	return c.account.Name
+}
+
+// count counts the call by what has become of it.
+func (c *call) count(outcome string) {
+	calls.WithLabelValues(directionOut, c.name(), string(c.service), outcome).Inc()
+}
+
+// token returns a token, and takes note of the time that the call waits for it.
+func (c *call) token(ctx context.Context) (signer.Token, error) {
+	began := c.account.clock.Now()
+	defer func() { c.elsewhere += c.account.clock.Now().Sub(began) }()
+	return c.account.tokens.Token(ctx)
 }
 
 // reader returns the body for an attempt, whose transport tells by read when it
@@ -225,6 +239,7 @@ func (e *localError) Unwrap() error { return e.err }
 
 // ServeHTTP prepares the call, hands it on, and answers if it cannot be made.
 func (s *Sign) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	began := s.now()
 	ctx, cancel := context.WithTimeout(r.Context(), time.Duration(s.Timeout))
 	defer cancel()
 	c, err := s.prepare(ctx, w, r)
@@ -233,11 +248,15 @@ func (s *Sign) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.
 	if err == nil {
 		w.Header().Set(headerExternalID, c.externalID)
 		if again := c.repeatable; again != nil && again.Answer != nil {
-			c.outcome = "replayed"
+			c.outcome = outcomeReplayed
 			w.Header().Set(headerReplayed, "true")
 			return replay(w, again.Answer)
 		}
 		err = s.send(ctx, c, w, r, next)
+	}
+	if err == nil {
+		observe(ctx, addedDuration.WithLabelValues(directionOut), s.now().Sub(began)-c.elsewhere)
+		return nil
 	}
 	failed, ok := errors.AsType[*localError](err)
 	if !ok {
@@ -274,16 +293,16 @@ func (s *Sign) settle(ctx context.Context, c *call) {
 	switch {
 	case c.outcome != "":
 	case c.answered:
-		c.outcome = "answered"
+		c.outcome = answeredBy(c.status)
 	default:
-		c.outcome = "cancelled"
+		c.outcome = outcomeCancelled
 		if c.written.Load() || c.uncertain {
 			c.outcome = "outcome_unknown"
 		}
 		s.log.LogAttrs(ctx, slog.LevelWarn, "the app has hung up before there was an answer", slog.String("account", c.name()), slog.String("service", string(c.service)),
 			slog.String("external_id", c.externalID), slog.String("reason", c.outcome))
 	}
-	outboundCalls.WithLabelValues(string(c.service), c.outcome).Inc()
+	c.count(c.outcome)
 	if c.repeatable == nil || c.repeatable.Answer != nil {
 		return
 	}
@@ -351,7 +370,7 @@ func (s *Sign) token(ctx context.Context, c *call) error {
 	defer span.End()
 	ctx, cancel := context.WithTimeout(ctx, time.Duration(s.TokenTimeout))
 	defer cancel()
-	if _, err := c.account.tokens.Token(ctx); err != nil {
+	if _, err := c.token(ctx); err != nil {
 		return noToken(err)
 	}
 	return nil
@@ -434,6 +453,7 @@ func (s *Sign) identify(c *call, h http.Header) (err error) {
 
 // readBody reads the app's body and makes it ready to be signed and sent.
 func (s *Sign) readBody(ctx context.Context, c *call, w http.ResponseWriter, r *http.Request) error {
+	began := s.now()
 	control := http.NewResponseController(w)
 	deadline, _ := ctx.Deadline()
 	limited := control.SetReadDeadline(deadline) == nil // not every writer has deadlines
@@ -441,6 +461,7 @@ func (s *Sign) readBody(ctx context.Context, c *call, w http.ResponseWriter, r *
 	if limited && err == nil {
 		err = control.SetReadDeadline(time.Time{})
 	}
+	c.elsewhere += s.now().Sub(began)
 	defer func() { recycle(raw) }() // what goes on is a copy
 	if err != nil {
 		abandon(w)

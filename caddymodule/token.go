@@ -107,7 +107,7 @@ func (t *Token) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Ha
 	if err != nil {
 		return err
 	}
-	inboundCalls.WithLabelValues(string(service), "issued").Inc()
+	refuse.count(outcomeIssued)
 	h := w.Header()
 	h.Set("Content-Type", "application/json")
 	h.Set("Content-Length", strconv.Itoa(len(answered)))

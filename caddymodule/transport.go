@@ -116,7 +116,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return resp, err
 	}
 	c.account.tokens.Invalidate(token)
-	if _, err := c.account.tokens.Token(req.Context()); err != nil {
+	if _, err := c.token(req.Context()); err != nil {
 		return resp, nil //nolint:nilerr // DOKU's own refusal says more than that there is no other token
 	}
 	resp.Body.Close()
@@ -136,8 +136,8 @@ func (t *Transport) send(req *http.Request, c *call, attempt int) (*http.Respons
 		attribute.Int("doku.attempt", attempt)))
 	defer span.End()
 
-	c.answer, c.answered = nil, false
-	token, err := c.account.tokens.Token(ctx)
+	c.answer, c.answered, c.status = nil, false, 0
+	token, err := c.token(ctx)
 	if err != nil {
 		return nil, "", noToken(err)
 	}
@@ -147,6 +147,11 @@ func (t *Transport) send(req *http.Request, c *call, attempt int) (*http.Respons
 		c.account.clock.Observe(sent, c.account.clock.Now(), resp.Header)
 		err = c.take(resp)
 		c.answered = err == nil
+	}
+	took := c.account.clock.Now().Sub(sent)
+	c.elsewhere += took
+	if c.written.Load() {
+		observe(ctx, upstreamDuration.WithLabelValues(c.account.Name, string(c.service)), took)
 	}
 	if err != nil {
 		span.SetStatus(codes.Error, err.Error())
@@ -196,6 +201,7 @@ func (c *call) take(resp *http.Response) error {
 		resp.Body.Close()
 		return fmt.Errorf("reading DOKU's answer: %w", err)
 	}
+	c.status = resp.StatusCode
 	if len(start) > answerRead {
 		resp.Body = struct {
 			io.Reader

@@ -210,11 +210,15 @@ type inbound struct {
 	id       verifier.Identity // once it is verified
 	lane     string            // of a notification; see [laneOf]
 	trusted  bool              // whether it is verified, and enforced
+
+	began     time.Time
+	elsewhere time.Duration // that the app, and the caller's sending, have taken
+	boxed     string        // the policy of the inbox that has the call, if one has
 }
 
 // ServeHTTP verifies a call, hands it on unless it is a repeat, and answers it.
 func (v *Verify) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	in := &inbound{}
+	in := &inbound{began: v.now()}
 	in.method, in.target = v.asCalled(r)
 	if in.service = snap.Service(v.Service); in.service == "" {
 		in.service, _ = snap.ServiceOf(in.method, in.target)
@@ -279,7 +283,10 @@ func (v *Verify) check(in *inbound, w http.ResponseWriter, r *http.Request) (why
 	if err != nil {
 		return refusalOf(err), false
 	}
-	if in.body, err = readInbound(w, r, v.MaxBody, time.Duration(v.BodyTimeout)); err != nil {
+	began := v.now()
+	in.body, err = readInbound(w, r, v.MaxBody, time.Duration(v.BodyTimeout))
+	in.elsewhere += v.now().Sub(began)
+	if err != nil {
 		return unread(err), false
 	}
 	in.read = true
@@ -318,7 +325,10 @@ func (v *Verify) deliver(in *inbound, refuse refuser, w http.ResponseWriter, r *
 	defer stop()
 	var failed refusal // the app's failure, if it has failed
 	out, err := in.account.ledger.Deliver(ctx, in.id, func() (store.Answer, error) {
-		if failed = v.ask(asking, recorder, next, v.forApp(asking, r, in)); failed.err != nil {
+		asked := v.now()
+		failed = v.ask(asking, recorder, next, v.forApp(asking, r, in))
+		in.tookApp(ctx, v.now().Sub(asked), failed)
+		if failed.err != nil {
 			return store.Answer{}, failed.err
 		}
 		return store.Answer{Status: recorder.Status(), Header: kept(recorder.Header()), Body: buffer.Bytes()}, nil
@@ -334,14 +344,27 @@ func (v *Verify) deliver(in *inbound, refuse refuser, w http.ResponseWriter, r *
 	case err != nil:
 		return refuse.refuse(w, r, refusalOf(err))
 	case out.Replayed:
-		inboundCalls.WithLabelValues(string(in.service), "replayed").Inc()
+		refuse.count(outcomeReplayed)
 		return replay(w, &out.Answer)
 	case out.Answer.Status < 200 || out.Answer.Status > 299:
-		inboundCalls.WithLabelValues(string(in.service), "app_refused").Inc()
+		refuse.count(outcomeAppRefused)
 	default:
-		inboundCalls.WithLabelValues(string(in.service), "accepted").Inc()
+		refuse.count(outcomeAccepted)
 	}
+	observe(ctx, addedDuration.WithLabelValues(directionIn), v.now().Sub(in.began)-in.elsewhere)
 	return recorder.WriteResponse()
+}
+
+// tookApp takes note of the time for which the app had the call. An inbox takes
+// note of its tries by itself, and to keep a call is the sidecar's own work.
+func (in *inbound) tookApp(ctx context.Context, took time.Duration, failed refusal) {
+	if in.boxed == policyDurable {
+		return
+	}
+	in.elsewhere += took
+	if in.boxed == "" && (failed.err == nil || failed.reason == "app_timeout") {
+		observe(ctx, appDuration.WithLabelValues(in.account.Name, string(in.service)), took)
+	}
 }
 
 // note logs what is odd about a delivery.
@@ -394,9 +417,9 @@ func (v *Verify) report(in *inbound, why refusal, ok bool, refuse refuser, w htt
 		}{io.MultiReader(bytes.NewReader(in.body), r.Body), r.Body}
 	}
 	if ok {
-		inboundCalls.WithLabelValues(string(in.service), "reported_verified").Inc()
+		refuse.count(outcomeReported + outcomeVerified)
 	} else {
-		inboundCalls.WithLabelValues(string(in.service), "reported_"+why.reason).Inc()
+		refuse.count(outcomeReported + why.reason)
 		refuse.tell(r, "call from DOKU passed on unverified, since enforce is report", why)
 	}
 	return next.ServeHTTP(w, out)

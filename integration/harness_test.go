@@ -274,6 +274,7 @@ func (w *world) run(t *testing.T, config string) {
 		for _, path := range []string{"/config/", "/metrics"} {
 			said[path] = w.ask(path)
 		}
+		checkMetrics(t, said["/metrics"])
 	})
 }
 

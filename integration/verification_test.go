@@ -176,7 +176,7 @@ func TestRefusalsHaveTheCodeOfTheirService(t *testing.T) {
 	w.awaitLog(t, `"reason":"timestamp_old"`, 1)
 	w.awaitLog(t, `"doku_reason":"timestamp_old"`, 1)
 	w.awaitLog(t, `"name":"doku_call_refused"`, 24)
-	if metrics := w.ask("/metrics"); !strings.Contains(metrics, `caddy_doku_inbound_calls_total{outcome="timestamp_old",service="25"}`) {
+	if metrics := w.ask("/metrics"); !strings.Contains(metrics, `caddy_doku_calls_total{account="default",direction="inbound",outcome="timestamp_old",service="25"} 2`) {
 		t.Error("the counter does not tell the reason")
 	}
 }

@@ -67,6 +67,17 @@ var reasons = []struct {
 	{ErrConflict, "conflict"},
 }
 
+const reasonOther = "other"
+
+// Reasons returns all that [Reason] can return.
+func Reasons() []string {
+	names := make([]string, 0, len(reasons)+1)
+	for _, r := range reasons {
+		names = append(names, r.name)
+	}
+	return append(names, reasonOther)
+}
+
 // Reason returns the short name of the sentinel error that err wraps, such as
 // "timestamp_old", or "other".
 func Reason(err error) string {
@@ -75,7 +86,7 @@ func Reason(err error) string {
 			return r.name
 		}
 	}
-	return "other"
+	return reasonOther
 }
 
 // Refusal is the error of a call that must not reach the app. Its text is for

@@ -1,0 +1,100 @@
+package integration
+
+import (
+	"net/http"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+var (
+	series  = regexp.MustCompile(`(?m)^(caddy_doku_\w+?)(?:_bucket|_sum|_count)?\{([^}]*)\} `)
+	label   = regexp.MustCompile(`(\w+)="([^"]*)"`)
+	quoted  = regexp.MustCompile("`([^`]+)`")
+	service = regexp.MustCompile(`^[0-9]{2}$`)
+)
+
+// checkMetrics compares what a sidecar exports with docs/operations.md: every
+// metric of ours with its type, every label, and every value of a label.
+func checkMetrics(t *testing.T, exported string) {
+	t.Helper()
+	guide := readDoc(t, "docs/operations.md")
+	rows := make(map[string]string) // of all tables, by what stands first in them
+	for line := range strings.Lines(guide[strings.Index(guide, "\n## Metrics\n"):]) {
+		if first := quoted.FindStringSubmatch(line); strings.HasPrefix(line, "| `") {
+			rows[first[1]] += line
+		}
+	}
+	told := make(map[string]bool)
+	tell := func(text string) {
+		t.Helper()
+		if !told[text] {
+			told[text] = true
+			t.Error("the guide does not have " + text)
+		}
+	}
+	for _, found := range series.FindAllStringSubmatch(exported, -1) {
+		name, row := found[1], rows[found[1]]
+		kind := regexp.MustCompile(`(?m)^# TYPE ` + name + ` (\w+)$`).FindStringSubmatch(exported)
+		if row == "" || kind == nil || !strings.Contains(row, "| "+kind[1]+" |") {
+			tell(name + " with its type")
+			continue
+		}
+		for _, l := range label.FindAllStringSubmatch(found[2], -1) {
+			key, value := l[1], l[2]
+			if key != "le" && !strings.Contains(row, "`"+key+"`") {
+				tell("the label " + key + " of " + name)
+			}
+			known := strings.Contains(rows[key], "`"+value+"`")
+			switch key {
+			case "le", "account", "box": // numbers, and names from the configuration
+				known = true
+			case "service":
+				known = service.MatchString(value)
+			case "fingerprint":
+				known = strings.HasPrefix(value, "SHA256:")
+			case "outcome":
+				known = rows[strings.TrimPrefix(value, "reported_")] != "" || value == "reported_verified"
+			}
+			if !known {
+				tell("the value " + value + " of the label " + key + " of " + name)
+			}
+		}
+	}
+}
+
+func TestACallIsCountedAndMeasured(t *testing.T) {
+	t.Parallel()
+	w := start(t, options{})
+	w.call(t, http.MethodPost, createPath, bill("1", "A", "1000.00", "C", "")).expect(t, http.StatusOK, "2002700")
+	w.call(t, http.MethodPost, createPath, bill("2", "A", "1000.00", "C", "")) // the trxId is in use
+	w.call(t, http.MethodPost, createPath, "no JSON")
+	if _, err := w.doku.Pay(t.Context(), partnerServiceID+"1", "1000.00"); err != nil {
+		t.Fatal(err)
+	}
+	metrics := w.ask("/metrics")
+	for _, line := range []string{
+		`calls_total{account="default",direction="outbound",outcome="succeeded",service="27"} 1`,
+		`calls_total{account="default",direction="outbound",outcome="declined",service="27"} 1`,
+		`calls_total{account="default",direction="outbound",outcome="body_not_json",service="27"} 1`,
+		`calls_total{account="default",direction="outbound",outcome="unreachable",service="27"} 0`,
+		`calls_total{account="default",direction="inbound",outcome="issued",service="73"} 1`,
+		`calls_total{account="default",direction="inbound",outcome="accepted",service="25"} 1`,
+		`upstream_duration_seconds_count{account="default",service="27"} 2`,
+		`app_duration_seconds_count{account="default",service="25"} 1`,
+		`added_duration_seconds_count{direction="outbound"} 2`,
+		`added_duration_seconds_count{direction="inbound"} 1`,
+		`token_refreshes_total{account="default",reason="first",result="ok"} 1`,
+		`store_errors_total{operation="claim"} 0`,
+	} {
+		if !strings.Contains(metrics, "\ncaddy_doku_"+line+"\n") {
+			t.Errorf("expected %s, found\n%s", line, strings.Join(slices.DeleteFunc(strings.Split(metrics, "\n"), func(found string) bool {
+				return !strings.HasPrefix(found, "caddy_doku_"+line[:strings.IndexByte(line, '{')]) || strings.HasSuffix(found, " 0")
+			}), "\n"))
+		}
+	}
+	if !strings.Contains(metrics, "\ncaddy_doku_token_age_seconds{account=\"default\"} ") {
+		t.Error("expected the token's age")
+	}
+}
