@@ -17,10 +17,10 @@ export CADDY_DOKU_BIN = $(CURDIR)/$(BINARY)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help build run test bench race soak fuzz lint fmt vet tidy vuln programs clean always
+.PHONY: help build run test check-deploy bench race soak fuzz lint fmt vet tidy vuln programs clean always
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: $(BINARY) ## build bin/caddy-doku, if anything changed
 
@@ -30,8 +30,11 @@ $(BINARY): $(SOURCES)
 run: $(BINARY) ## take the tour: simulator, sidecar and demo app on this machine (ARGS=--once: leave after it)
 	@$(BINARY) doku tour $(ARGS)
 
-test: $(BINARY) programs ## run all tests, those against the built binary too
+test: $(BINARY) programs check-deploy ## run all tests, those against the built binary too
 	go test -count=1 -timeout=10m $(PACKAGES)
+
+check-deploy: ## check alerts and dashboard, with Prometheus' and Grafana's own packages
+	go -C tools/deploy test -mod=readonly -count=1 ./...
 
 bench: $(BINARY) ## measure what signing and verifying cost beside a plain reverse_proxy (ARGS=-quick: a first look)
 	go run ./integration/bench -caddy $(BINARY) $(ARGS)

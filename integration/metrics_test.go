@@ -1,11 +1,14 @@
 package integration
 
 import (
+	"io"
 	"net/http"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/caddy-doku/caddy-doku/internal/programs"
 )
 
 var (
@@ -66,7 +69,9 @@ func checkMetrics(t *testing.T, exported string) {
 
 func TestACallIsCountedAndMeasured(t *testing.T) {
 	t.Parallel()
-	w := start(t, options{})
+	w := newWorld(t)
+	shown := "http://" + programs.FreeAddress(t)
+	w.run(t, w.caddyfile(options{})+shown+" {\n\tmetrics\n}\n")
 	w.call(t, http.MethodPost, createPath, bill("1", "A", "1000.00", "C", "")).expect(t, http.StatusOK, "2002700")
 	w.call(t, http.MethodPost, createPath, bill("2", "A", "1000.00", "C", "")) // the trxId is in use
 	w.call(t, http.MethodPost, createPath, "no JSON")
@@ -96,5 +101,24 @@ func TestACallIsCountedAndMeasured(t *testing.T) {
 	}
 	if !strings.Contains(metrics, "\ncaddy_doku_token_age_seconds{account=\"default\"} ") {
 		t.Error("expected the token's age")
+	}
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, shown, http.NoBody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Accept", "application/openmetrics-text")
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	open, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"upstream", "app", "added"} {
+		if !regexp.MustCompile(`(?m)^caddy_doku_` + name + `_duration_seconds_bucket\{.* # \{trace_id="[0-9a-f]{32}"\}`).Match(open) {
+			t.Errorf("expected a trace as an example of %s_duration_seconds", name)
+		}
 	}
 }

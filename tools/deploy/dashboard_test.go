@@ -1,0 +1,120 @@
+package deploy
+
+import (
+	"encoding/json"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/grafana/grafana-foundation-sdk/go/cog/plugins"
+	"github.com/grafana/grafana-foundation-sdk/go/dashboard"
+	"github.com/prometheus/prometheus/promql/parser"
+)
+
+const dashboardFile = "deploy/grafana/doku.json"
+
+// variables are what Grafana puts in place of its variables.
+var variables = strings.NewReplacer("$__rate_interval", "5m", "$account", ".*")
+
+type panel struct {
+	ID      int    `json:"id"`
+	Type    string `json:"type"`
+	Title   string `json:"title"`
+	GridPos struct {
+		X, Y, W, H int
+	} `json:"gridPos"`
+	Datasource *source `json:"datasource"`
+	Targets    []struct {
+		RefID      string  `json:"refId"`
+		Expr       string  `json:"expr"`
+		Datasource *source `json:"datasource"`
+	} `json:"targets"`
+}
+
+type source struct {
+	UID string `json:"uid"`
+}
+
+func TestTheDashboardFitsGrafanasSchema(t *testing.T) {
+	t.Parallel()
+	plugins.RegisterDefaultPlugins()
+	var d dashboard.Dashboard
+	// An error without a text is an empty list of errors.
+	if err := d.UnmarshalJSONStrict([]byte(read(t, dashboardFile))); err != nil && err.Error() != "" {
+		t.Fatal(err)
+	}
+	if err := d.Validate(); err != nil && err.Error() != "" {
+		t.Fatal(err)
+	}
+}
+
+func TestTheDashboardShowsEveryMetricAndNothingElse(t *testing.T) {
+	t.Parallel()
+	g := readGuide(t)
+	var d struct {
+		Panels     []panel `json:"panels"`
+		Templating struct {
+			List []struct {
+				Name       string  `json:"name"`
+				Datasource *source `json:"datasource"`
+			} `json:"list"`
+		} `json:"templating"`
+	}
+	if err := json.Unmarshal([]byte(read(t, dashboardFile)), &d); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"datasource", "account"} {
+		if len(d.Templating.List) != 2 || d.Templating.List[0].Name != name && d.Templating.List[1].Name != name {
+			t.Errorf("expected the variable %s", name)
+		}
+	}
+	shown := make(map[string]bool)
+	ids := make(map[int]bool)
+	var taken [200][24]bool
+	for _, p := range d.Panels {
+		if ids[p.ID] || p.ID == 0 {
+			t.Errorf("%s: expected an id of its own, found %d", p.Title, p.ID)
+		}
+		ids[p.ID] = true
+		for y := p.GridPos.Y; y < p.GridPos.Y+p.GridPos.H; y++ {
+			for x := p.GridPos.X; x < p.GridPos.X+p.GridPos.W; x++ {
+				if x >= 24 || taken[y][x] {
+					t.Fatalf("%s: the place %+v is taken, or there is none", p.Title, p.GridPos)
+				}
+				taken[y][x] = true
+			}
+		}
+		if p.Type == "row" {
+			continue
+		}
+		if p.Datasource == nil || p.Datasource.UID != "${datasource}" || len(p.Targets) == 0 {
+			t.Errorf("%s: expected queries, and the data source of the variable", p.Title)
+		}
+		for _, target := range p.Targets {
+			if target.Datasource == nil || target.Datasource.UID != "${datasource}" {
+				t.Errorf("%s: expected the data source of the variable", p.Title)
+			}
+			query := variables.Replace(target.Expr)
+			if strings.Contains(query, "$") {
+				t.Errorf("%s: unknown variable in %s", p.Title, target.Expr)
+			}
+			g.check(t, p.Title, query)
+			if expr, err := promql.ParseExpr(query); err == nil {
+				parser.Inspect(expr, func(node parser.Node, _ []parser.Node) error {
+					if s, ok := node.(*parser.VectorSelector); ok {
+						shown[s.Name] = true
+					}
+					return nil
+				})
+			}
+		}
+	}
+	for name := range g.labels {
+		if !shown[name] {
+			t.Errorf("the dashboard does not show %s", name)
+		}
+	}
+	if first := d.Panels[:8]; slices.ContainsFunc(first, func(p panel) bool { return p.Type != "stat" || p.GridPos.Y != 0 }) {
+		t.Error("expected the figures that say whether money flows at the top")
+	}
+}
