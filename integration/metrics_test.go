@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/caddy-doku/caddy-doku/internal/programs"
+	"github.com/caddy-doku/caddy-doku/simulator"
 )
 
 var (
@@ -119,6 +120,23 @@ func TestACallIsCountedAndMeasured(t *testing.T) {
 	for _, name := range []string{"upstream", "app", "added"} {
 		if !regexp.MustCompile(`(?m)^caddy_doku_` + name + `_duration_seconds_bucket\{.* # \{trace_id="[0-9a-f]{32}"\}`).Match(open) {
 			t.Errorf("expected a trace as an example of %s_duration_seconds", name)
+		}
+	}
+}
+
+func TestTheAppsTimeIsMeasuredBehindAnInboxToo(t *testing.T) {
+	t.Parallel()
+	w := start(t, options{inbox: "{\n policy durable\n}"})
+	w.notify(t, simulator.Outgoing{Body: payment("P-1")}).expect(t, http.StatusOK, "2002500")
+	await(t, "the delivery", func() bool { waiting, _ := w.kept(t); return waiting == 0 })
+	metrics := w.ask("/metrics")
+	for _, line := range []string{
+		`calls_total{account="default",direction="inbound",outcome="accepted",service="25"} 1`,
+		`app_duration_seconds_count{account="default",service="25"} 1`,
+		`added_duration_seconds_count{direction="inbound"} 1`,
+	} {
+		if !strings.Contains(metrics, "\ncaddy_doku_"+line+"\n") {
+			t.Errorf("expected %s", line)
 		}
 	}
 }

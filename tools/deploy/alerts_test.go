@@ -142,6 +142,9 @@ func TestAlertsFireWhenTheyMust(t *testing.T) {
 		}, 11, "1 notifications"},
 		{"DokuInboxDead", "many wait", []string{`caddy_doku_inbox_calls{job="doku",box="kopi",state="waiting"} 500x60`}, never, ""},
 
+		{"DokuInboxFails", "the disk is full", []string{in + `"inbox"} 0x20 1x40`}, 21, "neither"},
+		{"DokuInboxFails", "the app is down, and the inbox keeps all", []string{in + `"kept"} 0+9x60`}, never, ""},
+
 		{"DokuStoreFails", "Redis is away", []string{`caddy_doku_store_errors_total{job="doku",operation="get"} 0x20 5+5x40`}, 26, "operations"},
 		{"DokuStoreFails", "Redis fails over", []string{`caddy_doku_store_errors_total{job="doku",operation="get"} 0x20 500x40`}, never, ""},
 
