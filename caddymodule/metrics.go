@@ -88,8 +88,10 @@ func observe(ctx context.Context, o prometheus.Observer, d time.Duration) {
 // configuration.
 func registerMetrics(registry prometheus.Registerer, app *App) error {
 	for _, collector := range []prometheus.Collector{
-		calls, upstreamDuration, appDuration, addedDuration, tokenRefreshes, storeErrors, verifiedCalls, changedPayments, credentialLoads,
-		inboxEvents, gauges{app}, boxFigures{app},
+		calls, upstreamDuration, appDuration, addedDuration, tokenRefreshes, storeErrors, verifiedCalls, changedPayments,
+		credentialLoads, inboxEvents,
+		gauges{app},
+		boxFigures{app},
 	} {
 		var already prometheus.AlreadyRegisteredError
 		if err := registry.Register(collector); err != nil && !errors.As(err, &already) {

@@ -52,8 +52,7 @@ func TestAlertsNameWhatIsThereAndSayWhatToDo(t *testing.T) {
 		if alert.Annotations["summary"] == "" || alert.Annotations["description"] == "" {
 			t.Errorf("%s: expected a summary and a description", alert.Alert)
 		}
-		page, anchor, _ := strings.Cut(alert.Annotations["runbook_url"], "#")
-		if !strings.HasSuffix(page, "/docs/operations.md") || anchor != strings.ToLower(alert.Alert) || !g.headings[alert.Alert] {
+		if !strings.HasSuffix(alert.Annotations["runbook_url"], "/docs/operations.md#"+strings.ToLower(alert.Alert)) || !g.headings[alert.Alert] {
 			t.Errorf("%s: expected a runbook_url that leads to the heading %s of docs/operations.md, found %q", alert.Alert, alert.Alert, alert.Annotations["runbook_url"])
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql/parser"
 )
@@ -148,7 +149,7 @@ func (g *guide) selector(s *parser.VectorSelector) (found []string) {
 	for _, m := range s.LabelMatchers {
 		values := g.values[m.Name]
 		switch m.Name {
-		case labels.MetricName:
+		case model.MetricNameLabel:
 			continue
 		case "outcome":
 			values = g.outcomes[direction]
