@@ -43,6 +43,9 @@ func TestTheExampleConfigurationWorks(t *testing.T) {
 	if receipt, err := w.doku.Pay(t.Context(), partnerServiceID+"1", "1000.00"); err != nil || !receipt.Notification.OK() || len(w.app.seen()) != 1 {
 		t.Errorf("receipt %+v, %v, after %d calls of the app", receipt, err, len(w.app.seen()))
 	}
+	if !strings.Contains(w.ask("/metrics"), "\ncaddy_doku_key_info{") {
+		t.Error("expected the metrics on the admin address, without an option for them")
+	}
 	for _, address := range []string{w.inward + "/elsewhere", w.inward + "/v1.1/transfer-va"} {
 		resp, err := http.Get(address)
 		if err != nil {
@@ -79,11 +82,11 @@ func TestTheReadmeShowsTheExampleConfiguration(t *testing.T) {
 	}
 }
 
-// TestEveryConfigurationInTheReadmeAdapts: what is shown can be used as it stands.
-func TestEveryConfigurationInTheReadmeAdapts(t *testing.T) {
+// TestEveryConfigurationInTheDocsAdapts: what is shown can be used as it stands.
+func TestEveryConfigurationInTheDocsAdapts(t *testing.T) {
 	t.Parallel()
-	shown := regexp.MustCompile("(?s)```caddyfile\n(.*?)```").FindAllStringSubmatch(readDoc(t, "README.md"), -1)
-	if len(shown) < 2 {
+	shown := regexp.MustCompile("(?s)```caddyfile\n(.*?)```").FindAllStringSubmatch(readDoc(t, "README.md")+readDoc(t, "docs/operations.md"), -1)
+	if len(shown) < 3 {
 		t.Fatalf("found %d configurations", len(shown))
 	}
 	for _, config := range shown {
