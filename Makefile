@@ -30,7 +30,7 @@ $(BINARY): $(SOURCES)
 run: $(BINARY) ## take the tour: simulator, sidecar and demo app on this machine (ARGS=--once: leave after it)
 	@$(BINARY) doku tour $(ARGS)
 
-test: $(BINARY) programs check-deploy ## run all tests, those against the built binary too
+test: $(BINARY) programs ## run all tests, those against the built binary too
 	go test -count=1 -timeout=10m $(PACKAGES)
 
 check-deploy: ## check alerts and dashboard, with Prometheus' and Grafana's own packages

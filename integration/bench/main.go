@@ -148,7 +148,7 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 	if err != nil {
 		return err
 	}
-	synced, err := syncLine(setup.folder)
+	synced, err := syncLine(ctx, setup.folder)
 	if err != nil {
 		return err
 	}

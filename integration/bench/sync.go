@@ -22,16 +22,16 @@ const (
 
 // syncLine compares, on the disk of folder, what the inbox keeps when many callers
 // wait together with what one fsync per call allows.
-func syncLine(folder string) (string, error) {
+func syncLine(ctx context.Context, folder string) (string, error) {
 	plain, err := plainSyncs(folder)
 	if err != nil {
 		return "", err
 	}
-	one, err := keepings(filepath.Join(folder, "sync-1"), 1)
+	one, err := keepings(ctx, filepath.Join(folder, "sync-1"), 1)
 	if err != nil {
 		return "", err
 	}
-	many, err := keepings(filepath.Join(folder, "sync-many"), syncCallers)
+	many, err := keepings(ctx, filepath.Join(folder, "sync-many"), syncCallers)
 	if err != nil {
 		return "", err
 	}
@@ -60,7 +60,7 @@ func plainSyncs(folder string) (float64, error) {
 }
 
 // keepings returns how many calls per second an inbox keeps for a number of callers.
-func keepings(folder string, callers int) (_ float64, err error) {
+func keepings(ctx context.Context, folder string, callers int) (_ float64, err error) {
 	store, err := inbox.OpenBolt(inbox.BoltConfig{Folder: folder, Now: time.Now, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return 0, err
@@ -74,7 +74,7 @@ func keepings(folder string, callers int) (_ float64, err error) {
 		wg.Go(func() {
 			for time.Since(start) < syncFor && failures[caller] == nil {
 				key := fmt.Sprint(n.Add(1))
-				_, failures[caller] = store.Add(context.Background(), inbox.Call{Key: key, Box: "bench", Lane: key, Body: make([]byte, syncSize), Received: start})
+				_, failures[caller] = store.Add(ctx, inbox.Call{Key: key, Box: "bench", Lane: key, Body: make([]byte, syncSize), Received: start})
 			}
 		})
 	}
