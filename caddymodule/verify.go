@@ -319,19 +319,19 @@ func (v *Verify) deliver(in *inbound, refuse refuser, w http.ResponseWriter, r *
 	buffer := answers.Get().(*bytes.Buffer)
 	buffer.Reset()
 	defer answers.Put(buffer)
-	recorder := caddyhttp.NewResponseRecorder(w, buffer, func(int, http.Header) bool { return true })
+	app := capture(w, buffer)
 	// The app is let finish, and its answer recorded, even if DOKU hangs up.
 	asking, stop := detach(ctx)
 	defer stop()
 	var failed refusal // the app's failure, if it has failed
 	out, err := in.account.ledger.Deliver(ctx, in.id, func() (store.Answer, error) {
 		asked := v.now()
-		failed = v.ask(asking, recorder, next, v.forApp(asking, r, in))
+		failed = v.ask(asking, app, next, v.forApp(asking, r, in))
 		in.tookApp(ctx, v.now().Sub(asked), failed)
 		if failed.err != nil {
 			return store.Answer{}, failed.err
 		}
-		return store.Answer{Status: recorder.Status(), Header: kept(recorder.Header()), Body: buffer.Bytes()}, nil
+		return app.answer(), nil
 	})
 	v.note(ctx, in, out)
 	switch {
@@ -352,7 +352,7 @@ func (v *Verify) deliver(in *inbound, refuse refuser, w http.ResponseWriter, r *
 		refuse.count(outcomeAccepted)
 	}
 	observe(ctx, addedDuration.WithLabelValues(directionIn), v.now().Sub(in.began)-in.elsewhere)
-	return recorder.WriteResponse()
+	return app.give(w, out.Answer.Status)
 }
 
 // tookApp takes note of the time for which the app had the call. An inbox takes
@@ -385,8 +385,8 @@ func (v *Verify) note(ctx context.Context, in *inbound, out verifier.Outcome) {
 }
 
 // ask calls the app, and returns why it gave no answer, if it did not.
-func (v *Verify) ask(ctx context.Context, recorder caddyhttp.ResponseRecorder, next caddyhttp.Handler, r *http.Request) refusal {
-	err := next.ServeHTTP(recorder, r)
+func (v *Verify) ask(ctx context.Context, app *captured, next caddyhttp.Handler, r *http.Request) refusal {
+	err := unbroken(func() error { return next.ServeHTTP(app, r) })
 	var failure *caddyhttp.HandlerError
 	handled := errors.As(err, &failure)
 	if why, ok := inboxRefusal(err); ok {
@@ -397,7 +397,7 @@ func (v *Verify) ask(ctx context.Context, recorder caddyhttp.ResponseRecorder, n
 		return refusal{snap.Timeout, "app_timeout", err}
 	case err != nil:
 		return refusal{snap.ExternalError, "app_unreachable", err}
-	case recorder.Status() == 0:
+	case app.status == 0:
 		return refusal{snap.GeneralError, "app_missing", errors.New("no handler answered: expected a reverse_proxy to the app after doku_verify, for the same path")}
 	}
 	return refusal{}

@@ -8,11 +8,14 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -385,4 +388,30 @@ func TestAppThatIsNotThere(t *testing.T) {
 	t.Parallel()
 	w := start(t, options{app: programs.FreeAddress(t)})
 	w.notify(t, simulator.Outgoing{}).expect(t, 500, "5002502")
+}
+
+func TestAnAnswerOfTheAppsThatBreaksOffIsNoAnswer(t *testing.T) {
+	t.Parallel()
+	var calls atomic.Int32
+	app := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		if calls.Add(1) == 1 {
+			w.Header().Set("Content-Encoding", "gzip")
+			w.Header().Set("Content-Length", "100")
+			_, _ = io.WriteString(w, `{"responseCode":"2002500"`)
+			panic(http.ErrAbortHandler)
+		}
+		_, _ = io.WriteString(w, `{"responseCode":"2002500"}`)
+	}))
+	t.Cleanup(app.Close)
+	w := start(t, options{app: app.Listener.Addr().String()})
+	got := w.notify(t, simulator.Outgoing{ExternalID: "B-1"})
+	got.expect(t, 500, "5002502")
+	if got.header.Get("X-Doku-Error") != "app_unreachable" || got.header.Get("Content-Encoding") != "" {
+		t.Errorf("headers %v", got.header)
+	}
+	w.notify(t, simulator.Outgoing{ExternalID: "B-1"}).expect(t, 200, "2002500")
+	if n := calls.Load(); n != 2 {
+		t.Errorf("the app was called %d times", n)
+	}
 }

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -207,7 +208,8 @@ func (l *Ledger) changed(ctx context.Context, id Identity) bool {
 // record keeps the app's answer, and ends the turn.
 func (l *Ledger) record(ctx context.Context, turn *store.Turn, id Identity, answer store.Answer) error {
 	if len(answer.Body) > AnswerLargest {
-		answer.Body = snap.Successful.Answer(id.Service)
+		// Of the headers none need be true of another body, such as Content-Encoding.
+		answer.Header, answer.Body = http.Header{"Content-Type": {"application/json"}}, snap.Successful.Answer(id.Service)
 	}
 	value, err := answer.Encode()
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"reflect"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -128,11 +129,12 @@ func TestLedger(t *testing.T) {
 	t.Run("a large answer is given whole once, and as an acknowledgement again", func(t *testing.T) {
 		t.Parallel()
 		l := newLedger(t)
-		a := &app{answer: store.Answer{Status: 200, Body: make([]byte, AnswerLargest+1)}}
-		for _, size := range []int{AnswerLargest + 1, len(snap.Successful.Answer(snap.ServiceVAPayment))} {
-			out, err := l.Deliver(t.Context(), first, a.call)
-			if err != nil || len(out.Answer.Body) != size {
-				t.Errorf("%d bytes, %v, expected %d", len(out.Answer.Body), err, size)
+		a := &app{answer: store.Answer{Status: 200, Header: http.Header{"Content-Encoding": {"gzip"}, "Etag": {"1"}}, Body: make([]byte, AnswerLargest+1)}}
+		for i, want := range []store.Answer{a.answer, {
+			Status: 200, Header: http.Header{"Content-Type": {"application/json"}}, Body: snap.Successful.Answer(snap.ServiceVAPayment),
+		}} {
+			if out, err := l.Deliver(t.Context(), first, a.call); err != nil || !reflect.DeepEqual(out.Answer, want) {
+				t.Errorf("%d: %d bytes, %v, %v", i, len(out.Answer.Body), out.Answer.Header, err)
 			}
 		}
 	})

@@ -1,0 +1,81 @@
+package caddymodule
+
+import (
+	"bytes"
+	"errors"
+	"maps"
+	"net/http"
+	"strconv"
+
+	"github.com/caddy-doku/caddy-doku/store"
+)
+
+// captured is the app's answer. Nothing of it reaches DOKU by itself: neither its
+// headers, if something else is answered in the end, nor a status that is only
+// informational (1xx), nor the connection.
+type captured struct {
+	header http.Header
+	status int // 0 until there is a final one
+	body   *bytes.Buffer
+}
+
+// capture returns a writer for the app's answer, whose body goes into buffer. It
+// begins with the headers that w has already.
+func capture(w http.ResponseWriter, buffer *bytes.Buffer) *captured {
+	return &captured{header: w.Header().Clone(), body: buffer}
+}
+
+// Header implements [http.ResponseWriter].
+func (c *captured) Header() http.Header { return c.header }
+
+// WriteHeader implements [http.ResponseWriter].
+func (c *captured) WriteHeader(status int) {
+	if c.status == 0 && status >= http.StatusOK {
+		c.status = status
+	}
+}
+
+// Write implements [http.ResponseWriter].
+func (c *captured) Write(p []byte) (int, error) {
+	c.WriteHeader(http.StatusOK)
+	return c.body.Write(p)
+}
+
+// FlushError implements what [http.ResponseController] looks for: a proxy flushes,
+// but there is nobody to flush to.
+func (c *captured) FlushError() error { return nil }
+
+// answer returns the answer, to be kept.
+func (c *captured) answer() store.Answer {
+	return store.Answer{Status: c.status, Header: kept(c.header), Body: c.body.Bytes()}
+}
+
+// give answers with what was captured, and status.
+func (c *captured) give(w http.ResponseWriter, status int) error {
+	h := w.Header()
+	clear(h)
+	maps.Copy(h, c.header)
+	if c.body.Len() > 0 {
+		h.Set("Content-Length", strconv.Itoa(c.body.Len()))
+	}
+	w.WriteHeader(status)
+	_, err := w.Write(c.body.Bytes())
+	return err
+}
+
+var errBrokeOff = errors.New("the app's answer broke off")
+
+// unbroken calls f, and returns [errBrokeOff] if it panics because an answer broke
+// off, which is how a proxy says so.
+func unbroken(f func() error) (err error) {
+	defer func() {
+		switch broken := recover(); broken {
+		case nil:
+		case http.ErrAbortHandler:
+			err = errBrokeOff
+		default:
+			panic(broken)
+		}
+	}()
+	return f()
+}

@@ -1,0 +1,131 @@
+package caddymodule
+
+import (
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-doku/caddy-doku/simulator"
+)
+
+// verify serves the handler v with an app behind it, and returns its address.
+func (h *house) verify(t testing.TB, v *Verify, app caddyhttp.HandlerFunc) string {
+	t.Helper()
+	v.Token = "none"
+	h.provision(t, v)
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Server", "Caddy")
+		r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), w, &caddyhttp.Server{})
+		if err := v.ServeHTTP(w, r, app); err != nil {
+			t.Error(err)
+		}
+	}))
+	server.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError) // of panics that are meant
+	server.Start()
+	t.Cleanup(server.Close)
+	return server.URL
+}
+
+// notify has DOKU notify the handler at address of a payment.
+func (h *house) notify(t testing.TB, address string, out simulator.Outgoing) (simulator.Answer, error) {
+	t.Helper()
+	out.URL, out.Tokenless = address+paymentPath, true
+	if out.Body == nil {
+		out.Body = []byte(`{"partnerServiceId":"    8808","paymentRequestId":"P-1"}`)
+	}
+	return h.doku.Call(t.Context(), out)
+}
+
+func TestOnlyAFinalAnswerOfTheAppsIsDOKUs(t *testing.T) {
+	t.Parallel()
+	const yes = `{"responseCode":"2002500"}`
+	write := func(w http.ResponseWriter, status int, body string) {
+		w.Header().Set("Content-Encoding", "gzip")
+		w.Header().Set("Content-Length", "100")
+		w.Header().Set("ETag", `"1"`)
+		w.WriteHeader(status)
+		_, _ = io.WriteString(w, body)
+	}
+	for _, test := range []struct {
+		name   string
+		app    func(w http.ResponseWriter) error
+		status int
+		reason string
+	}{
+		{"nothing", func(http.ResponseWriter) error { return nil }, 500, "app_missing"},
+		{"only an informational status", func(w http.ResponseWriter) error { w.WriteHeader(http.StatusProcessing); return nil }, 500, "app_missing"},
+		{"only early hints", func(w http.ResponseWriter) error { w.WriteHeader(http.StatusEarlyHints); return nil }, 500, "app_missing"},
+		{"only another protocol", func(w http.ResponseWriter) error { w.WriteHeader(http.StatusSwitchingProtocols); return nil }, 500, "app_missing"},
+		{"an answer after early hints", func(w http.ResponseWriter) error {
+			w.WriteHeader(http.StatusEarlyHints)
+			_, err := io.WriteString(w, yes)
+			return err
+		}, 200, ""},
+		{"an answer that breaks off", func(w http.ResponseWriter) error {
+			write(w, 200, yes[:5])
+			panic(http.ErrAbortHandler)
+		}, 500, "app_unreachable"},
+		{"an error after the beginning of an answer", func(w http.ResponseWriter) error {
+			write(w, 200, yes[:5])
+			return errors.New("half of it")
+		}, 500, "app_unreachable"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			h := newHouse(t)
+			var calls atomic.Int32
+			address := h.verify(t, new(Verify), func(w http.ResponseWriter, _ *http.Request) error {
+				if calls.Add(1) == 1 {
+					return test.app(w)
+				}
+				_, err := io.WriteString(w, yes)
+				return err
+			})
+			got, err := h.notify(t, address, simulator.Outgoing{ExternalID: "1"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got.Status != test.status || got.Header.Get("X-Doku-Error") != test.reason {
+				t.Errorf("HTTP %d %v %s", got.Status, got.Header, got.Body)
+			}
+			if test.reason == "" {
+				return
+			}
+			if !strings.Contains(string(got.Body), `"responseCode":"500250`) || got.Header.Get("Content-Encoding") != "" || got.Header.Get("ETag") != "" {
+				t.Errorf("the app's headers go out with the sidecar's own answer: %v %s", got.Header, got.Body)
+			}
+			if again, err := h.notify(t, address, simulator.Outgoing{ExternalID: "1"}); err != nil || again.Status != 200 || calls.Load() != 2 {
+				t.Errorf("HTTP %d, %v, after %d calls of the app", again.Status, err, calls.Load())
+			}
+		})
+	}
+	t.Run("an answer that breaks off because it takes too long", func(t *testing.T) {
+		t.Parallel()
+		h := newHouse(t)
+		address := h.verify(t, &Verify{Timeout: caddy.Duration(50 * time.Millisecond)}, func(w http.ResponseWriter, r *http.Request) error {
+			write(w, 200, yes[:5])
+			<-r.Context().Done()
+			panic(http.ErrAbortHandler)
+		})
+		if got, err := h.notify(t, address, simulator.Outgoing{}); err != nil || got.Status != 504 || got.Header.Get("X-Doku-Error") != "app_timeout" {
+			t.Errorf("HTTP %d %v, %v", got.Status, got.Header, err)
+		}
+	})
+	t.Run("a panic of another kind goes on", func(t *testing.T) {
+		t.Parallel()
+		h := newHouse(t)
+		address := h.verify(t, new(Verify), func(http.ResponseWriter, *http.Request) error { panic("a mistake") })
+		if got, err := h.notify(t, address, simulator.Outgoing{}); err == nil {
+			t.Errorf("HTTP %d %s", got.Status, got.Body)
+		}
+	})
+}
