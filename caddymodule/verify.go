@@ -46,7 +46,9 @@ func init() {
 // | `X-Doku-Verified` | `true`; `false` only with `enforce report` |
 // | `Idempotency-Key` | the same text whenever the same call is handed over again |
 //
-// The app's answer is DOKU's answer. A repeat of a call that the app has
+// The app's answer is DOKU's answer. DOKU looks at its HTTP status only, so if that
+// says yes (2xx) while the responseCode in the body says no, such as 4042512, DOKU
+// gets the status of the code, or 500. A repeat of a call that the app has
 // answered with 2xx gets that answer again without the app being called; a
 // repeat of one still in flight waits for its answer. If the app cannot be
 // reached, takes too long or gives no answer at all, DOKU gets a 5xx and will
@@ -348,6 +350,11 @@ func (v *Verify) deliver(in *inbound, refuse refuser, w http.ResponseWriter, r *
 		return replay(w, &out.Answer)
 	case out.Answer.Status < 200 || out.Answer.Status > 299:
 		refuse.count(outcomeAppRefused)
+		if out.Answer.Status != app.status {
+			v.guard.log.LogAttrs(ctx, slog.LevelWarn, "the app has answered with an HTTP status that says yes and a responseCode that says no: DOKU is told no",
+				slog.String("account", in.account.Name), slog.String("service", string(in.service)), slog.String("external_id", in.id.ExternalID),
+				slog.Int("app_status", app.status), slog.Int("status", out.Answer.Status), slog.String("reason", outcomeAppRefused))
+		}
 	default:
 		refuse.count(outcomeAccepted)
 	}

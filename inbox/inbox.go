@@ -24,6 +24,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/caddy-doku/caddy-doku/snap"
 	"github.com/caddy-doku/caddy-doku/store"
 )
 
@@ -37,7 +38,7 @@ type Config struct {
 	Lanes *store.Once
 
 	// Deliver hands a call to the app, as its attempt number c.Attempts, and
-	// returns the app's answer.
+	// returns the app's answer, which is judged by [snap.AnswerStatus].
 	Deliver func(ctx context.Context, c Call) (store.Answer, error)
 
 	// Lenient says whether Pass hands calls over while the store is away.
@@ -245,11 +246,14 @@ func wait(attempts int) time.Duration {
 // lane returns the name of a lane's lease.
 func (i *Inbox) lane(lane string) string { return "inbox/" + i.cfg.Box + "/" + lane }
 
-// deliver makes an attempt.
+// deliver makes an attempt, and returns the app's answer with the status by which
+// it is judged.
 func (i *Inbox) deliver(ctx context.Context, c Call) (store.Answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, i.cfg.AttemptTimeout)
 	defer cancel()
-	return i.cfg.Deliver(ctx, c)
+	answer, err := i.cfg.Deliver(ctx, c)
+	answer.Status = snap.AnswerStatus(answer.Status, answer.Body)
+	return answer, err
 }
 
 // take records that the app has taken a call, whoever has gone meanwhile.

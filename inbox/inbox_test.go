@@ -84,6 +84,13 @@ func status(code int) func(Call) (store.Answer, error) {
 	return func(Call) (store.Answer, error) { return store.Answer{Status: code}, nil }
 }
 
+// saying is an app that answers HTTP 200, whatever its body says.
+func saying(code string) func(Call) (store.Answer, error) {
+	return func(Call) (store.Answer, error) {
+		return store.Answer{Status: 200, Body: []byte(`{"responseCode":"` + code + `"}`)}, nil
+	}
+}
+
 // house is an inbox with its app, in a bubble of synctest.
 type house struct {
 	*Inbox
@@ -181,19 +188,23 @@ func TestPassing(t *testing.T) {
 			}
 		})
 	})
-	t.Run("a refusal by the app is DOKU's answer, and nothing is kept", func(t *testing.T) {
-		t.Parallel()
-		inBubble(t, func(t *testing.T, h *house) {
-			t.Helper()
-			h.app.set(status(404))
-			if answer, err := h.Pass(t.Context(), now("k", "va")); err != nil || answer.Status != 404 {
-				t.Errorf("%+v, %v", answer, err)
-			}
-			if n := h.waiting(t); n != 0 {
-				t.Errorf("%d are kept", n)
-			}
+	for name, answer := range map[string]func(Call) (store.Answer, error){"by HTTP status": status(404), "by its code": saying("4042512")} {
+		t.Run("a refusal by the app, "+name+", is DOKU's answer, and nothing is kept", func(t *testing.T) {
+			t.Parallel()
+			inBubble(t, func(t *testing.T, h *house) {
+				t.Helper()
+				for range 2 {
+					h.app.set(answer)
+					if answer, err := h.Pass(t.Context(), now("k", "va")); err != nil || answer.Status != 404 {
+						t.Errorf("%+v, %v", answer, err)
+					}
+				}
+				if n := h.waiting(t); n != 0 || len(h.app.given()) != 2 {
+					t.Errorf("%d are kept, the app was given %v", n, h.app.given())
+				}
+			})
 		})
-	})
+	}
 	t.Run("an app that restarts makes nobody wait for DOKU's retry", func(t *testing.T) {
 		t.Parallel()
 		inBubble(t, func(t *testing.T, h *house) {
@@ -209,7 +220,7 @@ func TestPassing(t *testing.T) {
 			}
 		})
 	})
-	for name, answer := range map[string]func(Call) (store.Answer, error){"down": down, "503": status(503), "429": status(429), "hanging": func(Call) (store.Answer, error) {
+	for name, answer := range map[string]func(Call) (store.Answer, error){"down": down, "503": status(503), "429": status(429), "500 by its code": saying("5002500"), "hanging": func(Call) (store.Answer, error) {
 		time.Sleep(time.Minute)
 		return store.Answer{}, errors.New("too late")
 	}} {
@@ -303,6 +314,25 @@ func (broken) Head(context.Context, string, string) (*Call, error)           { r
 
 func TestAccepting(t *testing.T) {
 	t.Parallel()
+	t.Run("a call is kept while the app's code says no", func(t *testing.T) {
+		t.Parallel()
+		inBubble(t, func(t *testing.T, h *house) {
+			t.Helper()
+			h.app.set(saying("4042512"))
+			if err := h.Accept(t.Context(), now("k", "va")); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Minute)
+			if n := h.waiting(t); n != 1 {
+				t.Errorf("%d are kept", n)
+			}
+			h.app.set(nil)
+			time.Sleep(5 * time.Minute)
+			if n := h.waiting(t); n != 0 {
+				t.Errorf("%d are still kept", n)
+			}
+		})
+	})
 	t.Run("a call is delivered at once", func(t *testing.T) {
 		t.Parallel()
 		inBubble(t, func(t *testing.T, h *house) {

@@ -356,6 +356,30 @@ func TestWhatTheAppDoesNotTakeIsNotAcknowledged(t *testing.T) {
 	w.notify(t, call).expect(t, 200, "2002500")
 }
 
+func TestAYesWithACodeThatSaysNoIsANo(t *testing.T) {
+	t.Parallel()
+	w := start(t, options{})
+	says := func(body string) { w.app.setAnswer(func(appCall) (int, string) { return 200, body }) }
+	paid := simulator.Outgoing{Body: payment("N-1"), ExternalID: "N-1"}
+	asked := simulator.Outgoing{URL: w.inward + inquiryPath, Body: payment("N-2"), ExternalID: "N-2"}
+	says(`{"responseCode":"4042514","responseMessage":"Paid Bill"}`)
+	w.notify(t, paid).expect(t, 404, "4042514")
+	says(`{"responseCode":"5002500"}`)
+	w.notify(t, paid).expect(t, 500, "5002500")
+	says(`{"responseCode":"2002500"}`)
+	w.notify(t, paid).expect(t, 200, "2002500")
+	says(`{"responseCode":"4042412"}`)
+	w.notify(t, asked).expect(t, 404, "4042412")
+	says(`{"responseCode":"2002400"}`)
+	w.notify(t, asked).expect(t, 200, "2002400")
+	if n := len(w.app.seen()); n != 5 {
+		t.Errorf("the app was called %d times", n)
+	}
+	if metrics := w.ask("/metrics"); !strings.Contains(metrics, `caddy_doku_inbound_calls_total{outcome="app_refused",service="25"} 2`) {
+		t.Error("the counter does not tell")
+	}
+}
+
 func TestTheAppsAnswerIsRecordedThoughDOKUHasHungUp(t *testing.T) {
 	t.Parallel()
 	w := start(t, options{})

@@ -97,3 +97,24 @@ func (c ResponseCode) Case() (status, number int, ok bool) {
 	}
 	return int(n / 10000), int(n % 100), true
 }
+
+// AnswerStatus returns the HTTP status by which a merchant's answer to a call of
+// DOKU's is to be judged, and to be given to DOKU, which looks at nothing else:
+// status, unless it says yes (2xx) while the responseCode in body says no. Then it
+// is the code's, or 500 if that is neither 4xx nor 5xx.
+func AnswerStatus(status int, body []byte) int {
+	var fields struct {
+		ResponseCode ResponseCode `json:"responseCode"`
+	}
+	if status < 200 || status > 299 || json.Unmarshal(body, &fields) != nil {
+		return status
+	}
+	told, _, ok := fields.ResponseCode.Case()
+	switch {
+	case !ok || 200 <= told && told <= 299:
+		return status
+	case 400 <= told && told <= 599:
+		return told
+	}
+	return http.StatusInternalServerError
+}

@@ -114,7 +114,7 @@ func PaymentID(service snap.Service, body []byte) string {
 
 // Outcome is what has become of a call.
 type Outcome struct {
-	Answer   store.Answer // to give to DOKU
+	Answer   store.Answer // to give to DOKU, with the status of [snap.AnswerStatus]
 	Replayed bool         // it was given before, and the app was not called
 
 	// Changed says that the app has accepted a notification of the same payment
@@ -135,7 +135,7 @@ var (
 
 // Deliver hands a call to the app, unless it is a repeat, and records that the app
 // has accepted it, before it returns. app calls the app; its answer counts as
-// accepted if its status is 2xx. Errors are app's own, as it is; [ErrConflict] in
+// accepted if [snap.AnswerStatus] is 2xx. Errors are app's own, as it is; [ErrConflict] in
 // a [*Refusal]; [ErrInFlight] if ctx ended while the same call was waited for; and,
 // of a ledger that is not lenient, [ErrLedger] and [ErrNotRecorded]. After each of
 // them, DOKU must be told to try again.
@@ -151,7 +151,7 @@ func (l *Ledger) Deliver(ctx context.Context, id Identity, app func() (store.Ans
 		return out, fmt.Errorf("%w: %w", ErrLedger, err)
 	case err != nil:
 		out.Unkept = err
-		out.Answer, err = app()
+		out.Answer, err = judged(app)
 		return out, err
 	case turn == nil:
 		return l.replay(id, values)
@@ -163,7 +163,7 @@ func (l *Ledger) Deliver(ctx context.Context, id Identity, app func() (store.Ans
 		}
 	}()
 	out.Changed = l.changed(ctx, id)
-	if out.Answer, err = app(); err != nil || out.Answer.Status < 200 || out.Answer.Status > 299 {
+	if out.Answer, err = judged(app); err != nil || out.Answer.Status < 200 || out.Answer.Status > 299 {
 		return out, err
 	}
 	open = false
@@ -175,6 +175,13 @@ func (l *Ledger) Deliver(ctx context.Context, id Identity, app func() (store.Ans
 		return out, fmt.Errorf("%w: %w", ErrNotRecorded, err)
 	}
 	return out, nil
+}
+
+// judged returns the app's answer with the status by which it is judged.
+func judged(app func() (store.Answer, error)) (store.Answer, error) {
+	answer, err := app()
+	answer.Status = snap.AnswerStatus(answer.Status, answer.Body)
+	return answer, err
 }
 
 // replay returns the answer that was left behind for a call.

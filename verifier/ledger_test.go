@@ -45,6 +45,7 @@ func TestLedger(t *testing.T) {
 	t.Parallel()
 	accepting := func() *app { return &app{answer: taken} }
 	failing := func() *app { return &app{answer: store.Answer{Status: 503}} }
+	saying := func(body string) *app { return &app{answer: store.Answer{Status: 200, Body: []byte(body)}} }
 	type step struct {
 		id       Identity
 		app      *app
@@ -56,6 +57,7 @@ func TestLedger(t *testing.T) {
 	}
 	errApp := errors.New("the app is down")
 	first := identity("1", "p", "b")
+	inquiry := Identity{Account: "default", Service: snap.ServiceVAInquiry, ExternalID: "1"}
 	tests := []struct {
 		name  string
 		steps []step
@@ -90,6 +92,16 @@ func TestLedger(t *testing.T) {
 			{id: identity("1", "", "b"), app: accepting(), calls: 1, status: 200},
 			{id: identity("2", "", "b"), app: accepting(), calls: 1, status: 200},
 			{id: identity("1", "", "b"), app: failing(), calls: 0, status: 200, replayed: true},
+		}},
+		{"HTTP 200 with a code that says no is no acceptance", []step{
+			{id: first, app: saying(`{"responseCode":"4042512"}`), calls: 1, status: 404},
+			{id: first, app: saying(`{"responseCode":5002500}`), calls: 1, status: 500},
+			{id: first, app: accepting(), calls: 1, status: 200},
+		}},
+		{"nor is it of an inquiry", []step{
+			{id: inquiry, app: saying(`{"responseCode":"4042412"}`), calls: 1, status: 404},
+			{id: inquiry, app: saying(`{"responseCode":"2002400"}`), calls: 1, status: 200},
+			{id: inquiry, app: failing(), calls: 0, status: 200, replayed: true},
 		}},
 		{"a redirect is no acceptance", []step{
 			{id: first, app: &app{answer: store.Answer{Status: 302}}, calls: 1, status: 302},
