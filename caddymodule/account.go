@@ -11,7 +11,9 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -73,21 +75,76 @@ type Account struct {
 	dial      string // host and port of base
 	*session
 
+	// What is kept in the store is the same for all configurations, but each has
+	// its own way to it: one that is in use must not be changed by another one that
+	// is about to take its place, or has failed to.
+	scope   *store.Scoped
+	sealed  bool
+	repeats *signer.Repeats
+	ledger  *verifier.Ledger
+
 	inUse atomic.Pointer[credentials]
 	tried map[string][sha256.Size]byte // the files of the last reload, by path
 }
 
 // session is what an account keeps across reloads.
 type session struct {
-	tokens  *signer.TokenSource
-	clock   *signer.Clock
-	repeats *signer.Repeats
-	ledger  *verifier.Ledger
-	scope   *store.Scoped
-	sealed  bool
-	log     *liveHandler
-	name    atomic.Pointer[string] // the account's, in the configuration in use
-	held    shares
+	tokens *signer.TokenSource
+	clock  *signer.Clock
+	shared *store.Scoped // where sidecars share the token, or nil
+	log    *liveHandler
+	name   atomic.Pointer[string] // of the account that it works for
+	held   shares
+
+	mu    sync.Mutex
+	users []user // that have started and not stopped, in this order
+}
+
+// user is an account of a configuration that works with a session.
+type user struct {
+	account *Account
+	app     *App
+}
+
+// enter has the session work for an account that starts.
+func (s *session) enter(a *Account, app *App) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.users = append(s.users, user{a, app})
+	return s.settle()
+}
+
+// leave has the session work without an account that stops, if it has started.
+func (s *session) leave(a *Account) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.users = slices.DeleteFunc(s.users, func(u user) bool { return u.account == a })
+	return s.settle()
+}
+
+// renew has the session work with the credentials that its user has now.
+func (s *session) renew() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.settle()
+}
+
+// settle has the session work as its latest user says, while mu is held. If a
+// configuration cannot be started as a whole, that is the one before it again.
+func (s *session) settle() error {
+	if len(s.users) == 0 {
+		return nil
+	}
+	latest := s.users[len(s.users)-1]
+	s.log.current.Store(latest.app.log)
+	s.name.Store(&latest.account.Name)
+	s.clock.SetCorrect(latest.app.ClockCorrection)
+	c := latest.account.credentials()
+	s.tokens.SetKey(c.privateKey)
+	if s.shared == nil {
+		return nil
+	}
+	return s.shared.SetSecrets(c.secretBytes()...)
 }
 
 func (s *session) Destruct() error {
@@ -138,6 +195,18 @@ func (a *Account) provision(app *App) error {
 		return err
 	}
 	a.inUse.Store(c)
+	// Sidecars that share a store may call their accounts by different names.
+	a.scope = store.Scope(app.store, a.clientID+"@"+a.base.Host)
+	if _, own := app.store.(*store.Memory); !own {
+		a.sealed = true
+		if err := a.scope.SetSecrets(c.secretBytes()...); err != nil {
+			return err
+		}
+	}
+	kept := countingStore{a.scope}
+	a.repeats = signer.NewRepeats(kept, verifier.DefaultLease)
+	a.ledger = verifier.NewLedger(kept, verifier.DefaultLease, time.Now)
+	a.ledger.Lenient = app.OnStoreError == storeErrorContinue
 	return a.join(app, c)
 }
 
@@ -162,20 +231,15 @@ func (a *Account) begin(app *App, c *credentials) (_ *session, err error) {
 	if _, err = hold(&s.held, app.storeID, func() (caddy.Destructor, error) { return nil, errors.New("the store is closed") }); err != nil {
 		return nil, err
 	}
-	// Sidecars that share a store may call their accounts by different names.
-	s.scope = store.Scope(app.store, a.clientID+"@"+a.base.Host)
-	if _, own := app.store.(*store.Memory); !own {
-		s.sealed = true
-		if err = s.scope.SetSecrets(c.secretBytes()...); err != nil {
-			return nil, err
-		}
-	}
 	log := slog.New(s.log)
 	s.clock = &signer.Clock{Now: time.Now, Logger: log}
-	kept := countingStore{s.scope}
 	var sharedWith store.Store
-	if s.sealed {
-		sharedWith = kept
+	if a.sealed {
+		s.shared = store.Scope(app.store, a.clientID+"@"+a.base.Host)
+		if err = s.shared.SetSecrets(c.secretBytes()...); err != nil {
+			return nil, err
+		}
+		sharedWith = countingStore{s.shared}
 	}
 	s.tokens, err = signer.NewTokenSource(signer.TokenConfig{
 		BaseURL:  a.base.String(),
@@ -189,35 +253,36 @@ func (a *Account) begin(app *App, c *credentials) (_ *session, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s.repeats = signer.NewRepeats(kept, verifier.DefaultLease)
-	s.ledger = verifier.NewLedger(kept, verifier.DefaultLease, time.Now)
 	return s, nil
 }
 
-// use makes c the credentials in use, of the session too.
+// use makes c the credentials in use.
 func (a *Account) use(c *credentials) error {
 	if a.sealed {
 		if err := a.scope.SetSecrets(c.secretBytes()...); err != nil {
 			return err
 		}
 	}
-	a.tokens.SetKey(c.privateKey)
 	a.inUse.Store(c)
-	return nil
+	return a.renew()
 }
 
-// start has the session work for this configuration from now on.
+// start has the session work for this configuration from now on, until stop.
 func (a *Account) start(app *App) error {
-	a.log.current.Store(app.log)
-	a.name.Store(&a.Name)
 	countFromZero(a.Name)
-	a.clock.SetCorrect(app.ClockCorrection)
-	a.ledger.SetLenient(app.OnStoreError == storeErrorContinue)
-	if err := a.use(a.credentials()); err != nil {
+	if err := a.enter(a, app); err != nil {
 		return err
 	}
 	a.tell(app.log, "account ready")
 	return nil
+}
+
+// stop may be called again, and without start.
+func (a *Account) stop() error {
+	if a.session == nil { // not provisioned
+		return nil
+	}
+	return a.leave(a)
 }
 
 // tell logs which keys are in use.

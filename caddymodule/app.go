@@ -170,8 +170,9 @@ func (a *App) watch(ctx context.Context) {
 	}
 }
 
-// Stop ends what goes on in the background. If a file system does not answer, the
-// watch over files ends when it does, and takes up nothing any more.
+// Stop ends what goes on in the background, and has the accounts no longer work for
+// this configuration. If a file system does not answer, the watch over files ends
+// when it does, and takes up nothing any more.
 func (a *App) Stop() error {
 	if a.stop == nil {
 		return nil
@@ -183,12 +184,21 @@ func (a *App) Stop() error {
 	case <-time.After(watchEnds):
 		a.log.Warn("a file of keys or secrets cannot be read to its end; is its file system there?")
 	}
-	return nil
+	return a.stopAccounts()
 }
 
-// Cleanup gives back what this configuration shares with the next one.
+func (a *App) stopAccounts() error {
+	var errs []error
+	for _, account := range a.Accounts {
+		errs = append(errs, account.stop())
+	}
+	return errors.Join(errs...)
+}
+
+// Cleanup gives back what this configuration shares with the next one. An app that
+// could not be started is cleaned up without having been stopped.
 func (a *App) Cleanup() error {
-	errs := []error{a.held.giveBack()}
+	errs := []error{a.stopAccounts(), a.held.giveBack()}
 	for _, b := range a.boxes {
 		errs = append(errs, b.held.giveBack())
 	}

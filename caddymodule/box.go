@@ -129,7 +129,7 @@ func (b *box) keep() (*keeping, error) {
 func (a *App) scope(account string) *store.Scoped {
 	for _, candidate := range a.Accounts {
 		if candidate.Name == account {
-			return candidate.session.scope
+			return candidate.scope
 		}
 	}
 	return nil

@@ -2,6 +2,7 @@ package integration
 
 import (
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -10,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/caddy-doku/caddy-doku/simulator"
 )
@@ -22,14 +24,19 @@ func (w *world) reload(t *testing.T, old, replacement string) {
 		t.Fatalf("%q is not in the configuration", old)
 	}
 	w.config = config
+	if out, err := w.load(t, config); err != nil {
+		t.Fatalf("reloading: %v: %s", err, out)
+	}
+}
+
+// load tells the sidecar to take up a configuration, and returns what came of it.
+func (w *world) load(t *testing.T, config string) (out []byte, err error) {
+	t.Helper()
 	file := filepath.Join(t.TempDir(), "Caddyfile")
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(t.Context(), binary(t), "reload", "--config", file, "--adapter", "caddyfile")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("reloading: %v: %s", err, out)
-	}
+	return exec.CommandContext(t.Context(), binary(t), "reload", "--config", file, "--adapter", "caddyfile").CombinedOutput()
 }
 
 func TestAReloadKeepsTokenAndLedger(t *testing.T) {
@@ -107,6 +114,62 @@ func TestReloadsUnderLoadLoseAndDoubleNothing(t *testing.T) {
 		t.Errorf("DOKU issued %d tokens and received %d calls, the app received %d, expected 1, and %d of each", tokens, created, notified, made.Load())
 	}
 	t.Logf("%d calls each way, %d broken connections", made.Load(), broken.Load())
+}
+
+// TestAReloadThatFailsChangesNothing has configurations fail because a port of
+// theirs is in use, which shows only when everything else of them may have started.
+func TestAReloadThatFailsChangesNothing(t *testing.T) {
+	t.Parallel()
+	all, redis := startReplicas(t, 1, options{global: "on_store_error refuse\nclock_correction off"})
+	w := all[0]
+	w.call(t, http.MethodPost, createPath, bill("1", "A", "1000.00", "C", ""), "Idempotency-Key", "A").expect(t, http.StatusOK, "2002700")
+	paid := simulator.Outgoing{Body: payment("P-1"), ExternalID: "E-1", Bearer: w.token(t)}
+	w.notify(t, paid).expect(t, http.StatusOK, "2002500")
+
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	config := w.config + "\nhttp://" + taken.Addr().String() + " {\n respond ok\n}\n"
+	for old, replacement := range map[string]string{
+		"on_store_error refuse": "on_store_error continue", "clock_correction off": "clock_correction on", "{env.DOKU_SECRET_KEY}": "SK-another",
+	} {
+		config = strings.Replace(config, old, replacement, 1)
+	}
+	for range 8 { // Caddy starts its apps in any order
+		if out, err := w.load(t, config); err == nil || !strings.Contains(string(out), "address already in use") {
+			t.Fatalf("expected the reload to fail because of the port: %v: %s", err, out)
+		}
+	}
+
+	// What was kept can still be read, and what is kept from now on too.
+	w.notify(t, paid).expect(t, http.StatusOK, "2002500")
+	again := w.call(t, http.MethodPost, createPath, bill("1", "A", "1000.00", "C", ""), "Idempotency-Key", "A")
+	again.expect(t, http.StatusOK, "2002700")
+	if calls, created := len(w.app.seen()), len(w.created()); calls != 1 || created != 1 || again.header.Get("X-Doku-Replayed") != "true" {
+		t.Errorf("the app was called %d times and DOKU %d times, expected once each", calls, created)
+	}
+	another := w.another(t)
+	another.run(t, another.caddyfile(options{global: "store redis " + redis.URL}))
+	another.call(t, http.MethodPost, createPath, bill("2", "B", "1000.00", "C", "")).expect(t, http.StatusOK, "2002700")
+	if n := w.doku.Tokens(); n != 1 {
+		t.Errorf("DOKU issued %d tokens, expected that the one in Redis can be read", n)
+	}
+	// The clock is not corrected.
+	ahead := time.Now().Add(90 * time.Second).UTC().Format(http.TimeFormat)
+	w.doku.SetFault(statusPath, &simulator.Fault{Status: 404, Body: `{"responseCode":"4042612"}`, Header: http.Header{"Date": {ahead}}})
+	for range 9 {
+		w.call(t, http.MethodPost, statusPath, "{}").expect(t, http.StatusNotFound, "4042612")
+	}
+	w.call(t, http.MethodPost, createPath, bill("3", "C", "1000.00", "C", "")).expect(t, http.StatusOK, "2002700")
+	if told, err := time.Parse(time.RFC3339, w.received(t).Header.Get("X-Timestamp")); err != nil || time.Until(told) > 30*time.Second {
+		t.Errorf("X-TIMESTAMP is %s ahead, %v", time.Until(told), err)
+	}
+	// Nothing goes on without the store.
+	redis.Kill()
+	w.call(t, http.MethodPost, createPath, bill("4", "D", "1000.00", "C", ""), "Idempotency-Key", "D").expect(t, http.StatusServiceUnavailable, "5032700")
+	w.notify(t, simulator.Outgoing{URL: w.inward + paymentPath, Body: payment("P-2"), ExternalID: "E-2", Bearer: paid.Bearer}).expect(t, http.StatusInternalServerError, "5002500")
 }
 
 func TestAReloadWithOtherCredentialsStartsClean(t *testing.T) {

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/caddy-doku/caddy-doku/snap"
@@ -31,10 +30,14 @@ import (
 // Answers are kept until the WIB day has ended, and 24 h at least. It is safe for
 // concurrent use.
 type Ledger struct {
-	store   store.Store
-	once    *store.Once
-	now     func() time.Time
-	lenient atomic.Bool
+	// Lenient says whether calls are handed to the app while the store is away,
+	// without protection against repeats. Otherwise they are refused, so that DOKU
+	// tries again. It must not be changed once the ledger is in use.
+	Lenient bool
+
+	store store.Store
+	once  *store.Once
+	now   func() time.Time
 }
 
 // DefaultLease is for how long at most a repeat waits for a sidecar that has died
@@ -50,11 +53,6 @@ const AnswerLargest = 256 << 10
 func NewLedger(s store.Store, lease time.Duration, now func() time.Time) *Ledger {
 	return &Ledger{store: s, once: store.NewOnce(s, lease), now: now}
 }
-
-// SetLenient says whether calls are handed to the app while the store is away,
-// without protection against repeats. Otherwise, and at first, they are refused,
-// so that DOKU tries again.
-func (l *Ledger) SetLenient(lenient bool) { l.lenient.Store(lenient) }
 
 // Identity is what makes two calls of an account the same.
 type Identity struct {
@@ -147,7 +145,7 @@ func (l *Ledger) Deliver(ctx context.Context, id Identity, app func() (store.Ans
 		return out, conflict(id)
 	case errors.Is(err, store.ErrInFlight):
 		return out, fmt.Errorf("%w: %w", ErrInFlight, err)
-	case err != nil && (ctx.Err() != nil || !l.lenient.Load()): // if DOKU has hung up, it tries again in any case
+	case err != nil && (ctx.Err() != nil || !l.Lenient): // if DOKU has hung up, it tries again in any case
 		return out, fmt.Errorf("%w: %w", ErrLedger, err)
 	case err != nil:
 		out.Unkept = err
@@ -168,7 +166,7 @@ func (l *Ledger) Deliver(ctx context.Context, id Identity, app func() (store.Ans
 	}
 	open = false
 	if err := l.record(ctx, turn, id, out.Answer); err != nil {
-		if l.lenient.Load() {
+		if l.Lenient {
 			out.Unkept = err
 			return out, nil
 		}

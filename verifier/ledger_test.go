@@ -267,7 +267,7 @@ func TestWhileTheStoreIsAway(t *testing.T) {
 			memory := store.NewMemory()
 			t.Cleanup(func() { _ = memory.Close() })
 			l := NewLedger(away{memory, test.claim, test.finish}, DefaultLease, fixed(noon))
-			l.SetLenient(test.lenient)
+			l.Lenient = test.lenient
 			a := &app{answer: taken}
 			out, err := l.Deliver(t.Context(), identity("1", "p", "b"), a.call)
 			if !errors.Is(err, test.err) || a.calls.Load() != test.calls {
