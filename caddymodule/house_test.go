@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/caddyserver/caddy/v2"
@@ -66,6 +67,8 @@ func newSimulator(t testing.TB) *simulator.Simulator {
 	return s
 }
 
+var provisioning sync.Mutex // Caddy provisions one configuration at a time
+
 // build provisions the configuration of one account for an environment.
 func build(t testing.TB, environment string) *house {
 	t.Helper()
@@ -77,6 +80,8 @@ func build(t testing.TB, environment string) *house {
 	if err != nil {
 		t.Fatal(err)
 	}
+	provisioning.Lock()
+	defer provisioning.Unlock()
 	ctx, err := caddy.ProvisionContext(&caddy.Config{AppsRaw: caddy.ModuleMap{"doku": app}})
 	if err != nil {
 		t.Fatal(err)
