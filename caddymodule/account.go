@@ -205,7 +205,7 @@ func (a *Account) provision(app *App) error {
 	}
 	kept := countingStore{a.scope}
 	a.repeats = signer.NewRepeats(kept, verifier.DefaultLease)
-	a.ledger = verifier.NewLedger(kept, verifier.DefaultLease, time.Now)
+	a.ledger = verifier.NewLedger(kept, verifier.DefaultLease)
 	a.ledger.Lenient = app.OnStoreError == storeErrorContinue
 	return a.join(app, c)
 }

@@ -298,7 +298,9 @@ func (v *Verify) check(in *inbound, w http.ResponseWriter, r *http.Request) (why
 	if invalid := in.verified.Valid; invalid != nil {
 		return refusal{snap.BadRequest, verifier.Reason(verifier.ErrBodyFormat), fmt.Errorf("%w: %w", verifier.ErrBodyFormat, invalid)}, false
 	}
-	in.id = verifier.Identity{Account: account.Name, Service: in.service, ExternalID: head.ExternalID, Digest: in.verified.Digest}
+	in.id = verifier.Identity{
+		Account: account.Name, Service: in.service, ExternalID: head.ExternalID, Day: snap.Day(head.Timestamp), Digest: in.verified.Digest,
+	}
 	if in.service.Notification() {
 		in.id.PaymentID = verifier.PaymentID(in.service, in.verified.Canonical)
 		in.lane = laneOf(account.Name, in.service, in.verified.Canonical, in.id.Key())

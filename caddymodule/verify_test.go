@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -128,4 +129,30 @@ func TestOnlyAFinalAnswerOfTheAppsIsDOKUs(t *testing.T) {
 			t.Errorf("HTTP %d %s", got.Status, got.Body)
 		}
 	})
+}
+
+func TestAnExternalIDIsTakenForOneWIBDay(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	v := new(Verify)
+	address := h.verify(t, v, func(w http.ResponseWriter, _ *http.Request) error {
+		_, err := io.WriteString(w, `{"responseCode":"2002500"}`)
+		return err
+	})
+	v.now = func() time.Time { return time.Date(2024, 8, 27, 17, 0, 0, 0, time.UTC) } // midnight
+	for i, call := range []struct {
+		timestamp string
+		status    int
+	}{
+		{"2024-08-27T23:59:58+07:00", 200},
+		{"2024-08-27T23:59:59+07:00", 409},
+		{"2024-08-28T00:00:01+07:00", 200},
+		{"2024-08-27T17:00:02Z", 409},
+	} {
+		body := fmt.Appendf(nil, `{"partnerServiceId":"    8808","paymentRequestId":"%d"}`, i)
+		got, err := h.notify(t, address, simulator.Outgoing{ExternalID: "1", Timestamp: call.timestamp, Body: body})
+		if err != nil || got.Status != call.status {
+			t.Errorf("at %s: HTTP %d %s, %v", call.timestamp, got.Status, got.Body, err)
+		}
+	}
 }

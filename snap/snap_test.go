@@ -95,9 +95,6 @@ func TestTimestamps(t *testing.T) {
 	if got := Day(time.Date(2024, 3, 26, 17, 0, 0, 0, time.UTC)); got != "2024-03-27" {
 		t.Errorf("the WIB day at 17:00 UTC is %s", got)
 	}
-	if got := DayEnd(at); !got.Equal(time.Date(2024, 3, 26, 17, 0, 0, 0, time.UTC)) {
-		t.Errorf("the WIB day ends at %v", got)
-	}
 }
 
 func TestRequestTarget(t *testing.T) {

@@ -49,9 +49,3 @@ func ParseTimestamp(s string) (time.Time, error) {
 func Day(t time.Time) string {
 	return t.In(WIB).Format(time.DateOnly)
 }
-
-// DayEnd returns the first instant of the WIB day after that of t.
-func DayEnd(t time.Time) time.Time {
-	year, month, day := t.In(WIB).Date()
-	return time.Date(year, month, day+1, 0, 0, 0, 0, WIB)
-}

@@ -25,10 +25,10 @@ import (
 // this sidecar or another one with the same store, a repeat waits for its answer;
 // after a 2xx it gets that answer; after anything else it is handed to the app.
 // The same external id with another body is refused with [ErrConflict] while the
-// first is in flight and after a 2xx.
+// first is in flight and after a 2xx, if both are of the same WIB day: on another
+// one, DOKU may use the id again.
 //
-// Answers are kept until the WIB day has ended, and 24 h at least. It is safe for
-// concurrent use.
+// Answers are kept for 24 h. It is safe for concurrent use.
 type Ledger struct {
 	// Lenient says whether calls are handed to the app while the store is away,
 	// without protection against repeats. Otherwise they are refused, so that DOKU
@@ -37,7 +37,6 @@ type Ledger struct {
 
 	store store.Store
 	once  *store.Once
-	now   func() time.Time
 }
 
 // DefaultLease is for how long at most a repeat waits for a sidecar that has died
@@ -49,9 +48,10 @@ const DefaultLease = 10 * time.Second
 const AnswerLargest = 256 << 10
 
 // NewLedger returns an account's ledger, which keeps its answers in s: see
-// [store.Scope]. now is the clock.
-func NewLedger(s store.Store, lease time.Duration, now func() time.Time) *Ledger {
-	return &Ledger{store: s, once: store.NewOnce(s, lease), now: now}
+// [store.Scope]. lease is for how long at most the death of a sidecar keeps a
+// repeat waiting.
+func NewLedger(s store.Store, lease time.Duration) *Ledger {
+	return &Ledger{store: s, once: store.NewOnce(s, lease)}
 }
 
 // Identity is what makes two calls of an account the same.
@@ -59,6 +59,7 @@ type Identity struct {
 	Account    string
 	Service    snap.Service
 	ExternalID string
+	Day        string            // the WIB day of the call, on which no other call may have its external id; see [snap.Day]
 	PaymentID  string            // of a notification; empty if it has none
 	Digest     [sha256.Size]byte // of the body; see [Verified]
 }
@@ -79,9 +80,9 @@ func (id Identity) call() string {
 }
 
 // keys returns the keys under which a call is known: its external id, which no
-// other call may have, and payment or external id together with the body.
+// other call of the day may have, and payment or external id together with the body.
 func (id Identity) keys() (external, call string) {
-	external = "ledger/" + string(id.Service) + "/external/" + id.ExternalID
+	external = "ledger/" + string(id.Service) + "/external/" + id.Day + "/" + id.ExternalID
 	kind := "/call/"
 	if id.PaymentID != "" {
 		kind = "/payment/"
@@ -220,9 +221,7 @@ func (l *Ledger) record(ctx context.Context, turn *store.Turn, id Identity, answ
 	if err != nil {
 		return errors.Join(err, turn.Release(ctx))
 	}
-	now := l.now()
-	keep := max(24*time.Hour, snap.DayEnd(now).Sub(now))
-	done, err := turn.Finish(ctx, keep, id.Digest[:], value)
+	done, err := turn.Finish(ctx, answersKept, id.Digest[:], value)
 	if err != nil {
 		return err
 	}
@@ -232,9 +231,13 @@ func (l *Ledger) record(ctx context.Context, turn *store.Turn, id Identity, answ
 	if id.PaymentID != "" {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), noteTimeout)
 		defer cancel()
-		_ = l.store.Set(ctx, id.paid(), id.Digest[:], keep) // only for the warning of Changed
+		_ = l.store.Set(ctx, id.paid(), id.Digest[:], answersKept) // only for the warning of Changed
 	}
 	return nil
 }
 
+// answersKept is longer than what is left of any WIB day, and than DOKU's retries go on.
+const answersKept = 24 * time.Hour
+
+// noteTimeout is for what is only for the warning of Changed.
 const noteTimeout = time.Second

@@ -17,14 +17,14 @@ import (
 )
 
 func identity(externalID, paymentID, body string) Identity {
-	return Identity{Account: "default", Service: snap.ServiceVAPayment, ExternalID: externalID, PaymentID: paymentID, Digest: snap.Digest([]byte(body))}
+	return Identity{Account: "default", Service: snap.ServiceVAPayment, ExternalID: externalID, Day: "2024-08-27", PaymentID: paymentID, Digest: snap.Digest([]byte(body))}
 }
 
 func newLedger(t testing.TB) *Ledger {
 	t.Helper()
 	memory := store.NewMemory()
 	t.Cleanup(func() { _ = memory.Close() })
-	return NewLedger(memory, DefaultLease, fixed(noon))
+	return NewLedger(memory, DefaultLease)
 }
 
 var taken = store.Answer{Status: 200, Header: http.Header{"Content-Type": {"application/json"}}, Body: []byte(`{"responseCode":"2002500"}`)}
@@ -57,6 +57,10 @@ func TestLedger(t *testing.T) {
 	}
 	errApp := errors.New("the app is down")
 	first := identity("1", "p", "b")
+	nextDay := func(id Identity) Identity {
+		id.Day = "2024-08-28"
+		return id
+	}
 	inquiry := Identity{Account: "default", Service: snap.ServiceVAInquiry, ExternalID: "1"}
 	tests := []struct {
 		name  string
@@ -78,6 +82,15 @@ func TestLedger(t *testing.T) {
 		{"the same external id with another body is a conflict", []step{
 			{id: first, app: accepting(), calls: 1, status: 200},
 			{id: identity("1", "q", "other"), app: accepting(), calls: 0, err: ErrConflict},
+		}},
+		{"on another day it is another call", []step{
+			{id: first, app: accepting(), calls: 1, status: 200},
+			{id: nextDay(identity("1", "q", "other")), app: accepting(), calls: 1, status: 200},
+			{id: nextDay(identity("1", "r", "a third")), app: accepting(), calls: 0, err: ErrConflict},
+		}},
+		{"the same payment on another day is a repeat", []step{
+			{id: first, app: accepting(), calls: 1, status: 200},
+			{id: nextDay(first), app: failing(), calls: 0, status: 200, replayed: true},
 		}},
 		{"after a refusal the next one goes to the app, even with another body", []step{
 			{id: first, app: failing(), calls: 1, status: 503},
@@ -168,7 +181,7 @@ func TestAnAnswerIsKeptPastMidnightAndForADay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		memory := store.NewMemory()
 		defer memory.Close()
-		l := NewLedger(memory, DefaultLease, time.Now)
+		l := NewLedger(memory, DefaultLease)
 		time.Sleep(18 * time.Hour) // 01:00 WIB
 		a := &app{answer: taken}
 		for _, after := range []time.Duration{0, 22 * time.Hour, 30 * time.Minute} {
@@ -189,7 +202,7 @@ func TestRepeatsInFlight(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		memory := store.NewMemory()
 		defer memory.Close()
-		replicas := []*Ledger{NewLedger(memory, DefaultLease, time.Now), NewLedger(memory, DefaultLease, time.Now)}
+		replicas := []*Ledger{NewLedger(memory, DefaultLease), NewLedger(memory, DefaultLease)}
 		var calls atomic.Int32
 		var wg sync.WaitGroup
 		for i := range 100 {
@@ -266,7 +279,7 @@ func TestWhileTheStoreIsAway(t *testing.T) {
 			t.Parallel()
 			memory := store.NewMemory()
 			t.Cleanup(func() { _ = memory.Close() })
-			l := NewLedger(away{memory, test.claim, test.finish}, DefaultLease, fixed(noon))
+			l := NewLedger(away{memory, test.claim, test.finish}, DefaultLease)
 			l.Lenient = test.lenient
 			a := &app{answer: taken}
 			out, err := l.Deliver(t.Context(), identity("1", "p", "b"), a.call)
@@ -278,6 +291,32 @@ func TestWhileTheStoreIsAway(t *testing.T) {
 			}
 		})
 	}
+}
+
+// hanging is a store that does not answer a Get.
+type hanging struct{ store.Store }
+
+func (hanging) Get(ctx context.Context, _ string) ([]byte, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+func TestTheWarningOfAChangedPaymentKeepsNobodyWaiting(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		memory := store.NewMemory()
+		defer memory.Close()
+		begin := time.Now()
+		_, err := NewLedger(hanging{memory}, DefaultLease).Deliver(t.Context(), identity("1", "p", "b"), func() (store.Answer, error) {
+			if waited := time.Since(begin); waited > noteTimeout {
+				t.Errorf("the app waited for %s", waited)
+			}
+			return taken, nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 func TestIdempotencyKey(t *testing.T) {

@@ -201,7 +201,7 @@ func (r modelRun) run(t *testing.T, s store.Store) (m *model) {
 			mu.Unlock()
 			return m.finish(key, record)
 		}
-		return &replica{NewLedger(d, r.lease, time.Now), d}
+		return &replica{NewLedger(d, r.lease), d}
 	}
 	alive := make([]atomic.Pointer[replica], r.replicas)
 	for i := range alive {

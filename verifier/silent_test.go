@@ -28,7 +28,7 @@ func TestARedisThatSaysNothingIsAStoreThatIsAway(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			l := NewLedger(store.Scope(r, test.name), DefaultLease, time.Now)
+			l := NewLedger(store.Scope(r, test.name), DefaultLease)
 			l.Lenient = test.lenient
 			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second) // as long as doku_verify waits for the app
 			defer cancel()

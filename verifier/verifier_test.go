@@ -113,6 +113,8 @@ func TestVerify(t *testing.T) {
 		{name: "two minutes ahead", after: -2 * time.Minute, form: BodyAsReceived},
 		{name: "too old", after: 10*time.Minute + time.Second, err: ErrTimestampOld},
 		{name: "too far ahead", after: -2*time.Minute - time.Second, err: ErrTimestampFuture},
+		{name: "as old as can be written", change: func(c *Call) { c.Header.Set(snap.HeaderTimestamp, "0000-01-01T00:00:00Z") }, err: ErrTimestampOld},
+		{name: "as far ahead as can be written", change: func(c *Call) { c.Header.Set(snap.HeaderTimestamp, "9999-12-31T23:59:59Z") }, err: ErrTimestampFuture},
 		{name: "body changed", change: func(c *Call) { c.Body[len(c.Body)-5]++ }, err: ErrSignature},
 		{name: "method changed", change: func(c *Call) { c.Method = "PUT" }, err: ErrSignature},
 		{name: "escape in the target decoded", change: func(c *Call) { c.Target = "/v1.1/transfer-va/payment?x=/" }, err: ErrSignature},
