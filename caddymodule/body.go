@@ -73,8 +73,11 @@ func readInbound(w http.ResponseWriter, r *http.Request, limit int64, within tim
 const abandonWithin = time.Second
 
 // abandon has the connection closed after an answer that is given without reading
-// the rest of the body, soon and whatever the caller does.
-func abandon(w http.ResponseWriter) {
-	w.Header().Set("Connection", "close")
+// the rest of the body, soon and whatever the caller does. From HTTP/2 on only the
+// request's own stream ends: the connection is that of others too.
+func abandon(w http.ResponseWriter, r *http.Request) {
+	if r.ProtoMajor == 1 {
+		w.Header().Set("Connection", "close")
+	}
 	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(abandonWithin)) // see readInbound
 }

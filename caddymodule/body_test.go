@@ -2,6 +2,8 @@ package caddymodule
 
 import (
 	"io"
+	"net/http"
+	"net/http/httptest"
 	"testing"
 )
 
@@ -17,5 +19,17 @@ func TestMemoryOfABodyIsNotReusedWhileATransportMayReadIt(t *testing.T) {
 	}
 	if got, err := io.ReadAll(reader); err != nil || string(got) != "mine" {
 		t.Errorf("found %q, %v", got, err)
+	}
+}
+
+func TestOnlyAConnectionOfItsOwnIsClosedWithACallThatIsAbandoned(t *testing.T) {
+	t.Parallel()
+	for major, want := range map[int]string{1: "close", 2: "", 3: ""} {
+		w, r := httptest.NewRecorder(), httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/", http.NoBody)
+		r.ProtoMajor = major
+		abandon(w, r)
+		if got := w.Header().Get("Connection"); got != want {
+			t.Errorf("HTTP/%d: Connection %q, expected %q", major, got, want)
+		}
 	}
 }

@@ -464,7 +464,7 @@ func (s *Sign) readBody(ctx context.Context, c *call, w http.ResponseWriter, r *
 	c.elsewhere += s.now().Sub(began)
 	defer func() { recycle(raw) }() // what goes on is a copy
 	if err != nil {
-		abandon(w)
+		abandon(w, r)
 		if errors.Is(err, errTooLarge) {
 			return &localError{snap.BodyTooLarge.With(fmt.Sprintf("[more than max_body, %d bytes]", s.MaxBody)), "body_too_large", err}
 		}

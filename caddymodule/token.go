@@ -82,7 +82,7 @@ func (t *Token) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Ha
 	}
 	body, err := readInbound(w, r, tokenRequestLargest, defaultBodyTimeout)
 	if err != nil {
-		abandon(w)
+		abandon(w, r)
 		return refuse.refuse(w, r, unread(err))
 	}
 	account, err := t.chooser.account(r)

@@ -36,8 +36,8 @@ func init() {
 // query as DOKU called them, token, body and time. The signature may be over the
 // body as it arrived, without its white space, or in canonical form.
 //
-// The app gets the body to the byte, without Authorization and X-SIGNATURE,
-// and with these headers, which are removed first if somebody else has set them:
+// The app gets the body to the byte, without Authorization, X-SIGNATURE,
+// Accept-Encoding, trailers and the headers of a connection, and with these headers, which are removed first if somebody else has set them:
 //
 // | header | value |
 // |---|---|
@@ -238,7 +238,7 @@ func (v *Verify) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhtt
 			w.Header().Set("Allow", http.MethodPost)
 		}
 		if !in.read {
-			abandon(w)
+			abandon(w, r)
 		}
 		return refuse.refuse(w, r, why)
 	}
@@ -416,6 +416,7 @@ func (v *Verify) ask(ctx context.Context, app *captured, next caddyhttp.Handler,
 func (v *Verify) report(in *inbound, why refusal, ok bool, refuse refuser, w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	out := r.Clone(context.WithValue(r.Context(), inboundKey{}, in))
 	v.mark(out.Header, in, ok)
+	out.Trailer = nil // see forApp
 	switch {
 	case in.read:
 		out.Body = io.NopCloser(bytes.NewReader(in.body))
@@ -434,9 +435,16 @@ func (v *Verify) report(in *inbound, why refusal, ok bool, refuse refuser, w htt
 	return next.ServeHTTP(w, out)
 }
 
+// ours are the headers that nobody else may set for the app. Those of a connection
+// are among them: in Connection somebody could name others for a proxy to remove.
+var ours = []string{
+	headerError, headerExternalID, headerReplayed, headerAccount, headerIdempotent, headerAttempt,
+	"Connection", "Keep-Alive", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade",
+}
+
 // mark sets the headers by which the app knows a call.
 func (v *Verify) mark(h http.Header, in *inbound, ok bool) {
-	for _, name := range []string{headerError, headerExternalID, headerReplayed, headerAccount, headerIdempotent, headerAttempt} {
+	for _, name := range ours {
 		h.Del(name)
 	}
 	h.Set(headerService, string(in.service))
@@ -449,18 +457,21 @@ func (v *Verify) mark(h http.Header, in *inbound, ok bool) {
 	}
 }
 
-// forApp returns the request as the app sees it.
+// forApp returns the request as the app sees it. What came behind the body is not
+// signed, and some servers take it for headers. What the app says must be readable,
+// so it is not asked to compress it.
 func (v *Verify) forApp(ctx context.Context, r *http.Request, in *inbound) *http.Request {
 	in.trusted = true
 	out := r.WithContext(context.WithValue(ctx, inboundKey{}, in))
 	out.Header = r.Header.Clone()
 	out.Header.Del(snap.HeaderAuthorization)
 	out.Header.Del(snap.HeaderSignature)
+	out.Header.Del("Accept-Encoding")
 	v.mark(out.Header, in, true)
 	out.Header.Set("Content-Length", strconv.Itoa(len(in.body)))
 	out.Body = io.NopCloser(bytes.NewReader(in.body))
 	out.ContentLength = int64(len(in.body))
-	out.TransferEncoding = nil
+	out.TransferEncoding, out.Trailer = nil, nil
 	return out
 }
 

@@ -89,9 +89,10 @@ type app struct {
 }
 
 type appCall struct {
-	target string
-	header http.Header
-	body   string
+	target  string
+	header  http.Header
+	body    string
+	trailer http.Header
 }
 
 func (a *app) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -100,7 +101,7 @@ func (a *app) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	call := appCall{r.RequestURI, r.Header.Clone(), string(body)}
+	call := appCall{r.RequestURI, r.Header.Clone(), string(body), r.Trailer.Clone()}
 	a.mu.Lock()
 	if !a.forgetful {
 		a.calls = append(a.calls, call)

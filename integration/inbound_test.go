@@ -84,6 +84,34 @@ func TestGenuineNotificationReachesTheApp(t *testing.T) {
 	}
 }
 
+func TestNobodyElseSetsOrRemovesWhatTheAppIsTold(t *testing.T) {
+	t.Parallel()
+	for _, enforce := range []string{"on", "report"} {
+		t.Run(enforce, func(t *testing.T) {
+			t.Parallel()
+			w := start(t, options{verify: "{\n enforce " + enforce + "\n}"})
+			w.notify(t, simulator.Outgoing{Mutate: func(r *http.Request) {
+				r.Header.Add("Connection", "X-Doku-Account, X-Doku-Service, X-Doku-Verified, Idempotency-Key, Upgrade")
+				r.Header.Set("Upgrade", "websocket")
+				r.Header.Set("Te", "trailers")
+				r.ContentLength = -1
+				r.Trailer = http.Header{"X-Doku-Verified": {"false"}, "Idempotency-Key": {"spoofed"}}
+			}}).expect(t, http.StatusOK, "2002500")
+			calls := w.app.seen()
+			if len(calls) != 1 {
+				t.Fatalf("the app saw %v", calls)
+			}
+			h := calls[0].header
+			if h.Get("X-Doku-Account") != "default" || h.Get("X-Doku-Service") != "25" || h.Get("X-Doku-Verified") != "true" || h.Get("Idempotency-Key") == "" {
+				t.Errorf("headers of the sidecar: %v", h)
+			}
+			if h.Get("Upgrade") != "" || h.Get("Te") != "" || len(calls[0].trailer) > 0 {
+				t.Errorf("the app saw the connection's headers %v, trailers %v", h, calls[0].trailer)
+			}
+		})
+	}
+}
+
 func TestDirectInquiry(t *testing.T) {
 	t.Parallel()
 	w := start(t, options{})
