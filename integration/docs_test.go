@@ -9,6 +9,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/caddy-doku/caddy-doku/simulator"
 )
 
 func readDoc(t *testing.T, name string) string {
@@ -39,8 +41,10 @@ func TestTheExampleConfigurationWorks(t *testing.T) {
 		config = strings.Replace(config, old, replacement, 1)
 	}
 	w.run(t, config)
-	w.call(t, http.MethodPost, createPath, bill("1", "A", "1000.00", "C", "")).expect(t, http.StatusOK, "2002700")
-	if receipt, err := w.doku.Pay(t.Context(), partnerServiceID+"1", "1000.00"); err != nil || !receipt.Notification.OK() || len(w.app.seen()) != 1 {
+	// In both directions with what must not be logged.
+	w.call(t, http.MethodPost, createPath, bill("1", "A", "1000.00", "C", ""), "Authorization-Customer", customer).expect(t, http.StatusOK, "2002700")
+	w.notify(t, simulator.Outgoing{Mutate: func(r *http.Request) { r.Header.Set("Authorization-Customer", customer) }}).expect(t, http.StatusOK, "2002500")
+	if receipt, err := w.doku.Pay(t.Context(), partnerServiceID+"1", "1000.00"); err != nil || !receipt.Notification.OK() || len(w.app.seen()) != 2 {
 		t.Errorf("receipt %+v, %v, after %d calls of the app", receipt, err, len(w.app.seen()))
 	}
 	if !strings.Contains(w.ask("/metrics"), "\ncaddy_doku_key_info{") {

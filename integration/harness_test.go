@@ -187,6 +187,7 @@ func (w *world) caddyfile(o options) string {
 		level DEBUG
 		format filter {
 			request>headers>X-Signature delete
+			request>headers>Authorization-Customer delete
 		}
 	}
 	doku {
@@ -327,6 +328,9 @@ func (w *world) checkSecrets(t *testing.T, said map[string]string) {
 	for _, e := range w.doku.Exchanges() {
 		if token := strings.TrimPrefix(e.Header.Get("Authorization"), "Bearer "); len(token) > 20 {
 			secrets[token] = "a token"
+		}
+		if token := strings.TrimPrefix(e.Header.Get("Authorization-Customer"), "Bearer "); len(token) > 20 {
+			secrets[token] = "a customer's token"
 		}
 		if found := accessToken.FindSubmatch(e.Answer); len(found) == 2 && len(found[1]) > 20 {
 			secrets[string(found[1])] = "a token"

@@ -62,6 +62,9 @@ func (w *world) token(t testing.TB) string {
 	return told.AccessToken
 }
 
+// customer is the token of a customer of the merchant's, which must not be logged.
+const customer = "Bearer a-token-of-a-customer-of-the-merchants"
+
 func TestGenuineNotificationReachesTheApp(t *testing.T) {
 	t.Parallel()
 	w := start(t, options{})
@@ -70,6 +73,7 @@ func TestGenuineNotificationReachesTheApp(t *testing.T) {
 		r.Header.Set("X-Doku-Account", "spoofed")
 		r.Header.Set("X-Doku-Service", "99")
 		r.Header.Set("Idempotency-Key", "spoofed")
+		r.Header.Set("Authorization-Customer", customer)
 	}}).expect(t, http.StatusOK, "2002500")
 	calls := w.app.seen()
 	if len(calls) != 1 || calls[0].body != string(body) {
@@ -78,6 +82,9 @@ func TestGenuineNotificationReachesTheApp(t *testing.T) {
 	h := calls[0].header
 	if h.Get("Authorization") != "" || h.Get("X-Signature") != "" {
 		t.Error("the app saw token or signature")
+	}
+	if h.Get("Authorization-Customer") != customer {
+		t.Error("the app did not see the customer's token")
 	}
 	if h.Get("X-Doku-Account") != "default" || h.Get("X-Doku-Service") != "25" || len(h.Values("Idempotency-Key")) != 1 || h.Get("Idempotency-Key") == "spoofed" {
 		t.Errorf("headers of the sidecar: %v", h)
