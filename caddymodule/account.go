@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -68,9 +69,14 @@ type Account struct {
 	// The X-PARTNER-ID with which DOKU calls. Default: the client id.
 	InboundPartnerID string `json:"inbound_partner_id,omitempty"`
 
+	// The partner service ids (BIN) of the merchant's virtual accounts, without the
+	// spaces in front. Required for `signature asymmetric` of `doku_verify`.
+	PartnerServiceIDs []string `json:"partner_service_ids,omitempty"`
+
 	clientID  string
 	clientKey string // DOKU's X-CLIENT-KEY
 	partnerID string // DOKU's X-PARTNER-ID
+	services  []string
 	base      *url.URL
 	dial      string // host and port of base
 	*session
@@ -190,6 +196,9 @@ func (a *Account) provision(app *App) error {
 			return err
 		}
 	}
+	if err := a.resolveServices(repl); err != nil {
+		return err
+	}
 	c, err := a.load(app.log)
 	if err != nil {
 		return err
@@ -208,6 +217,22 @@ func (a *Account) provision(app *App) error {
 	a.ledger = verifier.NewLedger(kept, verifier.DefaultLease)
 	a.ledger.Lenient = app.OnStoreError == storeErrorContinue
 	return a.join(app, c)
+}
+
+var serviceID = regexp.MustCompile(`^[0-9]{1,8}$`)
+
+func (a *Account) resolveServices(repl *caddy.Replacer) error {
+	for _, value := range a.PartnerServiceIDs {
+		id, err := resolve(repl, "partner_service_id", value)
+		if err != nil {
+			return err
+		}
+		if id = strings.TrimSpace(id); !serviceID.MatchString(id) {
+			return fmt.Errorf("partner_service_id: expected 1 to 8 digits such as 8808, found %q", id)
+		}
+		a.services = append(a.services, id)
+	}
+	return nil
 }
 
 // join takes a share in the session of this client id, key and store, or begins it.
@@ -371,6 +396,17 @@ func (c *chooser) needDOKUKeys(setting string) error {
 	for _, account := range c.candidates() {
 		if len(account.credentials().dokuKeys) == 0 {
 			return fmt.Errorf("%s needs the doku_public_key of account %q; it is in DOKU's dashboard under Integration, API Keys", setting, account.Name)
+		}
+	}
+	return nil
+}
+
+// needServices returns an error if an account has no partner service id, which the
+// asymmetric signature cannot do without.
+func (c *chooser) needServices() error {
+	for _, account := range c.candidates() {
+		if len(account.services) == 0 {
+			return fmt.Errorf("signature asymmetric needs the partner_service_id of account %q: DOKU may sign for all merchants with one key, and only the id in the body tells whose call it is", account.Name)
 		}
 	}
 	return nil

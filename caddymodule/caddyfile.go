@@ -52,6 +52,7 @@ func parseApp(d *caddyfile.Dispenser, existing any) (any, error) {
 //			doku_public_key    <path>|<key> [<another>...]
 //			inbound_client_key <key>
 //			inbound_partner_id <id>
+//			partner_service_id <id>...
 //		}
 //		store            memory|redis [...]
 //		on_store_error   refuse|continue
@@ -158,8 +159,11 @@ func (a *Account) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			err = once(d, &a.InboundClientKey)
 		case "inbound_partner_id":
 			err = once(d, &a.InboundPartnerID)
+		case "partner_service_id":
+			err = several(d, &a.PartnerServiceIDs)
 		default:
-			err = unknown(d, "environment", "client_id", "secret_key", "private_key", "passphrase", "doku_public_key", "inbound_client_key", "inbound_partner_id")
+			err = unknown(d, "environment", "client_id", "secret_key", "private_key", "passphrase", "doku_public_key", "inbound_client_key", "inbound_partner_id",
+				"partner_service_id")
 		}
 		if err != nil {
 			return err

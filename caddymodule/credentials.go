@@ -27,7 +27,8 @@ type credentials struct {
 	privateKey *rsa.PrivateKey
 	dokuKeys   []*rsa.PublicKey
 
-	partnerID string // of DOKU's calls
+	partnerID string   // of DOKU's calls
+	services  []string // partner service ids
 	issuer    *verifier.Issuer
 	requests  *verifier.TokenRequest
 
@@ -38,6 +39,7 @@ type credentials struct {
 func (c *credentials) verifier(token verifier.TokenMode, forms []verifier.SignatureForm) *verifier.Verifier {
 	return &verifier.Verifier{
 		PartnerID: c.partnerID, Secrets: c.secrets, Keys: c.dokuKeys, Tokens: c.issuer, Token: token, Signatures: forms, Window: verifier.DefaultWindow,
+		PartnerServices: c.services,
 	}
 }
 
@@ -65,7 +67,7 @@ type loader struct {
 // load reads the credentials of a. It warns of what is odd about them.
 func (a *Account) load(log *slog.Logger) (*credentials, error) {
 	l := &loader{repl: caddy.NewReplacer(), log: log.With("account", a.Name), files: make(map[string][sha256.Size]byte)}
-	c := &credentials{files: l.files, partnerID: a.partnerID}
+	c := &credentials{files: l.files, partnerID: a.partnerID, services: a.services}
 	if len(a.SecretKeys) == 0 {
 		return nil, errors.New("secret_key is required; it is in DOKU's dashboard under Integration, API Keys")
 	}

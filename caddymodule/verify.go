@@ -73,7 +73,10 @@ type Verify struct {
 
 	// Which signatures are accepted: `symmetric` (the default), HMAC-SHA512;
 	// `asymmetric`, by which DOKU signed for some merchants in the past, with its
-	// RSA key and without a token. Which one matched is logged and counted.
+	// RSA key and without a token. Nothing in such a signature says for whom it is:
+	// the partnerServiceId in the body must be one of the account's, which have to
+	// be set. So notifications without one (service 56) are not taken that way.
+	// Which one matched is logged and counted.
 	Signatures []string `json:"signatures,omitempty"`
 
 	// `on` (the default), or `report`: everything is verified, logged and counted,
@@ -173,8 +176,11 @@ func (v *Verify) Validate() error {
 		switch form {
 		case verifier.Symmetric:
 		case verifier.Asymmetric:
-			if err := v.chooser.needDOKUKeys("signature asymmetric"); err != nil {
+			if err := errors.Join(v.chooser.needDOKUKeys("signature asymmetric"), v.chooser.needServices()); err != nil {
 				return err
+			}
+			if snap.Service(v.Service) == snap.ServiceDebitNotify {
+				return errors.New("signature asymmetric: notifications of service 56 have no partnerServiceId, so nothing would tell whether they are this merchant's; use signature symmetric")
 			}
 		default:
 			return fmt.Errorf("signature: expected symmetric or asymmetric, found %q", form)

@@ -156,3 +156,33 @@ func TestAnExternalIDIsTakenForOneWIBDay(t *testing.T) {
 		}
 	}
 }
+
+func TestWhatAnAsymmetricSignatureNeeds(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	for _, test := range []struct {
+		name     string
+		services []string
+		verify   Verify
+		want     string // in the error; "" if there is none
+	}{
+		{"partner service ids", []string{"8808"}, Verify{Signatures: []string{"symmetric", "asymmetric"}}, ""},
+		{"none of them", nil, Verify{Signatures: []string{"asymmetric"}}, "partner_service_id"},
+		{"none of them, though symmetric is accepted too", nil, Verify{Signatures: []string{"symmetric", "asymmetric"}}, "partner_service_id"},
+		{"none of them, if it is not accepted", nil, Verify{Signatures: []string{"symmetric"}}, ""},
+		{"a service whose bodies have one", []string{"8808"}, Verify{Signatures: []string{"asymmetric"}, Service: "25"}, ""},
+		{"a service whose bodies have none", []string{"8808"}, Verify{Signatures: []string{"asymmetric"}, Service: "56"}, "service 56"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			h.app.Accounts[0].services = test.services
+			v := test.verify
+			if err := v.Provision(h.ctx); err != nil {
+				t.Fatal(err)
+			}
+			err := v.Validate()
+			if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
+				t.Errorf("error %v, expected it to tell of %q", err, test.want)
+			}
+		})
+	}
+}

@@ -153,6 +153,7 @@ type world struct {
 // options are additions to the configuration.
 type options struct {
 	global       string // in the option doku
+	account      string // in its account
 	sign, verify string // what follows the directives
 	environment  string // default: the simulator
 	app          string // address of the app; default: the recording one
@@ -197,6 +198,7 @@ func (w *world) caddyfile(o options) string {
 			secret_key {env.DOKU_SECRET_KEY}
 			private_key {env.DOKU_PRIVATE_KEY}
 			doku_public_key {env.DOKU_PUBLIC_KEY}
+			%s
 		}
 		%s
 	}
@@ -211,7 +213,7 @@ func (w *world) caddyfile(o options) string {
 	doku_verify /v1.1/transfer-va/* %s
 	%s /v1.1/transfer-va/* %s
 }
-`, strings.TrimPrefix(w.admin, "http://"), o.environment, o.global, w.outward, o.sign, w.inward, tokenPath, o.verify, proxy, o.app+" "+o.inbox)
+`, strings.TrimPrefix(w.admin, "http://"), o.environment, o.account, o.global, w.outward, o.sign, w.inward, tokenPath, o.verify, proxy, o.app+" "+o.inbox)
 }
 
 // newWorld sets up what is around the sidecar.

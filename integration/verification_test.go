@@ -117,6 +117,7 @@ func TestOtherTokensAndSignatures(t *testing.T) {
 	t.Parallel()
 	symmetric, tokenless, asymmetric := simulator.Outgoing{}, simulator.Outgoing{Tokenless: true}, simulator.Outgoing{Asymmetric: true}
 	theirs := simulator.Outgoing{Bearer: "a.token.of-theirs"}
+	another := simulator.Outgoing{Asymmetric: true, Body: []byte(`{"partnerServiceId":"   88899","paymentRequestId":"another-merchants"}`)}
 	for _, test := range []struct {
 		name, options string
 		taken         []simulator.Outgoing
@@ -125,12 +126,12 @@ func TestOtherTokensAndSignatures(t *testing.T) {
 		{"as usual", "", []simulator.Outgoing{symmetric}, []simulator.Outgoing{tokenless, asymmetric, theirs}},
 		{"any token", "token any", []simulator.Outgoing{symmetric, theirs, tokenless}, []simulator.Outgoing{asymmetric}},
 		{"no token", "token none", []simulator.Outgoing{tokenless}, []simulator.Outgoing{symmetric, asymmetric, theirs}},
-		{"asymmetric", "signature asymmetric", []simulator.Outgoing{asymmetric}, []simulator.Outgoing{symmetric, tokenless}},
-		{"both", "signature symmetric asymmetric", []simulator.Outgoing{symmetric, asymmetric}, []simulator.Outgoing{tokenless, theirs}},
+		{"asymmetric", "signature asymmetric", []simulator.Outgoing{asymmetric}, []simulator.Outgoing{symmetric, tokenless, another}},
+		{"both", "signature symmetric asymmetric", []simulator.Outgoing{symmetric, asymmetric}, []simulator.Outgoing{tokenless, theirs, another}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			w := start(t, options{verify: "{\n" + test.options + "\n}"})
+			w := start(t, options{verify: "{\n" + test.options + "\n}", account: "partner_service_id 19008 " + strings.TrimSpace(partnerServiceID)})
 			n := 0
 			for _, call := range test.taken {
 				n++
@@ -139,7 +140,9 @@ func TestOtherTokensAndSignatures(t *testing.T) {
 			}
 			for _, call := range test.refused {
 				n++
-				call.Body, call.ExternalID = payment(fmt.Sprint(n)), fmt.Sprint(n)
+				if call.ExternalID = fmt.Sprint(n); call.Body == nil {
+					call.Body = payment(fmt.Sprint(n))
+				}
 				if got := w.notify(t, call); got.status != http.StatusUnauthorized {
 					t.Errorf("HTTP %d %s, expected 401", got.status, got.body)
 				}

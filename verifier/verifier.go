@@ -37,6 +37,7 @@ var (
 	ErrTokenExpired     = errors.New("bearer token expired")
 	ErrSignatureFormat  = errors.New("signature malformed")
 	ErrSignature        = errors.New("signature does not match")
+	ErrPartnerService   = errors.New("partner service id is not this account's")
 	ErrBodyFormat       = errors.New("body malformed")
 	ErrGrantTypeMissing = errors.New("grant type missing")
 	ErrGrantType        = errors.New("grant type is not client_credentials")
@@ -61,6 +62,7 @@ var reasons = []struct {
 	{ErrTokenExpired, "token_expired"},
 	{ErrSignatureFormat, "signature_format"},
 	{ErrSignature, "signature"},
+	{ErrPartnerService, "partner_service"},
 	{ErrBodyFormat, "body_format"},
 	{ErrGrantTypeMissing, "grant_type_missing"},
 	{ErrGrantType, "grant_type"},

@@ -163,7 +163,7 @@ func TestVerify(t *testing.T) {
 func TestOtherWaysOfSigning(t *testing.T) {
 	t.Parallel()
 	doku := dokuKey(t)
-	const body = `{"paymentRequestId":"1"}`
+	const body = `{"partnerServiceId":"    8808","paymentRequestId":"1"}`
 	// symmetric signs c with a token that may be empty.
 	symmetric := func(token string) func(*Call) {
 		return func(c *Call) {
@@ -182,6 +182,12 @@ func TestOtherWaysOfSigning(t *testing.T) {
 			t.Fatal(err)
 		}
 		c.Header.Set(snap.HeaderSignature, base64.StdEncoding.EncodeToString(raw))
+	}
+	about := func(body string) func(*Call) {
+		return func(c *Call) {
+			c.Body = []byte(body)
+			asymmetric(c)
+		}
 	}
 	both := []SignatureForm{Symmetric, Asymmetric}
 	tests := []struct {
@@ -204,6 +210,13 @@ func TestOtherWaysOfSigning(t *testing.T) {
 		{"symmetric, if both are accepted", "", both, nil, Symmetric, nil},
 		{"symmetric without a token, if both are accepted", "", both, symmetric(""), "", ErrTokenMissing},
 		{"symmetric, if only asymmetric is accepted", "", []SignatureForm{Asymmetric}, nil, "", ErrSignatureFormat},
+		{"asymmetric for another partner service", "", both, about(`{"partnerServiceId":"   88899"}`), "", ErrPartnerService},
+		{"asymmetric for one that only begins like ours", "", both, about(`{"partnerServiceId":"   88081"}`), "", ErrPartnerService},
+		{"asymmetric for ours and, last, another one", "", both, about(`{"partnerServiceId":"    8808","partnerServiceId":"   88899"}`), "", ErrPartnerService},
+		{"asymmetric for ours, but not at the top", "", both, about(`{"additionalInfo":{"partnerServiceId":"    8808"}}`), "", ErrPartnerService},
+		{"asymmetric for no partner service", "", both, about(`{"originalExternalId":"1","latestTransactionStatus":"00"}`), "", ErrPartnerService},
+		{"asymmetric for one that is empty", "", both, about(`{"partnerServiceId":"        "}`), "", ErrPartnerService},
+		{"asymmetric for one without padding", "", both, about(`{"partnerServiceId":"8808"}`), Asymmetric, nil},
 		{"asymmetric with the body changed", "", both, func(c *Call) { asymmetric(c); c.Body[3]++ }, "", ErrSignature},
 		{"asymmetric with the target changed", "", both, func(c *Call) { asymmetric(c); c.Target += "&y" }, "", ErrSignature},
 		{"a garbled signature, if both are accepted", "", both, func(c *Call) { c.Header.Set(snap.HeaderSignature, "!") }, "", ErrSignatureFormat},
@@ -213,6 +226,7 @@ func TestOtherWaysOfSigning(t *testing.T) {
 			t.Parallel()
 			v := verifier(t, noon)
 			v.Token, v.Signatures, v.Keys = test.token, test.forms, []*rsa.PublicKey{&doku.PublicKey}
+			v.PartnerServices = []string{"19008", "8808"}
 			call := genuine(t, secret, body)
 			if test.change != nil {
 				test.change(&call)

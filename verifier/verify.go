@@ -36,7 +36,9 @@ const (
 
 	// Asymmetric is SHA256withRSA, by which DOKU signed in the past (DOKU,
 	// "Asymmetric Signature"; see [snap.AppendAsymmetricStringToSign]). It has no
-	// token in it, so none is looked for.
+	// token in it, so none is looked for. Nor does anything else in it say for whom
+	// DOKU has signed, which may use one key for all merchants: the body must name a
+	// partner service id of the account's.
 	Asymmetric SignatureForm = "asymmetric"
 )
 
@@ -60,6 +62,10 @@ type Verifier struct {
 	Token      TokenMode        // default: TokenIssued
 	Signatures []SignatureForm  // that are accepted; default: Symmetric
 	Window     Window
+
+	// PartnerServices are the partner service ids of the account, without white
+	// space, for the asymmetric form.
+	PartnerServices []string
 }
 
 // Head is a call of which all but the body has been checked.
@@ -185,7 +191,24 @@ func (h *Head) Verify(body, memory []byte) (Verified, error) {
 		return Verified{}, refuse(snap.Unauthorized, "%w: %s, for %s %s, body of %d bytes, at %s; is %s the one of this environment, and does anything in front of the sidecar change path or body?",
 			ErrSignature, h.form, h.method, h.target, len(body), h.timestamp, map[SignatureForm]string{Symmetric: "secret_key", Asymmetric: "doku_public_key"}[h.form])
 	}
+	if h.form == Asymmetric && invalid == nil {
+		if err := h.verifier.own(canonical); err != nil {
+			return Verified{}, err
+		}
+	}
 	return result, nil
+}
+
+// own returns nil if a canonical body names a partner service id of the account's.
+func (v *Verifier) own(body []byte) error {
+	id := strings.TrimSpace(snap.StringField(body, "partnerServiceId"))
+	switch {
+	case id == "":
+		return refuse(snap.Unauthorized, "%w: the body names none, so that an asymmetric signature may be for any merchant", ErrPartnerService)
+	case !slices.Contains(v.PartnerServices, id):
+		return refuse(snap.Unauthorized, "%w: %.40q; if it is yours, add it to partner_service_id", ErrPartnerService, id)
+	}
+	return nil
 }
 
 // match looks for the form of the body under which the signature is right, and
