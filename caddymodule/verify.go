@@ -64,6 +64,8 @@ type Verify struct {
 
 	// The service code of the calls, two digits. Default: by the end of the
 	// path, such as 24 for `/transfer-va/inquiry` and 25 for `/transfer-va/payment`.
+	// A call to a path that tells nothing is refused: it could be a notification
+	// whose repeats would not be known.
 	Service string `json:"service,omitempty"`
 
 	// What the bearer token must be: `issued` (the default), one that `doku_token`
@@ -303,6 +305,10 @@ func (v *Verify) check(in *inbound, w http.ResponseWriter, r *http.Request) (why
 	}
 	if invalid := in.verified.Valid; invalid != nil {
 		return refusal{snap.BadRequest, verifier.Reason(verifier.ErrBodyFormat), fmt.Errorf("%w: %w", verifier.ErrBodyFormat, invalid)}, false
+	}
+	if in.service == snap.ServiceUnknown {
+		return refusal{snap.NotFound, "service_unknown", fmt.Errorf("the path %.200q does not tell which service a genuine call is of; write it in doku_verify, such as `service %s` for payment notifications",
+			in.target, snap.ServiceVAPayment)}, false
 	}
 	in.id = verifier.Identity{
 		Account: account.Name, Service: in.service, ExternalID: head.ExternalID, Day: snap.Day(head.Timestamp), Digest: in.verified.Digest,

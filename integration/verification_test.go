@@ -171,6 +171,9 @@ func TestRefusalsHaveTheCodeOfTheirService(t *testing.T) {
 		w.notify(t, simulator.Outgoing{URL: w.inward + path, Bearer: "x"}).expect(t, http.StatusUnauthorized, "401"+service+"01")
 		w.notify(t, simulator.Outgoing{URL: w.inward + path, Timestamp: "2024-01-01T00:00:00+07:00"}).expect(t, http.StatusBadRequest, "400"+service+"01")
 	}
+	// What a genuine call is about must be known, or its repeats would not be.
+	w.notify(t, simulator.Outgoing{URL: w.inward + "/what/is/this"}).expect(t, http.StatusNotFound, "4040000")
+	w.awaitLog(t, `"reason":"service_unknown"`, 1)
 	if n := len(w.app.seen()); n != 0 {
 		t.Errorf("the app was called %d times", n)
 	}
