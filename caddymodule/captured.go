@@ -3,6 +3,7 @@ package caddymodule
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"maps"
 	"net/http"
 	"strconv"
@@ -35,8 +36,16 @@ func (c *captured) WriteHeader(status int) {
 	}
 }
 
+// capturedMost is far more than an app has to say to DOKU.
+const capturedMost = 16 << 20
+
+var errAnswerTooLarge = fmt.Errorf("the app's answer has more than %d bytes", capturedMost)
+
 // Write implements [http.ResponseWriter].
 func (c *captured) Write(p []byte) (int, error) {
+	if c.body.Len()+len(p) > capturedMost {
+		return 0, errAnswerTooLarge
+	}
 	c.WriteHeader(http.StatusOK)
 	return c.body.Write(p)
 }

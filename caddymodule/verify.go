@@ -334,7 +334,11 @@ func (v *Verify) deliver(in *inbound, refuse refuser, w http.ResponseWriter, r *
 	defer cancel()
 	buffer := answers.Get().(*bytes.Buffer)
 	buffer.Reset()
-	defer answers.Put(buffer)
+	defer func() {
+		if buffer.Cap() <= recycledMost {
+			answers.Put(buffer)
+		}
+	}()
 	app := capture(w, buffer)
 	// The app is let finish, and its answer recorded, even if DOKU hangs up.
 	asking, stop := detach(ctx)

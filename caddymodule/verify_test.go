@@ -75,6 +75,13 @@ func TestOnlyAFinalAnswerOfTheAppsIsDOKUs(t *testing.T) {
 			write(w, 200, yes[:5])
 			panic(http.ErrAbortHandler)
 		}, 500, "app_unreachable"},
+		{"an answer that does not end", func(w http.ResponseWriter) error {
+			for {
+				if _, err := w.Write(make([]byte, 1<<20)); err != nil {
+					return err
+				}
+			}
+		}, 500, "app_unreachable"},
 		{"an error after the beginning of an answer", func(w http.ResponseWriter) error {
 			write(w, 200, yes[:5])
 			return errors.New("half of it")

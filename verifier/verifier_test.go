@@ -206,6 +206,7 @@ func TestOtherWaysOfSigning(t *testing.T) {
 		{"no token, as usual", TokenIssued, nil, symmetric(""), "", ErrTokenMissing},
 		{"asymmetric", "", []SignatureForm{Asymmetric}, asymmetric, Asymmetric, nil},
 		{"asymmetric, as usual", "", nil, asymmetric, "", ErrTokenMissing},
+		{"asymmetric, if only symmetric is accepted, said twice", TokenAny, []SignatureForm{Symmetric, Symmetric}, asymmetric, "", ErrSignatureFormat},
 		{"asymmetric, if both are accepted", "", both, asymmetric, Asymmetric, nil},
 		{"symmetric, if both are accepted", "", both, nil, Symmetric, nil},
 		{"symmetric without a token, if both are accepted", "", both, symmetric(""), "", ErrTokenMissing},

@@ -151,11 +151,11 @@ func (h *Head) read(headers http.Header) (sent string, err error) {
 
 // formOf returns the form of a signature. If both are accepted, its length tells.
 func (v *Verifier) formOf(sent string) (SignatureForm, error) {
-	if len(v.Signatures) == 0 {
+	if !slices.Contains(v.Signatures, Asymmetric) {
 		return Symmetric, nil
 	}
-	if len(v.Signatures) == 1 {
-		return v.Signatures[0], nil
+	if !slices.Contains(v.Signatures, Symmetric) {
+		return Asymmetric, nil
 	}
 	raw, err := base64.StdEncoding.Strict().DecodeString(sent)
 	if err != nil {
