@@ -132,7 +132,7 @@ var (
 	inboundOutcomes = append([]string{
 		outcomeAccepted, outcomeAppRefused, "app_timeout", "app_unreachable", "app_missing", "kept", "not_kept", "inbox",
 		outcomeReplayed, "in_flight", "store",
-		outcomeIssued, "issuing", "method", "body_too_large", "body_unreadable",
+		outcomeIssued, "issuing", "method", "service_unknown", "body_too_large", "body_unreadable",
 	}, verifier.Reasons()...)
 )
 

@@ -410,7 +410,7 @@ func TestAYesWithACodeThatSaysNoIsANo(t *testing.T) {
 	if n := len(w.app.seen()); n != 5 {
 		t.Errorf("the app was called %d times", n)
 	}
-	if metrics := w.ask("/metrics"); !strings.Contains(metrics, `caddy_doku_inbound_calls_total{outcome="app_refused",service="25"} 2`) {
+	if metrics := w.ask("/metrics"); !strings.Contains(metrics, `caddy_doku_calls_total{account="default",direction="inbound",outcome="app_refused",service="25"} 2`) {
 		t.Error("the counter does not tell")
 	}
 }
