@@ -91,6 +91,9 @@ type Account struct {
 
 	inUse atomic.Pointer[credentials]
 	tried map[string][sha256.Size]byte // the files of the last reload, by path
+
+	unloaded atomic.Pointer[error] // why the last reload was of no use, if it was not
+	checks   []*check
 }
 
 // session is what an account keeps across reloads.
@@ -216,7 +219,11 @@ func (a *Account) provision(app *App) error {
 	a.repeats = signer.NewRepeats(kept, verifier.DefaultLease)
 	a.ledger = verifier.NewLedger(kept, verifier.DefaultLease)
 	a.ledger.Lenient = app.OnStoreError == storeErrorContinue
-	return a.join(app, c)
+	if err := a.join(app, c); err != nil {
+		return err
+	}
+	a.addOwnChecks()
+	return nil
 }
 
 var serviceID = regexp.MustCompile(`^[0-9]{1,8}$`)
@@ -341,10 +348,12 @@ func (a *Account) reload(ctx context.Context, log *slog.Logger) {
 		err = a.use(c)
 	}
 	if err != nil {
+		a.unloaded.Store(&err)
 		credentialLoads.WithLabelValues(a.Name, "failed").Inc()
 		log.Error("a changed file of the account is of no use; the keys and secrets in use stay", "account", a.Name, "error", err)
 		return
 	}
+	a.unloaded.Store(nil)
 	credentialLoads.WithLabelValues(a.Name, "loaded").Inc()
 	a.tell(log, "took up changed keys or secrets")
 }

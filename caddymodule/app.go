@@ -54,10 +54,11 @@ type App struct {
 	// machine's clock in any case. Default: false.
 	ClockCorrection bool `json:"clock_correction,omitempty"`
 
-	store   store.Store
-	storeID string
-	held    shares
-	log     *slog.Logger
+	store     store.Store
+	storeID   string
+	storeName string // such as "redis"
+	held      shares
+	log       *slog.Logger
 
 	boxes []*box // enrolled by the handlers doku_inbox
 
@@ -84,7 +85,7 @@ func (App) CaddyModule() caddy.ModuleInfo {
 
 // Provision reads keys and secrets and prepares the accounts.
 func (a *App) Provision(ctx caddy.Context) error {
-	a.log = ctx.Slogger()
+	a.log = slog.New(tracedHandler{ctx.Slogger().Handler()})
 	if len(a.Accounts) == 0 {
 		return errors.New("doku: no account; write `account { client_id …; secret_key …; private_key … }` in the global option `doku`")
 	}
@@ -126,6 +127,7 @@ func (a *App) openStore(ctx caddy.Context) error {
 	if !ok {
 		return fmt.Errorf("expected a module that opens a store, found %T", module)
 	}
+	a.storeName = module.(caddy.Module).CaddyModule().ID.Name()
 	a.store, a.storeID, err = opener.Open()
 	return err
 }
@@ -220,7 +222,7 @@ func (a *App) account(name string) (*Account, error) {
 		}
 		names[i] = account.Name
 	}
-	return nil, fmt.Errorf("no account is called %q; the accounts are: %s", name, strings.Join(names, ", "))
+	return nil, fmt.Errorf("no account is called %.60q; the accounts are: %s", name, strings.Join(names, ", "))
 }
 
 // findApp returns the app.

@@ -57,6 +57,10 @@ func (a *App) enrol(i *Inbox, settings []byte) (*box, error) {
 	b := &box{name: i.Name, settings: settings, handler: i, app: a}
 	b.open = sync.OnceValues(b.begin)
 	a.boxes = append(a.boxes, b)
+	writable := newCheck(checkInbox, b)
+	for _, account := range a.Accounts {
+		account.checks = append(account.checks, writable)
+	}
 	return b, nil
 }
 
@@ -90,6 +94,15 @@ func (b *box) begin() (*inbox.Inbox, error) {
 		Concurrency: b.handler.Concurrency, Now: time.Now,
 		Logger: b.app.log.With("inbox", b.name), Observe: b.observe,
 	}), nil
+}
+
+// Ready returns nil if the box can keep notifications.
+func (b *box) Ready(ctx context.Context) error {
+	opened, err := b.open()
+	if err != nil {
+		return err
+	}
+	return opened.Ready(ctx, b.app.Accounts[0].Name)
 }
 
 // keptIn returns a text that is the same for the same place and for no other.

@@ -20,12 +20,15 @@ func init() {
 	httpcaddyfile.RegisterHandlerDirective("doku_token", parseToken)
 	httpcaddyfile.RegisterHandlerDirective("doku_verify", parseVerify)
 	httpcaddyfile.RegisterHandlerDirective("doku_inbox", parseInbox)
+	httpcaddyfile.RegisterHandlerDirective("doku_health", parseHealth)
 	// Before everything that may hand a request to the app: not only reverse_proxy,
 	// but handle, route and whatever else is written beside them.
 	httpcaddyfile.RegisterDirectiveOrder("doku_token", httpcaddyfile.Before, "basic_auth")
 	httpcaddyfile.RegisterDirectiveOrder("doku_verify", httpcaddyfile.Before, "basic_auth")
 	httpcaddyfile.RegisterDirectiveOrder("doku_sign", httpcaddyfile.Before, "reverse_proxy")
 	httpcaddyfile.RegisterDirectiveOrder("doku_inbox", httpcaddyfile.Before, "reverse_proxy")
+	// Behind whoever asks for a password, before everything that answers.
+	httpcaddyfile.RegisterDirectiveOrder("doku_health", httpcaddyfile.Before, "invoke")
 }
 
 func parseApp(d *caddyfile.Dispenser, existing any) (any, error) {
@@ -397,6 +400,33 @@ func (i *Inbox) unmarshalDeliver(h httpcaddyfile.Helper, segment *caddyfile.Disp
 	return nil
 }
 
+func parseHealth(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+	health := new(Health)
+	return health, health.UnmarshalCaddyfile(h.Dispenser)
+}
+
+// UnmarshalCaddyfile sets up the handler from Caddyfile tokens. Syntax:
+//
+//	doku_health [<matcher>] {
+//		token required|reported
+//		store required|reported
+//		inbox required|reported
+//	}
+func (h *Health) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // consume the directive's name
+	return block(d, func() error {
+		switch d.Val() {
+		case checkToken:
+			return once(d, &h.Token)
+		case checkStore:
+			return once(d, &h.Store)
+		case checkInbox:
+			return once(d, &h.Inbox)
+		}
+		return unknown(d, checkToken, checkStore, checkInbox)
+	})
+}
+
 // UnmarshalCaddyfile sets up the transport from Caddyfile tokens: the
 // subdirectives of the http transport. Syntax:
 //
@@ -523,6 +553,7 @@ var (
 	_ caddyfile.Unmarshaler = (*Sign)(nil)
 	_ caddyfile.Unmarshaler = (*Token)(nil)
 	_ caddyfile.Unmarshaler = (*Verify)(nil)
+	_ caddyfile.Unmarshaler = (*Health)(nil)
 	_ caddyfile.Unmarshaler = (*Transport)(nil)
 	_ caddyfile.Unmarshaler = (*Upstreams)(nil)
 )

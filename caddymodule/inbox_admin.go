@@ -36,16 +36,16 @@ func (InboxAdmin) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{ID: "admin.api.doku_inbox", New: func() caddy.Module { return new(InboxAdmin) }}
 }
 
-// Routes returns the routes.
-func (InboxAdmin) Routes() []caddy.AdminRoute {
-	return []caddy.AdminRoute{
-		{Pattern: "GET /doku/inbox", Handler: caddy.AdminHandlerFunc(listInboxes)},
-		{Pattern: "GET /doku/inbox/{box}", Handler: caddy.AdminHandlerFunc(listCalls)},
-		{Pattern: "GET /doku/inbox/{box}/{key}", Handler: caddy.AdminHandlerFunc(showCall)},
-		{Pattern: "POST /doku/inbox/{box}/{key}/retry", Handler: caddy.AdminHandlerFunc(retryCall)},
-		{Pattern: "DELETE /doku/inbox/{box}/{key}", Handler: caddy.AdminHandlerFunc(dropCall)},
-	}
+var inboxHandlers = adminHandlers{
+	"GET /doku/inbox":                    listInboxes,
+	"GET /doku/inbox/{box}":              listCalls,
+	"GET /doku/inbox/{box}/{key}":        showCall,
+	"POST /doku/inbox/{box}/{key}/retry": retryCall,
+	"DELETE /doku/inbox/{box}/{key}":     dropCall,
 }
+
+// Routes returns the routes.
+func (InboxAdmin) Routes() []caddy.AdminRoute { return inboxHandlers.routes() }
 
 // inboxState is what the admin API says of an inbox.
 type inboxState struct {
@@ -203,6 +203,7 @@ func apiError(status int, err error) error {
 // tell answers with JSON for people to read.
 func tell(w http.ResponseWriter, what any) error {
 	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
 	encoder := json.NewEncoder(w)
 	encoder.SetIndent("", "  ")
 	encoder.SetEscapeHTML(false)

@@ -97,6 +97,7 @@ func (f refuser) tell(r *http.Request, message string, why refusal) {
 		slog.String("response_code", why.c.Code(f.service)),
 		slog.String("reason", why.reason),
 		slog.String("error", why.err.Error()),
+		slog.String("hint", inboundHints[why.reason]),
 		slog.String("external_id", externalID),
 		slog.String("remote", r.RemoteAddr))
 	if f.events.ShouldEmit(eventRefused) {

@@ -175,9 +175,10 @@ type call struct {
 	channelID   string
 	body        []byte
 	digest      [sha256.Size]byte
-	written     atomic.Bool   // whether any of it may have reached DOKU
-	readers     atomic.Int32  // of body that a transport may still be using
-	status      int           // of DOKU's answer; 0 if there is none
+	written     atomic.Bool  // whether any of it may have reached DOKU
+	readers     atomic.Int32 // of body that a transport may still be using
+	status      int          // of DOKU's answer; 0 if there is none
+	began       time.Time
 	elsewhere   time.Duration // that DOKU, the app's sending, and waiting for a token have taken
 
 	repeatable *signer.Repeatable // if the app has given an idempotency key, and the store is there
@@ -243,6 +244,7 @@ func (s *Sign) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.
 	ctx, cancel := context.WithTimeout(r.Context(), time.Duration(s.Timeout))
 	defer cancel()
 	c, err := s.prepare(ctx, w, r)
+	c.began = began
 	defer c.free()
 	defer s.settle(ctx, c) // also when the proxy panics, as it does if the app has gone
 	if err == nil {
@@ -264,7 +266,7 @@ func (s *Sign) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.
 	}
 	c.outcome = failed.reason
 	s.log.LogAttrs(ctx, slog.LevelWarn, "call not made", slog.String("account", c.name()), slog.String("service", string(c.service)),
-		slog.String("external_id", c.externalID), slog.String("reason", failed.reason), slog.String("error", failed.Error()))
+		slog.String("external_id", c.externalID), slog.String("reason", failed.reason), slog.String("error", failed.Error()), slog.String("hint", outboundHints[failed.reason]))
 	err = answer(w, c.service, failed.c, failed.reason)
 	if c.repeatable != nil {
 		_ = http.NewResponseController(w).Flush() // the app need not wait until the outcome is noted
@@ -300,8 +302,9 @@ func (s *Sign) settle(ctx context.Context, c *call) {
 			c.outcome = "outcome_unknown"
 		}
 		s.log.LogAttrs(ctx, slog.LevelWarn, "the app has hung up before there was an answer", slog.String("account", c.name()), slog.String("service", string(c.service)),
-			slog.String("external_id", c.externalID), slog.String("reason", c.outcome))
+			slog.String("external_id", c.externalID), slog.String("reason", c.outcome), slog.String("hint", outboundHints[c.outcome]))
 	}
+	s.tell(ctx, c)
 	c.count(c.outcome)
 	if c.repeatable == nil || c.repeatable.Answer != nil {
 		return
@@ -316,6 +319,19 @@ func (s *Sign) settle(ctx context.Context, c *call) {
 		s.log.LogAttrs(ctx, slog.LevelWarn, "the outcome of a call was not kept; a repeat will be sent with the same external id",
 			slog.String("account", c.name()), slog.String("external_id", c.externalID), slog.String("error", err.Error()))
 	}
+}
+
+// tell logs a call that has DOKU's answer: of the others, a warning tells.
+func (s *Sign) tell(ctx context.Context, c *call) {
+	if outboundHints[c.outcome] != "" || !s.log.Enabled(ctx, slog.LevelDebug) {
+		return
+	}
+	status, replayed := c.status, c.outcome == outcomeReplayed
+	if replayed {
+		status = c.repeatable.Answer.Status
+	}
+	s.log.LogAttrs(ctx, slog.LevelDebug, "call to DOKU answered", slog.String("account", c.name()), slog.String("service", string(c.service)),
+		slog.String("external_id", c.externalID), slog.String("outcome", c.outcome), slog.Int("status", status), slog.Duration("took", s.now().Sub(c.began)))
 }
 
 // prepare reads the app's request. The call it returns is never nil.

@@ -3,6 +3,7 @@ package caddymodule
 import (
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"net/http"
 	"strconv"
 	"time"
@@ -108,6 +109,7 @@ func (t *Token) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Ha
 		return err
 	}
 	refuse.count(outcomeIssued)
+	t.guard.log.LogAttrs(r.Context(), slog.LevelDebug, "DOKU got a token", slog.String("account", account.Name), slog.String("service", string(service)))
 	h := w.Header()
 	h.Set("Content-Type", "application/json")
 	h.Set("Content-Length", strconv.Itoa(len(answered)))

@@ -220,6 +220,7 @@ type inbound struct {
 	id       verifier.Identity // once it is verified
 	lane     string            // of a notification; see [laneOf]
 	trusted  bool              // whether it is verified, and enforced
+	age      time.Duration     // of its X-TIMESTAMP, by then
 
 	began     time.Time
 	elsewhere time.Duration // that the app, and the caller's sending, have taken
@@ -320,9 +321,7 @@ func (v *Verify) check(in *inbound, w http.ResponseWriter, r *http.Request) (why
 	recycle(in.verified.Canonical)
 	in.verified.Canonical = nil
 	verifiedCalls.WithLabelValues(account.Name, string(in.verified.Signature), string(in.verified.BodyForm)).Inc()
-	v.guard.log.LogAttrs(r.Context(), slog.LevelDebug, "call from DOKU verified", slog.String("account", account.Name),
-		slog.String("service", string(in.service)), slog.String("external_id", in.id.ExternalID), slog.Duration("age", head.Age),
-		slog.String("signature_form", string(in.verified.Signature)), slog.String("body_form", string(in.verified.BodyForm)))
+	in.age = head.Age
 	return refusal{}, true
 }
 
@@ -354,6 +353,7 @@ func (v *Verify) deliver(in *inbound, refuse refuser, w http.ResponseWriter, r *
 		return app.answer(), nil
 	})
 	v.note(ctx, in, out)
+	outcome := outcomeAccepted
 	switch {
 	case failed.err != nil:
 		return refuse.refuse(w, r, failed)
@@ -365,17 +365,18 @@ func (v *Verify) deliver(in *inbound, refuse refuser, w http.ResponseWriter, r *
 		return refuse.refuse(w, r, refusalOf(err))
 	case out.Replayed:
 		refuse.count(outcomeReplayed)
+		v.tell(ctx, in, outcomeReplayed, out.Answer.Status)
 		return replay(w, &out.Answer)
 	case out.Answer.Status < 200 || out.Answer.Status > 299:
-		refuse.count(outcomeAppRefused)
+		outcome = outcomeAppRefused
 		if out.Answer.Status != app.status {
 			v.guard.log.LogAttrs(ctx, slog.LevelWarn, "the app has answered with an HTTP status that says yes and a responseCode that says no: DOKU is told no",
 				slog.String("account", in.account.Name), slog.String("service", string(in.service)), slog.String("external_id", in.id.ExternalID),
 				slog.Int("app_status", app.status), slog.Int("status", out.Answer.Status), slog.String("reason", outcomeAppRefused))
 		}
-	default:
-		refuse.count(outcomeAccepted)
 	}
+	refuse.count(outcome)
+	v.tell(ctx, in, outcome, out.Answer.Status)
 	observe(ctx, addedDuration.WithLabelValues(directionIn), v.now().Sub(in.began)-in.elsewhere)
 	return app.give(w, out.Answer.Status)
 }
@@ -392,12 +393,21 @@ func (in *inbound) tookApp(ctx context.Context, took time.Duration, failed refus
 	}
 }
 
+// tell logs a verified call and what has become of it. status is the app's answer, or
+// 0 if it is not known.
+func (v *Verify) tell(ctx context.Context, in *inbound, outcome string, status int) {
+	if !v.guard.log.Enabled(ctx, slog.LevelDebug) {
+		return
+	}
+	v.guard.log.LogAttrs(ctx, slog.LevelDebug, "call from DOKU verified", slog.String("account", in.account.Name),
+		slog.String("service", string(in.service)), slog.String("external_id", in.id.ExternalID), slog.Duration("age", in.age),
+		slog.String("signature_form", string(in.verified.Signature)), slog.String("body_form", string(in.verified.BodyForm)),
+		slog.String("outcome", outcome), slog.Int("status", status))
+}
+
 // note logs what is odd about a delivery.
 func (v *Verify) note(ctx context.Context, in *inbound, out verifier.Outcome) {
 	attrs := []slog.Attr{slog.String("account", in.account.Name), slog.String("service", string(in.service)), slog.String("external_id", in.id.ExternalID)}
-	if out.Replayed {
-		v.guard.log.LogAttrs(ctx, slog.LevelInfo, "repeat answered from the ledger", attrs...)
-	}
 	if out.Changed {
 		changedPayments.WithLabelValues(in.account.Name).Inc()
 		v.guard.log.LogAttrs(ctx, slog.LevelWarn, "a notification tells of a payment that the app has accepted with another body before; it was handed to the app, which has to tell them apart",
@@ -444,6 +454,7 @@ func (v *Verify) report(in *inbound, why refusal, ok bool, refuse refuser, w htt
 	}
 	if ok {
 		refuse.count(outcomeReported + outcomeVerified)
+		v.tell(r.Context(), in, outcomeReported+outcomeVerified, 0)
 	} else {
 		refuse.count(outcomeReported + why.reason)
 		refuse.tell(r, "call from DOKU passed on unverified, since enforce is report", why)

@@ -498,5 +498,19 @@ func (i *Inbox) List(ctx context.Context, limit int) ([]Call, error) {
 	return i.cfg.Store.List(ctx, i.cfg.Box, limit)
 }
 
+// The record that [Inbox.Ready] writes.
+const (
+	readyKey  = "ready" // no call's key: they are hexadecimal
+	readyFor  = time.Minute
+	readySize = 16 << 10 // more than most notifications, so that it does not fit where they no longer do
+)
+
+// Ready returns nil if the inbox can be written to: a record is, which is of no
+// call. account is the name of any account.
+func (i *Inbox) Ready(ctx context.Context, account string) error {
+	record := store.Answer{Status: http.StatusOK, Body: make([]byte, readySize)}
+	return i.cfg.Store.Take(ctx, Call{Box: i.cfg.Box, Key: readyKey, Account: account}, record, readyFor)
+}
+
 // Stats returns the figures of the inbox.
 func (i *Inbox) Stats(ctx context.Context) (Stats, error) { return i.cfg.Store.Stats(ctx, i.cfg.Box) }

@@ -303,6 +303,28 @@ func TestPassing(t *testing.T) {
 	})
 }
 
+func TestAnInboxIsReadyIfItCanBeWritten(t *testing.T) {
+	t.Parallel()
+	lanes := store.NewMemory()
+	defer lanes.Close()
+	bolt := openBolt(t, t.TempDir())
+	remote, _ := newRedis(t)
+	for name, s := range map[string]Store{"a file": bolt, "Redis": remote} {
+		h := newHouse(t, s, lanes)
+		for range 2 {
+			if err := h.Ready(t.Context(), call("k", "l").Account); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		if figures, err := h.Stats(t.Context()); err != nil || figures != (Stats{}) {
+			t.Errorf("%s: %+v, %v, expected nothing to be kept", name, figures, err)
+		}
+	}
+	if err := newHouse(t, broken{}, lanes).Ready(t.Context(), "a"); !errors.Is(err, ErrStore) {
+		t.Errorf("a store that is away: %v", err)
+	}
+}
+
 // broken is a store that cannot be read or written.
 type broken struct{ Store }
 

@@ -275,7 +275,7 @@ func (w *world) run(t *testing.T, config string) {
 	})
 	w.sidecar = programs.Start(t, w.log, w.command(t, config), strings.TrimPrefix(w.outward, "http://"), strings.TrimPrefix(w.inward, "http://"))
 	t.Cleanup(func() { // before it ends
-		for _, path := range []string{"/config/", "/metrics"} {
+		for _, path := range []string{"/config/", "/metrics", "/doku/accounts"} {
 			said[path] = w.ask(path)
 		}
 		checkMetrics(t, said["/metrics"])
@@ -315,7 +315,7 @@ var accessToken = regexp.MustCompile(`"accessToken":"([^"]+)"`)
 // checkSecrets looks for what must not be found in what a sidecar has said.
 func (w *world) checkSecrets(t *testing.T, said map[string]string) {
 	t.Helper()
-	secrets := map[string]string{secretKey: "the secret key"}
+	secrets := map[string]string{secretKey: "the secret key", "Putri": "a customer's name", "Toru": "a customer's name"} // see bill and payment
 	for _, name := range []string{"test-merchant-private.pem", "test-doku-private.pem"} {
 		text, err := os.ReadFile(testdata(t, name))
 		if err != nil {

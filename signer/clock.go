@@ -83,13 +83,24 @@ func (c *Clock) median() time.Duration {
 
 // Offset returns by how much DOKU's clock is ahead of this machine's, negative if
 // it is behind: the median of the last answers. It is 0 before the first.
-func (c *Clock) Offset() time.Duration {
+func (c *Clock) Offset() time.Duration { return c.Status().Offset }
+
+// ClockStatus is the state of a [Clock], for whoever looks after it.
+type ClockStatus struct {
+	Offset  time.Duration // see [Clock.Offset]
+	Samples int           // answers that it is the median of; 0: it is not known
+	Correct bool          // whether X-TIMESTAMP is corrected by it
+}
+
+// Status returns the present state.
+func (c *Clock) Status() ClockStatus {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.samples) == 0 {
-		return 0
+	status := ClockStatus{Samples: len(c.samples), Correct: c.correct.Load()}
+	if status.Samples > 0 {
+		status.Offset = c.median()
 	}
-	return c.median()
+	return status
 }
 
 // Time returns the time for X-TIMESTAMP.

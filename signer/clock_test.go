@@ -19,8 +19,8 @@ func TestTheOffsetIsTheMedianOfTheLastAnswers(t *testing.T) {
 	t.Parallel()
 	noon := time.Date(2024, 3, 26, 12, 0, 0, 0, time.UTC)
 	c := &Clock{Now: func() time.Time { return noon }}
-	if c.Offset() != 0 {
-		t.Errorf("before the first answer: %s", c.Offset())
+	if got := c.Status(); got != (ClockStatus{}) {
+		t.Errorf("before the first answer: %+v", got)
 	}
 	about := func(want time.Duration) {
 		t.Helper()
@@ -43,6 +43,10 @@ func TestTheOffsetIsTheMedianOfTheLastAnswers(t *testing.T) {
 		answered(c, noon, 4*time.Second, -10*time.Second)
 	}
 	about(-10 * time.Second)
+	c.SetCorrect(true)
+	if got := c.Status(); got != (ClockStatus{Offset: c.Offset(), Samples: clockSamples, Correct: true}) {
+		t.Errorf("in the end: %+v", got)
+	}
 }
 
 func TestCorrectionOfTheClock(t *testing.T) {

@@ -41,7 +41,7 @@ func (s *TokenSource) obtain(ctx context.Context, have *Token, rejected string, 
 			if ctx.Err() != nil {
 				return nil, s.ended(ctx)
 			}
-			s.log.Warn("the store is away, so this sidecar fetches a token by itself", "client_id", s.clientID, "error", err)
+			s.log.WarnContext(ctx, "the store is away, so this sidecar fetches a token by itself", "client_id", s.clientID, "error", err)
 			return s.fetch(ctx)
 		}
 		kept := s.kept(ctx, have, rejected)
@@ -101,7 +101,7 @@ func (s *TokenSource) fetchForAll(ctx context.Context) (*Token, error) {
 		return nil, fmt.Errorf("keeping the token: %w", err)
 	}
 	if err := s.store.Set(ctx, tokenKey, value, t.Expires.Sub(s.clock.Now())); err != nil {
-		s.log.Warn("the new token could not be shared with other sidecars", "client_id", s.clientID, "error", err)
+		s.log.WarnContext(ctx, "the new token could not be shared with other sidecars", "client_id", s.clientID, "error", err)
 	}
 	return t, nil
 }
@@ -118,7 +118,7 @@ func (s *TokenSource) release(ctx context.Context) {
 func (s *TokenSource) kept(ctx context.Context, have *Token, rejected string) *Token {
 	value, err := s.store.Get(ctx, tokenKey)
 	if err != nil {
-		s.log.Warn("the token in the store cannot be read", "client_id", s.clientID, "error", err)
+		s.log.WarnContext(ctx, "the token in the store cannot be read", "client_id", s.clientID, "error", err)
 		return nil
 	}
 	var shared sharedToken
@@ -152,7 +152,7 @@ func (s *TokenSource) look(now time.Time) {
 			return
 		}
 		if s.current.CompareAndSwap(have, kept) {
-			s.log.Debug("took over another sidecar's token", "client_id", s.clientID, "expires", kept.Expires)
+			s.log.DebugContext(ctx, "took over another sidecar's token", "client_id", s.clientID, "expires", kept.Expires)
 		}
 	})
 }

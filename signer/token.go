@@ -111,6 +111,8 @@ type TokenSource struct {
 	failed   error     // of the last fetch, if it failed
 	failures uint      // in a row
 	restsTil time.Time // no fetch before, after a failure
+	fetched  time.Time // when the last fetch ended
+	reason   Reason    // of the last fetch
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -280,26 +282,40 @@ func (s *TokenSource) start(cause context.Context, now time.Time, reason Reason)
 	s.wg.Go(func() {
 		f.token, f.err = s.obtain(ctx, have, rejected, reason == ReasonForced)
 		end(f.err)
-		s.judge(f, reason)
+		s.judge(ctx, f, reason)
 		s.settle(f)
 	})
 	return f, nil
 }
 
-// judge takes note of how a fetch went.
-func (s *TokenSource) judge(f *flight, reason Reason) {
+// judge takes note of how a fetch went. ctx is the fetch's.
+func (s *TokenSource) judge(ctx context.Context, f *flight, reason Reason) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.fetched, s.reason = s.clock.Now(), reason
 	if f.err == nil {
-		s.log.Info("got a B2B token", "client_id", s.clientID, "reason", reason, "expires", f.token.Expires)
+		s.log.InfoContext(ctx, "got a B2B token", "client_id", s.clientID, "reason", reason, "expires", f.token.Expires)
 		return
 	}
 	rest := min(restShortest<<min(s.failures, 5), restLongest)
 	if later, ok := errors.AsType[*laterError](f.err); ok {
 		rest = max(rest, later.after)
 	}
-	s.failed, s.failures, s.restsTil = f.err, s.failures+1, s.clock.Now().Add(rest)
-	s.log.Error("no B2B token", "client_id", s.clientID, "reason", reason, "error", f.err, "next_attempt_in", rest)
+	s.failed, s.failures, s.restsTil = f.err, s.failures+1, s.fetched.Add(rest)
+	s.log.ErrorContext(ctx, "no B2B token", "client_id", s.clientID, "reason", reason, "error", f.err, "hint", Hint(f.err), "next_attempt_in", rest)
+}
+
+// Hint returns what an operator can do about an error of [TokenSource.Token].
+func Hint(err error) string {
+	switch {
+	case errors.Is(err, ErrTokenRefused):
+		return "check client_id and environment, that the public half of private_key is the one in DOKU's dashboard, and this machine's clock"
+	case errors.Is(err, ErrTokenAnswer):
+		return "DOKU, or a proxy on the way to it, is not well; if it lasts, ask DOKU"
+	case errors.Is(err, ErrTokenClosed):
+		return "the configuration was replaced meanwhile; try again"
+	}
+	return "check that this machine reaches DOKU: DNS, firewall, proxy, TLS"
 }
 
 // settle takes over the token that a flight has brought, if any, and wakes those
@@ -323,13 +339,16 @@ type TokenStatus struct {
 	Error    error     // of the last fetch, if it failed
 	Failures uint      // in a row
 	RestsTil time.Time // after a failure, when the next fetch may begin
+	Fetching bool      // whether a fetch is under way
+	Fetched  time.Time // when the last fetch ended, well or not; zero before the first
+	Reason   Reason    // of the last fetch
 }
 
 // Status returns the present state.
 func (s *TokenSource) Status() TokenStatus {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	status := TokenStatus{Error: s.failed, Failures: s.failures}
+	status := TokenStatus{Error: s.failed, Failures: s.failures, Fetching: s.flight != nil, Fetched: s.fetched, Reason: s.reason}
 	if s.failed != nil {
 		status.RestsTil = s.restsTil
 	}

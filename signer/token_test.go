@@ -470,3 +470,52 @@ func TestWithoutItsStoreASidecarGetsATokenByItself(t *testing.T) {
 		}
 	})
 }
+
+func TestTheStateOfATokenSource(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		doku := dokuFor(t, 0)
+		s, log := sourceOf(t, doku, nil)
+		defer s.Close()
+		if got := s.Status(); got != (TokenStatus{}) {
+			t.Errorf("at first %+v", got)
+		}
+		start := time.Now()
+		doku.SetFault(TokenPath, &simulator.Fault{Delay: time.Second, Times: 1, Status: 401, Body: "{}"})
+		go func() { _, _ = s.Token(t.Context()) }()
+		synctest.Wait()
+		if got := s.Status(); !got.Fetching || !got.Fetched.IsZero() {
+			t.Errorf("while fetching %+v", got)
+		}
+		time.Sleep(time.Second)
+		synctest.Wait()
+		got := s.Status()
+		if got.Fetching || got.Fetched.Sub(start) != time.Second || got.Reason != ReasonFirst || !errors.Is(got.Error, ErrTokenRefused) ||
+			got.Failures != 1 || got.RestsTil.Sub(got.Fetched) != restShortest {
+			t.Errorf("after a refusal %+v", got)
+		}
+		if said := log.String(); !strings.Contains(said, Hint(ErrTokenRefused)) {
+			t.Errorf("the log does not say what to do: %s", said)
+		}
+		time.Sleep(restShortest)
+		if _, err := s.Refresh(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		got = s.Status()
+		if got.Reason != ReasonForced || got.Error != nil || got.Failures != 0 || !got.RestsTil.IsZero() || got.Issued.IsZero() || !got.Refresh.Before(got.Expires) {
+			t.Errorf("after a fetch %+v", got)
+		}
+	})
+}
+
+func TestEveryErrorOfATokenSourceHasAHint(t *testing.T) {
+	t.Parallel()
+	seen := make(map[string]error)
+	for _, err := range []error{ErrTokenRefused, ErrTokenAnswer, ErrTokenUnreachable, ErrTokenClosed} {
+		hint := Hint(fmt.Errorf("wrapped: %w", err))
+		if hint == "" || seen[hint] != nil {
+			t.Errorf("%v: %q, which is also that of %v", err, hint, seen[hint])
+		}
+		seen[hint] = err
+	}
+}

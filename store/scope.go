@@ -141,6 +141,15 @@ func (s *Scoped) Release(ctx context.Context, owner string, keys ...string) erro
 	return s.store.Release(ctx, owner, s.full(keys)...)
 }
 
+// checkTTL is how long the value of [Scoped.Check] stays.
+const checkTTL = 10 * time.Second
+
+// Check returns nil if the store keeps values: it keeps one, for some seconds. A
+// store that can be read but not written to, as a replica or a full one, is none.
+func (s *Scoped) Check(ctx context.Context) error {
+	return s.Set(ctx, "check", []byte{1}, checkTTL)
+}
+
 // full returns keys as they are in the store around.
 func (s *Scoped) full(keys []string) []string {
 	all := make([]string, len(keys))

@@ -296,6 +296,22 @@ func TestASecretIsChangedStepByStep(t *testing.T) {
 	}
 }
 
+// readOnly is a store that can be read but not written to, as a replica.
+type readOnly struct{ Store }
+
+func (readOnly) Set(context.Context, string, []byte, time.Duration) error { return ErrStore }
+
+func TestAStoreThatKeepsNothingFailsItsCheck(t *testing.T) {
+	t.Parallel()
+	m := newMemory(t)
+	if err := Scope(m, "mine").Check(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if err := Scope(readOnly{m}, "mine").Check(t.Context()); !errors.Is(err, ErrStore) {
+		t.Errorf("read only: %v", err)
+	}
+}
+
 func TestRedisThatIsAwayIsAnErrorSoon(t *testing.T) {
 	t.Parallel()
 	server := programs.StartRedis(t)
