@@ -264,16 +264,21 @@ func (w *world) another(t *testing.T) *world {
 	return &copied
 }
 
-// run starts the sidecar with a Caddyfile, and ends it with the test. Then
+// run starts the sidecar with a Caddyfile, waits until it listens on its sites, and
+// on others if told so, and ends it with the test. Then
 // nothing secret may be found in what it has said.
-func (w *world) run(t *testing.T, config string) {
+func (w *world) run(t *testing.T, config string, others ...string) {
 	t.Helper()
 	said := make(map[string]string)
 	t.Cleanup(func() { // after the sidecar has ended, and its last spans are in the log
 		said["log and spans"] = w.log.String()
 		w.checkSecrets(t, said)
 	})
-	w.sidecar = programs.Start(t, w.log, w.command(t, config), strings.TrimPrefix(w.outward, "http://"), strings.TrimPrefix(w.inward, "http://"))
+	sites := []string{strings.TrimPrefix(w.outward, "http://"), strings.TrimPrefix(w.inward, "http://")}
+	for _, other := range others {
+		sites = append(sites, strings.TrimPrefix(other, "http://"))
+	}
+	w.sidecar = programs.Start(t, w.log, w.command(t, config), sites...)
 	t.Cleanup(func() { // before it ends
 		for _, path := range []string{"/config/", "/metrics", "/doku/accounts"} {
 			said[path] = w.ask(path)

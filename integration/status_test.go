@@ -19,7 +19,7 @@ func withHealth(t *testing.T, health string, o options) (*world, string) {
 	t.Helper()
 	w := newWorld(t)
 	site := "http://" + programs.FreeAddress(t)
-	w.run(t, w.caddyfile(o)+fmt.Sprintf("\n%s {\n tracing\n doku_health %s\n respond 404\n}\n", site, health))
+	w.run(t, w.caddyfile(o)+fmt.Sprintf("\n%s {\n tracing\n doku_health %s\n respond 404\n}\n", site, health), site)
 	return w, site
 }
 
@@ -88,7 +88,7 @@ func TestASidecarWithoutATokenIsReadyUnlessToldOtherwise(t *testing.T) {
 			config = strings.Replace(config, "doku_public_key {env.DOKU_PUBLIC_KEY}\n", "", 1)
 			config, _, _ = strings.Cut(config, w.inward+" {")
 			config += fmt.Sprintf("%s {\n respond 404\n}\n%s {\n doku_health {\n token %s\n }\n}\n", w.inward, site, mode)
-			w.run(t, config)
+			w.run(t, config, site)
 			want := http.StatusOK
 			if mode == "required" {
 				want = http.StatusServiceUnavailable
