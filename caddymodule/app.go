@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/caddy-doku/caddy-doku/store"
 )
@@ -60,7 +61,8 @@ type App struct {
 	held      shares
 	log       *slog.Logger
 
-	boxes []*box // enrolled by the handlers doku_inbox
+	boxes   []*box // enrolled by the handlers doku_inbox
+	metrics *prometheus.Registry
 
 	stop       context.CancelFunc // of what goes on in the background
 	watched    chan struct{}      // closed when the watch over files has ended
@@ -112,7 +114,8 @@ func (a *App) Provision(ctx caddy.Context) error {
 			return fmt.Errorf("doku: account %q: %w", account.Name, err)
 		}
 	}
-	return registerMetrics(ctx.GetMetricsRegistry(), a)
+	a.metrics = ctx.GetMetricsRegistry()
+	return registerMetrics(a.metrics, a)
 }
 
 func (a *App) openStore(ctx caddy.Context) error {
@@ -140,6 +143,9 @@ func (a *App) Start() error {
 			return fmt.Errorf("doku: inbox %q: %w", b.name, err)
 		}
 	}
+	if err := a.metrics.Register(boxFigures{a}); err != nil { // not before all boxes are there
+		return fmt.Errorf("doku: registering metrics: %w", err)
+	}
 	for _, account := range a.Accounts {
 		if err := account.start(a); err != nil {
 			return fmt.Errorf("doku: account %q: %w", account.Name, err)
@@ -148,10 +154,35 @@ func (a *App) Start() error {
 	ctx, stop := context.WithCancel(context.Background())
 	a.stop, a.watched, a.delivering = stop, make(chan struct{}), new(sync.WaitGroup)
 	go a.watch(ctx)
-	for _, b := range a.boxes {
-		a.delivering.Go(func() { b.run(ctx) })
-	}
+	a.delivering.Go(func() {
+		if a.awaitUse(ctx) {
+			a.warnOfUnused()
+			for _, b := range a.boxes {
+				a.delivering.Go(func() { b.run(ctx) })
+			}
+		}
+	})
 	return nil
+}
+
+// useEvery is how often a configuration that has started looks whether it is used.
+const useEvery = 20 * time.Millisecond
+
+// awaitUse waits until this configuration is the one in use. Caddy may refuse it even
+// after this app has started; until then it must hand nothing over.
+func (a *App) awaitUse(ctx context.Context) bool {
+	tick := time.NewTicker(useEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-tick.C:
+			if used, err := findApp(caddy.ActiveContext()); err == nil && used == a {
+				return true
+			}
+		}
+	}
 }
 
 // watch takes up changed files of keys and secrets. It looks at them rather than
@@ -176,20 +207,15 @@ func (a *App) watch(ctx context.Context) {
 // this configuration. If a file system does not answer, the watch over files ends
 // when it does, and takes up nothing any more.
 func (a *App) Stop() error {
-	if a.stop == nil {
-		return nil
+	if a.stop != nil {
+		a.stop()
+		a.delivering.Wait()
+		select {
+		case <-a.watched:
+		case <-time.After(watchEnds):
+			a.log.Warn("a file of keys or secrets cannot be read to its end; is its file system there?")
+		}
 	}
-	a.stop()
-	a.delivering.Wait()
-	select {
-	case <-a.watched:
-	case <-time.After(watchEnds):
-		a.log.Warn("a file of keys or secrets cannot be read to its end; is its file system there?")
-	}
-	return a.stopAccounts()
-}
-
-func (a *App) stopAccounts() error {
 	var errs []error
 	for _, account := range a.Accounts {
 		errs = append(errs, account.stop())
@@ -197,10 +223,10 @@ func (a *App) stopAccounts() error {
 	return errors.Join(errs...)
 }
 
-// Cleanup gives back what this configuration shares with the next one. An app that
-// could not be started is cleaned up without having been stopped.
+// Cleanup gives back what this configuration shares with the next one. Caddy cleans
+// up without having stopped what it could not start as a whole.
 func (a *App) Cleanup() error {
-	errs := []error{a.stopAccounts(), a.held.giveBack()}
+	errs := []error{a.Stop(), a.held.giveBack()}
 	for _, b := range a.boxes {
 		errs = append(errs, b.held.giveBack())
 	}

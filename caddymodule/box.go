@@ -12,6 +12,8 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"os"
+	"path/filepath"
 	"runtime/debug"
 	"slices"
 	"strconv"
@@ -35,7 +37,8 @@ type box struct {
 	handler  *Inbox // the first with its name
 	app      *App
 	held     shares
-	calls    inbox.Store // once it is open
+	kept     *keeping    // once it is open, as is calls
+	calls    inbox.Store // where kept is, as this configuration sees it
 
 	// open opens what the box is kept in, once. That is put off to the start of the
 	// configuration, since to check one must neither lock nor make anything.
@@ -81,7 +84,7 @@ func (b *box) begin() (*inbox.Inbox, error) {
 	if err != nil {
 		return nil, err
 	}
-	kept.log.current.Store(b.app.log)
+	b.kept = kept
 	if b.calls = kept.store; b.calls == nil {
 		b.calls = inbox.NewRedis(b.app.store.(*store.Redis), b.app.scope)
 	}
@@ -154,22 +157,59 @@ func (b *box) run(ctx context.Context) {
 	if err != nil {
 		return // the start of the configuration has told, and failed
 	}
+	b.kept.log.current.Store(b.app.log)
 	b.warnOfOrphans(ctx)
 	b.warnOfRedis(ctx)
 	opened.Run(ctx)
 }
 
-// warnOfOrphans warns of boxes in the same place that keep calls and that nobody
-// delivers, such as one whose handler was renamed.
-func (b *box) warnOfOrphans(ctx context.Context) {
+// defaultFolder returns where an inbox is that no folder is given for.
+func defaultFolder() string { return filepath.Join(caddy.AppDataDir(), "doku", "inbox") }
+
+// warnOfUnused warns of an inbox that was used by default, and is not any more.
+func (a *App) warnOfUnused() {
+	folder := defaultFolder()
+	if slices.ContainsFunc(a.boxes, func(b *box) bool { return b.handler.Folder == folder }) {
+		return
+	}
+	if _, err := os.Stat(filepath.Join(folder, inbox.BoltFile)); err == nil {
+		a.log.Warn("there is an inbox that this configuration does not use: what it keeps is not delivered; use it with `folder`, or remove it if it is empty", "folder", folder)
+	}
+}
+
+// hold keeps the place of the box open until the function that it returns is
+// called: requests may outlive their configuration.
+func (b *box) hold() func() {
+	var held shares
+	if _, err := hold(&held, b.keptIn(), func() (*keeping, error) { return nil, errors.New("the inbox is closed") }); err != nil {
+		return func() {}
+	}
+	return func() {
+		if err := held.giveBack(); err != nil {
+			b.app.log.Error("closing an inbox has failed", "inbox", b.name, "error", err)
+		}
+	}
+}
+
+// orphans returns the names of boxes in the same place that keep calls and that
+// nobody delivers, such as one whose handler was renamed.
+func (b *box) orphans(ctx context.Context) []string {
+	if _, err := b.open(); err != nil {
+		return nil
+	}
 	names, err := b.calls.Boxes(ctx)
 	if err != nil && ctx.Err() == nil {
 		b.app.log.Warn("whether other inboxes keep notifications cannot be told", "inbox", b.name, "error", err)
 	}
-	for _, name := range names {
-		if !slices.ContainsFunc(b.app.boxes, func(other *box) bool { return other.name == name && other.keptIn() == b.keptIn() }) {
-			b.app.log.Warn("an inbox keeps notifications that no doku_inbox of this configuration delivers", "name", name)
-		}
+	return slices.DeleteFunc(names, func(name string) bool {
+		return slices.ContainsFunc(b.app.boxes, func(other *box) bool { return other.name == name && other.keptIn() == b.keptIn() })
+	})
+}
+
+// warnOfOrphans warns of them.
+func (b *box) warnOfOrphans(ctx context.Context) {
+	for _, name := range b.orphans(ctx) {
+		b.app.log.Warn("an inbox keeps notifications that no doku_inbox of this configuration delivers", "name", name, "beside", b.name)
 	}
 }
 

@@ -375,7 +375,7 @@ func parseInbox(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 		case "give_up_after":
 			return duration(d, &i.GiveUpAfter)
 		case "concurrency":
-			return number(d, &i.Concurrency)
+			return number(d, &i.Concurrency, largestConcurrency)
 		case "deliver":
 			return i.unmarshalDeliver(h, d.NewFromNextSegment())
 		}
@@ -502,14 +502,14 @@ func onOff(d *caddyfile.Dispenser, into *bool) error {
 	return nil
 }
 
-func number(d *caddyfile.Dispenser, into *int) error {
+func number(d *caddyfile.Dispenser, into *int, largest int) error {
 	name, text := d.Val(), ""
 	if err := once(d, &text); err != nil {
 		return err
 	}
 	n, err := strconv.Atoi(text)
-	if err != nil || n < 1 || n > 10_000 {
-		return d.Errf("%s: expected a number from 1 to 10000, found '%s'", name, text)
+	if err != nil || n < 1 || n > largest {
+		return d.Errf("%s: expected a number from 1 to %d, found '%s'", name, largest, text)
 	}
 	*into = n
 	return nil

@@ -8,7 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"path/filepath"
-	"strings"
+	"regexp"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -102,7 +102,10 @@ const (
 	defaultGiveUpAfter    = 72 * time.Hour
 	longestGiveUpAfter    = 30 * 24 * time.Hour
 	defaultConcurrency    = 16
+	largestConcurrency    = 1000
 )
+
+var inboxName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
 
 // CaddyModule returns the Caddy module information.
 func (Inbox) CaddyModule() caddy.ModuleInfo {
@@ -141,7 +144,7 @@ func (i *Inbox) Provision(ctx caddy.Context) error {
 		i.Concurrency = defaultConcurrency
 	}
 	if _, remote := i.app.store.(*store.Redis); i.Folder == "" && !remote {
-		i.Folder = filepath.Join(caddy.AppDataDir(), "doku", "inbox")
+		i.Folder = defaultFolder()
 	}
 	if i.Folder != "" {
 		if i.Folder, err = resolve(caddy.NewReplacer(), "folder", i.Folder); err != nil {
@@ -170,11 +173,14 @@ func (i *Inbox) Validate() error {
 	if i.Policy != policyAfterApp && i.Policy != policyDurable {
 		return fmt.Errorf("policy: expected after_app or durable, found %q", i.Policy)
 	}
-	if strings.ContainsAny(i.Name, " /{}\x00") || len(i.Name) > 64 {
-		return fmt.Errorf("name: expected at most 64 characters without blanks, braces and slashes, found %q", i.Name)
+	if !inboxName.MatchString(i.Name) {
+		return fmt.Errorf("name: expected at most 64 letters, digits, - and _, found %q", i.Name)
 	}
-	if i.MaxSize < 0 || i.AnswerWithin < 0 || i.AttemptTimeout < 0 || i.GiveUpAfter < 0 || i.Concurrency < 0 {
-		return errors.New("max_size, answer_within, attempt_timeout, give_up_after and concurrency must be positive")
+	if i.MaxSize < 0 || i.AnswerWithin < 0 || i.AttemptTimeout < 0 || i.GiveUpAfter < 0 {
+		return errors.New("max_size, answer_within, attempt_timeout and give_up_after must be positive")
+	}
+	if i.Concurrency < 0 || i.Concurrency > largestConcurrency {
+		return fmt.Errorf("concurrency: expected a number from 1 to %d, found %d", largestConcurrency, i.Concurrency)
 	}
 	if time.Duration(i.GiveUpAfter) > longestGiveUpAfter {
 		return fmt.Errorf("give_up_after: expected %d days at most, found %s", longestGiveUpAfter/(24*time.Hour), time.Duration(i.GiveUpAfter))
@@ -203,6 +209,7 @@ func (i *Inbox) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp
 	if err != nil {
 		return err
 	}
+	defer i.box.hold()()
 	c := i.call(in, r)
 	if i.Policy == policyDurable {
 		if err := opened.Accept(r.Context(), c); err != nil {

@@ -1,10 +1,12 @@
 package caddymodule
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 
@@ -55,6 +57,8 @@ type inboxState struct {
 	Waiting int        `json:"waiting"`
 	Dead    int        `json:"dead"`
 	Oldest  *time.Time `json:"oldest,omitempty"` // when the oldest that waits came in
+	Orphan  bool       `json:"orphan,omitempty"` // whether no handler has this name, so that nothing is delivered
+	Error   string     `json:"error,omitempty"`  // why it cannot be read
 }
 
 // callState is what the admin API says of a notification.
@@ -75,24 +79,40 @@ func listInboxes(w http.ResponseWriter, r *http.Request) error {
 	}
 	states := make([]inboxState, 0, len(boxes))
 	for _, b := range boxes {
-		opened, err := b.open()
-		if err != nil {
-			return apiError(http.StatusServiceUnavailable, err)
+		states = append(states, b.state(r.Context(), b.name))
+	}
+	for _, b := range boxes {
+		for _, name := range b.orphans(r.Context()) {
+			if !slices.ContainsFunc(states, func(s inboxState) bool { return s.Name == name && s.Orphan }) {
+				state := b.state(r.Context(), name)
+				state.Policy, state.Orphan = "", true
+				states = append(states, state)
+			}
 		}
-		figures, err := opened.Stats(r.Context())
-		if err != nil {
-			return apiError(http.StatusServiceUnavailable, err)
-		}
-		state := inboxState{Name: b.name, Policy: b.handler.Policy, KeptIn: b.handler.Folder, Waiting: figures.Waiting, Dead: figures.Dead}
-		if state.KeptIn == "" {
-			state.KeptIn = "redis"
-		}
-		if !figures.Oldest.IsZero() {
-			state.Oldest = &figures.Oldest
-		}
-		states = append(states, state)
 	}
 	return tell(w, states)
+}
+
+// state tells of the box, or of another one called name in the same place.
+func (b *box) state(ctx context.Context, name string) inboxState {
+	s := inboxState{Name: name, Policy: b.handler.Policy, KeptIn: b.handler.Folder}
+	if s.KeptIn == "" {
+		s.KeptIn = "redis"
+	}
+	if _, err := b.open(); err != nil {
+		s.Error = err.Error()
+		return s
+	}
+	figures, err := b.calls.Stats(ctx, name)
+	if err != nil {
+		s.Error = err.Error()
+		return s
+	}
+	s.Waiting, s.Dead = figures.Waiting, figures.Dead
+	if !figures.Oldest.IsZero() {
+		s.Oldest = &figures.Oldest
+	}
+	return s
 }
 
 func listCalls(w http.ResponseWriter, r *http.Request) error {

@@ -21,8 +21,8 @@ var (
 		"For how long the oldest notification that waits in an inbox has been there; 0 if none waits.", []string{"box"}, nil)
 )
 
-// boxFigures are the figures of a configuration's inboxes. Those of one that cannot
-// be read are left out.
+// boxFigures are the figures of a started configuration's inboxes. Those of one that
+// cannot be read are left out.
 type boxFigures struct{ app *App }
 
 // Describe implements [prometheus.Collector].

@@ -91,7 +91,6 @@ func registerMetrics(registry prometheus.Registerer, app *App) error {
 		calls, upstreamDuration, appDuration, addedDuration, tokenRefreshes, storeErrors, verifiedCalls, changedPayments,
 		credentialLoads, inboxEvents,
 		gauges{app},
-		boxFigures{app},
 	} {
 		var already prometheus.AlreadyRegisteredError
 		if err := registry.Register(collector); err != nil && !errors.As(err, &already) {

@@ -103,7 +103,7 @@ func rows(t *testing.T, heading string) map[string][]string {
 func TestTheGuideHasEveryMetricWithItsLabels(t *testing.T) {
 	t.Parallel()
 	var all described
-	if err := registerMetrics(&all, new(App)); err != nil {
+	if err := errors.Join(registerMetrics(&all, new(App)), all.Register(boxFigures{new(App)})); err != nil {
 		t.Fatal(err)
 	}
 	table := rows(t, "## Metrics")

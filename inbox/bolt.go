@@ -21,8 +21,10 @@ import (
 	"github.com/caddy-doku/caddy-doku/store"
 )
 
+// BoltFile is the name of the file in a [Bolt]'s folder.
+const BoltFile = "inbox.db"
+
 const (
-	boltFile    = "inbox.db"
 	boltLock    = 2 * time.Second // to wait for another process to let go of the file
 	boltBatch   = 1024            // calls in one transaction
 	boltSweep   = 10 * time.Minute
@@ -92,7 +94,7 @@ func OpenBolt(cfg BoltConfig) (*Bolt, error) {
 	if err := os.MkdirAll(cfg.Folder, folderMode); err != nil {
 		return nil, fmt.Errorf("%w: making its folder: %w", ErrStore, err)
 	}
-	path := filepath.Join(cfg.Folder, boltFile)
+	path := filepath.Join(cfg.Folder, BoltFile)
 	b := &Bolt{now: cfg.Now, log: cfg.Logger, writes: make(chan *boltWrite), stop: make(chan struct{})}
 	err := b.open(path, cfg.MaxSize)
 	if errors.Is(err, errCorrupt) {

@@ -380,7 +380,7 @@ func TestABoltThatCannotBeOpened(t *testing.T) {
 			if err := b.Close(); err != nil {
 				t.Fatal(err)
 			}
-			damage(t, filepath.Join(folder, boltFile))
+			damage(t, filepath.Join(folder, BoltFile))
 			b, err := open(folder)
 			if err != nil {
 				t.Fatal(err)
@@ -389,7 +389,7 @@ func TestABoltThatCannotBeOpened(t *testing.T) {
 			if _, err := b.Add(t.Context(), call("new", "va")); err != nil {
 				t.Errorf("the new one does not work: %v", err)
 			}
-			aside, err := filepath.Glob(filepath.Join(folder, boltFile+".corrupt-*"))
+			aside, err := filepath.Glob(filepath.Join(folder, BoltFile+".corrupt-*"))
 			if err != nil || len(aside) != 1 || !strings.Contains(log.String(), aside[0]) {
 				t.Errorf("put aside: %v, %v; the log says %s", aside, err, log)
 			}
@@ -429,7 +429,7 @@ func TestADamagedCallIsNotDelivered(t *testing.T) {
 	if all, err := b.List(t.Context(), "box", 10); err != nil || len(all) != 2 {
 		t.Errorf("%d calls are left, %v", len(all), err)
 	}
-	aside, err := filepath.Glob(filepath.Join(folder, boltFile+".corrupt-*"))
+	aside, err := filepath.Glob(filepath.Join(folder, BoltFile+".corrupt-*"))
 	if err != nil || len(aside) != 1 || !strings.Contains(log.String(), aside[0]) {
 		t.Errorf("put aside: %v, %v; the log says %s", aside, err, log)
 	}

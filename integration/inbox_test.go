@@ -298,10 +298,83 @@ func TestAReloadGoesOnWithWhatIsKept(t *testing.T) {
 	}
 	w.reload(t, "attempt_timeout 5s", "name other")
 	w.awaitLog(t, "an inbox keeps notifications that no doku_inbox of this configuration delivers", 1)
+	if told := w.ask("/doku/inbox"); !strings.Contains(told, `"orphan": true`) {
+		t.Errorf("/doku/inbox answers %s", told)
+	}
 	w.reload(t, "name other", "")
 	w.app.setAnswer(nil)
 	await(t, "the delivery", func() bool { waiting, _ := w.kept(t); return waiting == 0 })
 	w.notify(t, simulator.Outgoing{ExternalID: "again"}).expect(t, http.StatusOK, "2002500")
+}
+
+// TestAConfigurationThatCaddyRefusesDeliversNothing has configurations with another
+// app fail after they were started, for a reason that Caddy finds before all of them
+// have started, and for one that it finds only then.
+func TestAConfigurationThatCaddyRefusesDeliversNothing(t *testing.T) {
+	t.Parallel()
+	w := start(t, options{inbox: "{\n policy durable\n}"})
+	w.app.setAnswer(answering(http.StatusServiceUnavailable))
+	w.notify(t, simulator.Outgoing{}).expect(t, http.StatusOK, "2002500")
+	wrong := new(app)
+	other := httptest.NewServer(wrong)
+	defer other.Close()
+	config := strings.Replace(w.config, w.appAddress, other.Listener.Addr().String(), 1)
+
+	busy, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer busy.Close()
+	for range 8 { // Caddy starts its apps in any order
+		if out, err := w.load(t, config+fmt.Sprintf("\nhttp://%s {\n respond ok\n}\n", busy.Addr())); err == nil {
+			t.Fatalf("expected the reload to fail because of the port: %s", out)
+		}
+	}
+
+	file := filepath.Join(t.TempDir(), "Caddyfile")
+	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	adapted, err := exec.CommandContext(t.Context(), binary(t), "adapt", "--config", file, "--adapter", "caddyfile").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	withLoader := bytes.Replace(adapted, []byte(`"config":{"persist":false}`), []byte(`"config":{"persist":false,"load":{"module":"http","url":"http://127.0.0.1:1/"}}`), 1)
+	if bytes.Equal(withLoader, adapted) {
+		t.Fatalf("there is no place for a loader in %s", adapted)
+	}
+	resp, err := http.Post(w.admin+"/load", "application/json", bytes.NewReader(withLoader))
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode == http.StatusOK {
+		t.Fatal("expected the configuration to be refused")
+	}
+
+	w.app.setAnswer(nil)
+	w.notify(t, simulator.Outgoing{ExternalID: "E-2", Body: paymentTo("2", "P-2")}).expect(t, http.StatusOK, "2002500")
+	await(t, "both deliveries", func() bool { waiting, _ := w.kept(t); return waiting == 0 })
+	if n := len(wrong.seen()); n != 0 {
+		t.Errorf("the app of a configuration that was refused has got %d calls", n)
+	}
+}
+
+func TestACallUnderWayIsKeptThoughTheInboxMoves(t *testing.T) {
+	t.Parallel()
+	first, second := t.TempDir(), t.TempDir()
+	w := start(t, options{inbox: "{\n answer_within 3s\n folder " + first + "\n}"})
+	w.app.setAnswer(answering(http.StatusServiceUnavailable))
+	answers := make(chan answer)
+	go func() { answers <- w.notify(t, simulator.Outgoing{}) }()
+	await(t, "the app to be called", func() bool { return len(w.app.seen()) > 0 })
+	w.reload(t, "folder "+first, "folder "+second)
+	if got := <-answers; got.header.Get("X-Doku-Error") != "kept" {
+		t.Errorf("DOKU got HTTP %d %s", got.status, got.header.Get("X-Doku-Error"))
+	}
+	w.app.setAnswer(nil)
+	w.reload(t, "folder "+second, "folder "+first)
+	await(t, "the delivery", func() bool { waiting, _ := w.kept(t); return waiting == 0 })
 }
 
 func TestReportOnlyPassesTheInboxBy(t *testing.T) {
