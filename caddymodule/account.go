@@ -88,6 +88,7 @@ type Account struct {
 	sealed  bool
 	repeats *signer.Repeats
 	ledger  *verifier.Ledger
+	stories *stories
 
 	inUse atomic.Pointer[credentials]
 	tried map[string][sha256.Size]byte // the files of the last reload, by path
@@ -104,6 +105,9 @@ type session struct {
 	log    *liveHandler
 	name   atomic.Pointer[string] // of the account that it works for
 	held   shares
+
+	provider seenProvider
+	fetch    atomic.Pointer[fetchTrace] // the last one
 
 	mu    sync.Mutex
 	users []user // that have started and not stopped, in this order
@@ -218,6 +222,7 @@ func (a *Account) provision(app *App) error {
 	kept := countingStore{a.scope}
 	a.repeats = signer.NewRepeats(kept, verifier.DefaultLease)
 	a.ledger = verifier.NewLedger(kept, verifier.DefaultLease)
+	a.stories = newStories(kept, time.Now)
 	a.ledger.Lenient = app.OnStoreError == storeErrorContinue
 	if err := a.join(app, c); err != nil {
 		return err
@@ -274,13 +279,14 @@ func (a *Account) begin(app *App, c *credentials) (_ *session, err error) {
 		sharedWith = countingStore{s.shared}
 	}
 	s.tokens, err = signer.NewTokenSource(signer.TokenConfig{
-		BaseURL:  a.base.String(),
-		ClientID: a.clientID,
-		Key:      c.privateKey,
-		Store:    sharedWith,
-		Clock:    s.clock,
-		Logger:   log,
-		Around:   s.countRefresh,
+		BaseURL:   a.base.String(),
+		ClientID:  a.clientID,
+		Key:       c.privateKey,
+		Store:     sharedWith,
+		Transport: tracedTransport{http.DefaultTransport.(*http.Transport)},
+		Clock:     s.clock,
+		Logger:    log,
+		Around:    s.aroundFetch,
 	})
 	if err != nil {
 		return nil, err
@@ -476,11 +482,15 @@ func baseURL(environment string) (*url.URL, error) {
 
 // dialAddress returns host and port of a base URL.
 func dialAddress(base *url.URL) string {
-	port := base.Port()
-	if port == "" {
-		port = map[string]string{"http": "80", "https": "443"}[base.Scheme]
+	return net.JoinHostPort(base.Hostname(), portOf(base))
+}
+
+// portOf returns the port of a URL, the scheme's unless it names one.
+func portOf(u *url.URL) string {
+	if port := u.Port(); port != "" {
+		return port
 	}
-	return net.JoinHostPort(base.Hostname(), port)
+	return map[string]string{"http": "80", "https": "443"}[u.Scheme]
 }
 
 // resolve replaces the placeholders in a setting; an unknown or empty one is an error.

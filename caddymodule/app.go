@@ -226,7 +226,13 @@ func (a *App) Stop() error {
 // Cleanup gives back what this configuration shares with the next one. Caddy cleans
 // up without having stopped what it could not start as a whole.
 func (a *App) Cleanup() error {
-	errs := []error{a.Stop(), a.held.giveBack()}
+	errs := []error{a.Stop()}
+	for _, account := range a.Accounts {
+		if account.stories != nil { // otherwise it could not be provisioned
+			account.stories.close()
+		}
+	}
+	errs = append(errs, a.held.giveBack())
 	for _, b := range a.boxes {
 		errs = append(errs, b.held.giveBack())
 	}

@@ -22,6 +22,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.opentelemetry.io/contrib/propagators/autoprop"
 	"go.opentelemetry.io/otel/propagation"
 
 	"github.com/caddy-doku/caddy-doku/inbox"
@@ -36,6 +37,7 @@ type box struct {
 	settings []byte // of its handlers, to compare
 	handler  *Inbox // the first with its name
 	app      *App
+	traces   propagation.TextMapPropagator // to the app
 	held     shares
 	kept     *keeping    // once it is open, as is calls
 	calls    inbox.Store // where kept is, as this configuration sees it
@@ -57,7 +59,7 @@ func (a *App) enrol(i *Inbox, settings []byte) (*box, error) {
 			return nil, fmt.Errorf("doku_inbox: the inboxes %q and %q are in the same folder, but differ in max_size", other.name, i.Name)
 		}
 	}
-	b := &box{name: i.Name, settings: settings, handler: i, app: a}
+	b := &box{name: i.Name, settings: settings, handler: i, app: a, traces: autoprop.NewTextMapPropagator()}
 	b.open = sync.OnceValues(b.begin)
 	a.boxes = append(a.boxes, b)
 	writable := newCheck(checkInbox, b)
@@ -254,7 +256,6 @@ func (b *box) deliver(ctx context.Context, c inbox.Call) (answer store.Answer, e
 	}
 	header := c.Header.Clone()
 	header.Set(headerAttempt, strconv.Itoa(c.Attempts))
-	propagation.TraceContext{}.Inject(ctx, propagation.HeaderCarrier(header))
 	r := (&http.Request{
 		Method: http.MethodPost, URL: target, RequestURI: c.Target, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 		Host: c.Host, RemoteAddr: c.Remote, Header: header,
@@ -264,6 +265,8 @@ func (b *box) deliver(ctx context.Context, c inbox.Call) (answer store.Answer, e
 		r.TLS = &tls.ConnectionState{HandshakeComplete: true, Version: tls.VersionTLS13}
 	}
 	w := &reply{header: make(http.Header)}
+	r, ended := b.startAttempt(r, c)
+	defer func() { ended(r, w.status, err) }() // r is by then the one that was served
 	defer func() {
 		switch found := recover(); found {
 		case nil:

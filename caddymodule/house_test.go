@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -53,12 +54,13 @@ func testKey(t testing.TB, name string) (path string, key *rsa.PrivateKey) {
 	return path, key
 }
 
-// newSimulator returns a simulated DOKU that knows the merchant of these tests.
-func newSimulator(t testing.TB) *simulator.Simulator {
+// newSimulator returns a simulated DOKU that knows the merchant of these tests, and
+// what time it is.
+func newSimulator(t testing.TB, now func() time.Time) *simulator.Simulator {
 	t.Helper()
 	_, merchant := testKey(t, "test-merchant-private.pem")
 	_, doku := testKey(t, "test-doku-private.pem")
-	s, err := simulator.New(simulator.Config{Merchant: simulator.Merchant{
+	s, err := simulator.New(simulator.Config{Now: now, Merchant: simulator.Merchant{
 		ClientID: clientID, SecretKey: secretKey, PublicKey: &merchant.PublicKey, DOKUKey: doku, PartnerServiceID: partnerServiceID,
 	}})
 	if err != nil {
@@ -96,11 +98,18 @@ func build(t testing.TB, environment string) *house {
 // newHouse provisions a configuration with a simulated DOKU of its own.
 func newHouse(t testing.TB) *house {
 	t.Helper()
-	doku := newSimulator(t)
+	return newHouseAt(t, time.Now)
+}
+
+// newHouseAt is newHouse at a time of the test's own.
+func newHouseAt(t testing.TB, now func() time.Time) *house {
+	t.Helper()
+	doku := newSimulator(t, now)
 	server := httptest.NewServer(doku)
 	t.Cleanup(server.Close)
 	h := build(t, server.URL)
 	h.doku = doku
+	h.app.Accounts[0].clock.Now = now
 	t.Cleanup(func() {
 		if err := h.app.Cleanup(); err != nil {
 			t.Error(err)

@@ -13,7 +13,6 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	"go.opentelemetry.io/otel/trace"
 
 	"github.com/caddy-doku/caddy-doku/inbox"
 	"github.com/caddy-doku/caddy-doku/snap"
@@ -210,6 +209,7 @@ func (i *Inbox) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp
 		return err
 	}
 	defer i.box.hold()()
+	inboxed(r.Context())
 	c := i.call(in, r)
 	if i.Policy == policyDurable {
 		if err := opened.Accept(r.Context(), c); err != nil {
@@ -227,17 +227,14 @@ func (i *Inbox) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp
 // call returns what is kept of a request.
 func (i *Inbox) call(in *inbound, r *http.Request) inbox.Call {
 	h := r.Header.Clone()
-	for _, name := range []string{"Traceparent", "Tracestate", "Baggage", headerAttempt} {
+	for _, name := range append(i.box.traces.Fields(), headerAttempt) {
 		h.Del(name)
 	}
 	c := inbox.Call{
 		Key: in.id.Key(), Box: i.Name, Account: in.account.Name, Lane: in.lane,
 		Service: in.service, ExternalID: in.id.ExternalID, PaymentID: in.id.PaymentID,
 		Host: r.Host, Target: r.URL.RequestURI(), Header: h, Remote: r.RemoteAddr, TLS: r.TLS != nil, Body: in.body,
-		Received: time.Now(),
-	}
-	if span := trace.SpanContextFromContext(r.Context()); span.IsValid() {
-		c.Trace = fmt.Sprintf("00-%s-%s-%s", span.TraceID(), span.SpanID(), span.TraceFlags())
+		Received: time.Now(), Trace: traceOf(r.Context()),
 	}
 	return c
 }

@@ -264,7 +264,7 @@ func (b *slowBody) Read(p []byte) (int, error) {
 
 func TestTheSidecarsOwnTimeIsThatOfNobodyElse(t *testing.T) { //nolint:paralleltest // other tests may measure meanwhile
 	clock := &hands{now: time.Now()}
-	simulated := newSimulator(t)
+	simulated := newSimulator(t, time.Now)
 	doku := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if strings.HasSuffix(r.URL.Path, signer.TokenPath) {
 			clock.move(3 * time.Second)

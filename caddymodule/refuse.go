@@ -33,8 +33,9 @@ func newGuard(ctx caddy.Context) (guard, error) {
 }
 
 // refuser answers a call that must not reach the app, or that the app has not
-// taken. What is the matter is said five times: in a log line, a counter, a
-// placeholder and an event with the precise reason, and to DOKU by its case only.
+// taken. What is the matter is said six times: in a log line, a counter, a
+// placeholder, a span and an event with the precise reason, and to DOKU by its case
+// only.
 type refuser struct {
 	guard
 	account string
@@ -87,6 +88,7 @@ func (f refuser) count(outcome string) {
 
 // tell tells everybody but DOKU.
 func (f refuser) tell(r *http.Request, message string, why refusal) {
+	f.trace(r, why)
 	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
 		repl.Set("http.doku.reason", why.reason)
 	}

@@ -6,8 +6,6 @@ import (
 	"net/http"
 	"strconv"
 
-	"go.opentelemetry.io/otel/trace"
-
 	"github.com/caddy-doku/caddy-doku/snap"
 	"github.com/caddy-doku/caddy-doku/store"
 )
@@ -36,7 +34,7 @@ func answer(w http.ResponseWriter, service snap.Service, c snap.Case, reason str
 	h.Set("Content-Length", strconv.Itoa(len(body)))
 	h.Set(headerError, reason)
 	w.WriteHeader(c.Status)
-	_, err := w.Write(body)
+	_, err := w.Write(body) //nolint:gosec // JSON, as its content type says
 	return err
 }
 
@@ -68,12 +66,4 @@ func replay(w http.ResponseWriter, earlier *store.Answer) error {
 func detach(ctx context.Context) (context.Context, context.CancelFunc) {
 	deadline, _ := ctx.Deadline()
 	return context.WithDeadline(context.WithoutCancel(ctx), deadline)
-}
-
-// startSpan starts a span in the trace that ctx belongs to. Caddy's tracing
-// directive has a provider of its own, which only the context leads to; without
-// the directive the span costs nothing.
-func startSpan(ctx context.Context, name string, options ...trace.SpanStartOption) (context.Context, trace.Span) {
-	const tracer = "github.com/caddy-doku/caddy-doku/caddymodule"
-	return trace.SpanFromContext(ctx).TracerProvider().Tracer(tracer).Start(ctx, name, options...)
 }

@@ -16,8 +16,6 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/net/http/httpguts"
 
@@ -186,6 +184,10 @@ type call struct {
 	answered   bool               // whether DOKU has answered
 	answer     *store.Answer      // DOKU's, if it is small enough to be kept
 	outcome    string             // for the counter, if it is not DOKU's answer that says it
+
+	attempts int        // that were signed
+	signing  trace.Span // of the signature that is being made, or nil
+	billed   *bill      // once it was asked for
 }
 
 // name returns the name of the account, or "" if there is none.
@@ -205,7 +207,7 @@ func (c *call) count(outcome string) {
 func (c *call) token(ctx context.Context) (signer.Token, error) {
 	began := c.account.clock.Now()
 	defer func() { c.elsewhere += c.account.clock.Now().Sub(began) }()
-	return c.account.tokens.Token(ctx)
+	return c.account.token(ctx)
 }
 
 // reader returns the body for an attempt, whose transport tells by read when it
@@ -246,6 +248,7 @@ func (s *Sign) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.
 	c, err := s.prepare(ctx, w, r)
 	c.began = began
 	defer c.free()
+	defer traceCall(r, c)
 	defer s.settle(ctx, c) // also when the proxy panics, as it does if the app has gone
 	if err == nil {
 		w.Header().Set(headerExternalID, c.externalID)
@@ -338,13 +341,7 @@ func (s *Sign) tell(ctx context.Context, c *call) {
 func (s *Sign) prepare(ctx context.Context, w http.ResponseWriter, r *http.Request) (*call, error) {
 	c := &call{channelID: r.Header.Get(snap.HeaderChannelID)}
 	c.service, _ = snap.ServiceOf(r.Method, r.URL.Path)
-	ctx, span := startSpan(ctx, "doku.prepare", trace.WithAttributes(attribute.String("doku.service_code", string(c.service))))
-	defer span.End()
-	err := s.fill(ctx, c, w, r)
-	span.SetAttributes(attribute.String("doku.account", c.name()))
-	if err != nil {
-		span.SetStatus(codes.Error, err.Error())
-	}
+	err := s.fill(c.beginSigning(ctx), c, w, r)
 	return c, err
 }
 
@@ -382,8 +379,6 @@ func (s *Sign) token(ctx context.Context, c *call) error {
 	if _, ok := c.account.tokens.Current(ctx); ok {
 		return nil
 	}
-	ctx, span := startSpan(ctx, "doku.token")
-	defer span.End()
 	ctx, cancel := context.WithTimeout(ctx, time.Duration(s.TokenTimeout))
 	defer cancel()
 	if _, err := c.token(ctx); err != nil {
@@ -408,12 +403,14 @@ func (s *Sign) repeat(ctx context.Context, c *call, r *http.Request) error {
 			errors.New("the app's idempotency key is not 1 to 255 visible ASCII characters, once"),
 		}
 	}
-	again, err := c.account.repeats.Begin(ctx, signer.Keyed{
+	asking, span := startSpan(ctx, "doku.repeat")
+	again, err := c.account.repeats.Begin(asking, signer.Keyed{
 		Key:        values[0],
 		Digest:     signer.CallDigest(r.Method, snap.RequestTarget(r.URL.RequestURI()), c.digest),
 		ExternalID: c.externalID,
 		Own:        c.ownID,
 	})
+	span.End()
 	switch {
 	case err == nil && again.Answer != nil:
 		c.repeatable, c.externalID = again, again.Answer.Header.Get(headerExternalID)

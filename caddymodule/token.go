@@ -74,6 +74,7 @@ const tokenRequestLargest = 16 << 10
 // ServeHTTP answers a token request. It never calls next.
 func (t *Token) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
 	const service = snap.ServiceB2BToken
+	cleanse(r.Context())
 	_, span := startSpan(r.Context(), "doku.issue_token")
 	defer span.End()
 	refuse := refuser{guard: t.guard, service: service}
@@ -110,6 +111,7 @@ func (t *Token) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Ha
 	}
 	refuse.count(outcomeIssued)
 	t.guard.log.LogAttrs(r.Context(), slog.LevelDebug, "DOKU got a token", slog.String("account", account.Name), slog.String("service", string(service)))
+	traceIssued(r, account.Name)
 	h := w.Header()
 	h.Set("Content-Type", "application/json")
 	h.Set("Content-Length", strconv.Itoa(len(answered)))

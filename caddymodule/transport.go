@@ -14,9 +14,6 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
-	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/codes"
-	"go.opentelemetry.io/otel/trace"
 
 	"github.com/caddy-doku/caddy-doku/signer"
 	"github.com/caddy-doku/caddy-doku/snap"
@@ -111,58 +108,53 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, caddyhttp.Error(http.StatusInternalServerError,
 			fmt.Errorf("expected the upstream of a reverse_proxy with the transport doku to be %s, found %s", c.account.dial, dial.Address))
 	}
-	resp, token, err := t.send(req, c, 1)
+	resp, token, err := t.send(req, c)
 	if err != nil || !tokenRefused(resp.StatusCode, c.answer) {
 		return resp, err
 	}
 	c.account.tokens.Invalidate(token)
-	if _, err := c.token(req.Context()); err != nil {
+	if _, err := c.token(c.beginSigning(req.Context())); err != nil {
 		return resp, nil //nolint:nilerr // DOKU's own refusal says more than that there is no other token
 	}
 	resp.Body.Close()
 	c.written.Store(false) // DOKU has said that it did nothing
-	resp, _, err = t.send(req, c, 2)
+	resp, _, err = t.send(req, c)
 	return resp, err
 }
 
 // send makes one attempt, and returns the token that it was made with.
-func (t *Transport) send(req *http.Request, c *call, attempt int) (*http.Response, string, error) {
-	ctx, span := startSpan(req.Context(), req.Method, trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(
-		attribute.String("http.request.method", req.Method),
-		attribute.String("server.address", c.account.base.Hostname()),
-		attribute.String("doku.account", c.account.Name),
-		attribute.String("doku.service_code", string(c.service)),
-		attribute.String("doku.external_id", c.externalID),
-		attribute.Int("doku.attempt", attempt)))
-	defer span.End()
-
+func (t *Transport) send(req *http.Request, c *call) (*http.Response, string, error) {
 	c.answer, c.answered, c.status = nil, false, 0
-	token, err := c.token(ctx)
+	token, err := c.token(c.beginSigning(req.Context()))
 	if err != nil {
 		return nil, "", noToken(err)
 	}
+	c.attempts++
+	header := headers(req, c, token)
+	c.endSigning("")
+	ctx, span := c.startAttempt(req.Context(), req, token)
+	defer span.End()
 	sent := c.account.clock.Now()
-	resp, err := t.HTTPTransport.RoundTrip(t.signed(ctx, req, c, token))
+	resp, err := t.HTTPTransport.RoundTrip(t.outgoing(ctx, req, c, header))
 	if err == nil {
 		c.account.clock.Observe(sent, c.account.clock.Now(), resp.Header)
 		err = c.take(resp)
 		c.answered = err == nil
 	}
+	c.endAttempt(span, resp, err)
 	took := c.account.clock.Now().Sub(sent)
 	c.elsewhere += took
 	if c.written.Load() {
 		observe(ctx, upstreamDuration.WithLabelValues(c.account.Name, string(c.service)), took)
 	}
 	if err != nil {
-		span.SetStatus(codes.Error, err.Error())
 		return nil, "", err
 	}
-	span.SetAttributes(attribute.Int("http.response.status_code", resp.StatusCode))
 	return resp, token.Value, nil
 }
 
-// signed returns the request of an attempt.
-func (t *Transport) signed(ctx context.Context, req *http.Request, c *call, token signer.Token) *http.Request {
+// outgoing returns the request of an attempt.
+func (t *Transport) outgoing(ctx context.Context, req *http.Request, c *call, header http.Header) *http.Request {
 	out := req.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		WroteHeaders: func() { c.written.Store(true) },
 		WroteRequest: func(info httptrace.WroteRequestInfo) {
@@ -174,7 +166,7 @@ func (t *Transport) signed(ctx context.Context, req *http.Request, c *call, toke
 	target := *req.URL
 	target.Scheme, target.Host = c.account.base.Scheme, c.account.base.Host
 	out.URL, out.Host = &target, c.account.base.Host
-	out.Header = headers(req, c, token)
+	out.Header = header
 	out.Body, out.GetBody, out.ContentLength = http.NoBody, nil, int64(len(c.body))
 	out.Trailer, out.TransferEncoding = nil, nil
 	if len(c.body) > 0 {

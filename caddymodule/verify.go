@@ -15,8 +15,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/contrib/propagators/autoprop"
+	"go.opentelemetry.io/otel/propagation"
 
 	"github.com/caddy-doku/caddy-doku/snap"
 	"github.com/caddy-doku/caddy-doku/store"
@@ -108,6 +108,7 @@ type Verify struct {
 	app     *App
 	chooser *chooser
 	forms   []verifier.SignatureForm
+	traces  propagation.TextMapPropagator // to the app
 	now     func() time.Time
 }
 
@@ -160,7 +161,7 @@ func (v *Verify) Provision(ctx caddy.Context) error {
 	if v.Timeout == 0 {
 		v.Timeout = caddy.Duration(defaultAppTimeout)
 	}
-	v.now = time.Now
+	v.now, v.traces = time.Now, autoprop.NewTextMapPropagator()
 	return nil
 }
 
@@ -221,6 +222,8 @@ type inbound struct {
 	lane     string            // of a notification; see [laneOf]
 	trusted  bool              // whether it is verified, and enforced
 	age      time.Duration     // of its X-TIMESTAMP, by then
+	aged     bool              // whether that is known
+	billed   *bill             // once it was asked for
 
 	began     time.Time
 	elsewhere time.Duration // that the app, and the caller's sending, have taken
@@ -256,22 +259,11 @@ func (v *Verify) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhtt
 
 // verify verifies a call inside a span, and completes in.
 func (v *Verify) verify(in *inbound, w http.ResponseWriter, r *http.Request) (why refusal, ok bool) {
+	cleanse(r.Context())
 	_, span := startSpan(r.Context(), "doku.verify")
 	defer span.End()
-	why, ok = v.check(in, w, r)
-	if !span.IsRecording() {
-		return why, ok
-	}
-	if in.account != nil {
-		span.SetAttributes(attribute.String("doku.account", in.account.Name))
-	}
-	span.SetAttributes(attribute.String("doku.service_code", string(in.service)))
-	if ok {
-		span.SetAttributes(attribute.String("doku.signature_form", string(in.verified.Signature)),
-			attribute.String("doku.body_form", string(in.verified.BodyForm)), attribute.String("doku.external_id", in.id.ExternalID))
-	} else {
-		span.SetAttributes(attribute.String("doku.reason", why.reason))
-		span.SetStatus(codes.Error, why.reason)
+	if why, ok = v.check(in, w, r); span.IsRecording() {
+		in.trace(span, why, ok)
 	}
 	return why, ok
 }
@@ -291,6 +283,7 @@ func (v *Verify) check(in *inbound, w http.ResponseWriter, r *http.Request) (why
 	in.account = account
 	checker := account.credentials().verifier(verifier.TokenMode(v.Token), v.forms)
 	head, err := checker.Head(in.method, in.target, r.Header, v.now())
+	in.age, in.aged = head.Age, !head.Timestamp.IsZero()
 	if err != nil {
 		return refusalOf(err), false
 	}
@@ -321,7 +314,6 @@ func (v *Verify) check(in *inbound, w http.ResponseWriter, r *http.Request) (why
 	recycle(in.verified.Canonical)
 	in.verified.Canonical = nil
 	verifiedCalls.WithLabelValues(account.Name, string(in.verified.Signature), string(in.verified.BodyForm)).Inc()
-	in.age = head.Age
 	return refusal{}, true
 }
 
@@ -338,6 +330,9 @@ func (v *Verify) deliver(in *inbound, refuse refuser, w http.ResponseWriter, r *
 			answers.Put(buffer)
 		}
 	}()
+	in.join(ctx)
+	ctx, span := startSpan(ctx, "doku.ledger")
+	defer span.End()
 	app := capture(w, buffer)
 	// The app is let finish, and its answer recorded, even if DOKU hangs up.
 	asking, stop := detach(ctx)
@@ -353,6 +348,9 @@ func (v *Verify) deliver(in *inbound, refuse refuser, w http.ResponseWriter, r *
 		return app.answer(), nil
 	})
 	v.note(ctx, in, out)
+	if span.IsRecording() {
+		span.SetAttributes(keyLedger.String(ledgerResult(out, err)))
+	}
 	outcome := outcomeAccepted
 	switch {
 	case failed.err != nil:
@@ -366,6 +364,7 @@ func (v *Verify) deliver(in *inbound, refuse refuser, w http.ResponseWriter, r *
 	case out.Replayed:
 		refuse.count(outcomeReplayed)
 		v.tell(ctx, in, outcomeReplayed, out.Answer.Status)
+		in.traceEnd(r.Context(), outcomeReplayed, out.Answer.Body)
 		return replay(w, &out.Answer)
 	case out.Answer.Status < 200 || out.Answer.Status > 299:
 		outcome = outcomeAppRefused
@@ -377,6 +376,7 @@ func (v *Verify) deliver(in *inbound, refuse refuser, w http.ResponseWriter, r *
 	}
 	refuse.count(outcome)
 	v.tell(ctx, in, outcome, out.Answer.Status)
+	in.traceEnd(r.Context(), outcome, out.Answer.Body)
 	observe(ctx, addedDuration.WithLabelValues(directionIn), v.now().Sub(in.began)-in.elsewhere)
 	return app.give(w, out.Answer.Status)
 }
@@ -421,7 +421,9 @@ func (v *Verify) note(ctx context.Context, in *inbound, out verifier.Outcome) {
 
 // ask calls the app, and returns why it gave no answer, if it did not.
 func (v *Verify) ask(ctx context.Context, app *captured, next caddyhttp.Handler, r *http.Request) refusal {
+	r, delivered := startDelivery(r, true, v.traces)
 	err := unbroken(func() error { return next.ServeHTTP(app, r) })
+	delivered(app.status, err)
 	var failure *caddyhttp.HandlerError
 	handled := errors.As(err, &failure)
 	if why, ok := inboxRefusal(err); ok {
@@ -439,7 +441,7 @@ func (v *Verify) ask(ctx context.Context, app *captured, next caddyhttp.Handler,
 }
 
 // report passes a call on, whatever was found, and tells.
-func (v *Verify) report(in *inbound, why refusal, ok bool, refuse refuser, w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+func (v *Verify) report(in *inbound, why refusal, ok bool, refuse refuser, w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) (err error) {
 	out := r.Clone(context.WithValue(r.Context(), inboundKey{}, in))
 	v.mark(out.Header, in, ok)
 	out.Trailer = nil // see forApp
@@ -455,10 +457,13 @@ func (v *Verify) report(in *inbound, why refusal, ok bool, refuse refuser, w htt
 	if ok {
 		refuse.count(outcomeReported + outcomeVerified)
 		v.tell(r.Context(), in, outcomeReported+outcomeVerified, 0)
+		in.join(r.Context())
 	} else {
 		refuse.count(outcomeReported + why.reason)
 		refuse.tell(r, "call from DOKU passed on unverified, since enforce is report", why)
 	}
+	out, delivered := startDelivery(out, ok, v.traces)
+	defer func() { delivered(0, err) }()
 	return next.ServeHTTP(w, out)
 }
 

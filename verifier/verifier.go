@@ -124,9 +124,9 @@ func (w Window) check(text string, now time.Time) (time.Time, error) {
 	}
 	switch { // times are compared, and not durations, whose range ends after 292 years
 	case t.Before(now.Add(-w.Past)):
-		return time.Time{}, refuse(refused, "%w: %s is %s before this machine's clock, at most %s is allowed", ErrTimestampOld, text, now.Sub(t).Round(time.Second), w.Past)
+		return t, refuse(refused, "%w: %s is %s before this machine's clock, at most %s is allowed", ErrTimestampOld, text, now.Sub(t).Round(time.Second), w.Past)
 	case t.After(now.Add(w.Future)):
-		return time.Time{}, refuse(refused, "%w: %s is %s ahead of this machine's clock, at most %s is allowed", ErrTimestampFuture, text, t.Sub(now).Round(time.Second), w.Future)
+		return t, refuse(refused, "%w: %s is %s ahead of this machine's clock, at most %s is allowed", ErrTimestampFuture, text, t.Sub(now).Round(time.Second), w.Future)
 	}
 	return t, nil
 }

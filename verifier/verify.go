@@ -118,10 +118,12 @@ func (v *Verifier) Head(method, target string, h http.Header, now time.Time) (*H
 	if head.token, err = v.bearer(form, h); err != nil {
 		return head, err
 	}
-	if head.Timestamp, err = v.Window.check(head.timestamp, now); err != nil {
+	if head.Timestamp, err = v.Window.check(head.timestamp, now); !head.Timestamp.IsZero() {
+		head.Age = now.Sub(head.Timestamp)
+	}
+	if err != nil {
 		return head, err
 	}
-	head.Age = now.Sub(head.Timestamp)
 	if subtle.ConstantTimeCompare([]byte(head.PartnerID), []byte(v.PartnerID)) != 1 {
 		return head, refuse(snap.UnknownClient, "%w: X-PARTNER-ID is %.40q", ErrClientUnknown, head.PartnerID)
 	}
