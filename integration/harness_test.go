@@ -146,6 +146,7 @@ type world struct {
 	log     *programs.Log
 	config  string // the sidecar's Caddyfile
 	sidecar *programs.Process
+	env     []string // of the sidecar, in addition
 
 	environment, appAddress string // of doku and app, for the configuration
 }
@@ -300,6 +301,7 @@ func (w *world) command(t *testing.T, config string) *exec.Cmd {
 	cmd.Env = append(os.Environ(), "DOKU_CLIENT_ID="+clientID, "DOKU_SECRET_KEY="+secretKey,
 		"DOKU_PRIVATE_KEY="+testdata(t, "test-merchant-private.pem"), "DOKU_PUBLIC_KEY="+testdata(t, "test-doku-public.pem"),
 		"OTEL_TRACES_EXPORTER=console", "XDG_CONFIG_HOME="+dir, "XDG_DATA_HOME="+dir)
+	cmd.Env = append(cmd.Env, w.env...)
 	return cmd
 }
 
@@ -399,6 +401,18 @@ func (a answer) expect(t testing.TB, status int, code string) {
 	if a.status != status || !strings.Contains(a.body, `"responseCode":"`+code+`"`) {
 		t.Errorf("found HTTP %d %s, expected HTTP %d with response code %s", a.status, a.body, status, code)
 	}
+}
+
+// firstCall returns the first exchange of the simulator's with a merchant's call.
+func (w *world) firstCall(t testing.TB) simulator.Exchange {
+	t.Helper()
+	for _, e := range w.doku.Exchanges() {
+		if e.Inbound && e.Target != tokenPath {
+			return e
+		}
+	}
+	t.Fatal("DOKU has received nothing")
+	return simulator.Exchange{}
 }
 
 // received returns the last exchange of the simulator's with a merchant's call.
