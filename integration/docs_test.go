@@ -3,11 +3,13 @@ package integration
 import (
 	"io/fs"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/caddy-doku/caddy-doku/simulator"
@@ -22,11 +24,10 @@ func readDoc(t *testing.T, name string) string {
 	return string(text)
 }
 
-// TestTheExampleConfigurationWorks runs Caddyfile.example, with the addresses of
-// the test in place of those that it names.
-func TestTheExampleConfigurationWorks(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t)
+// example returns Caddyfile.example, with the addresses of the test in place of those
+// that it names.
+func (w *world) example(t *testing.T) string {
+	t.Helper()
 	config := readDoc(t, "Caddyfile.example")
 	for old, replacement := range map[string]string{
 		"\n{\n":                 "\n{\nadmin " + strings.TrimPrefix(w.admin, "http://") + "\npersist_config off\n",
@@ -40,7 +41,14 @@ func TestTheExampleConfigurationWorks(t *testing.T) {
 		}
 		config = strings.Replace(config, old, replacement, 1)
 	}
-	w.run(t, config)
+	return config
+}
+
+func TestTheExampleConfigurationWorks(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.env = []string{"OTEL_TRACES_EXPORTER=none"}
+	w.run(t, w.example(t))
 	// In both directions with what must not be logged.
 	w.call(t, http.MethodPost, createPath, bill("1", "A", "1000.00", "C", ""), "Authorization-Customer", customer).expect(t, http.StatusOK, "2002700")
 	w.notify(t, simulator.Outgoing{Mutate: func(r *http.Request) { r.Header.Set("Authorization-Customer", customer) }}).expect(t, http.StatusOK, "2002500")
@@ -59,6 +67,38 @@ func TestTheExampleConfigurationWorks(t *testing.T) {
 		if resp.StatusCode != http.StatusNotFound {
 			t.Errorf("%s: HTTP %d, which DOKU may take for a yes", address, resp.StatusCode)
 		}
+	}
+}
+
+func TestOneVariableSwitchesTheTracesOfTheExampleOnAndOff(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name, variable string
+		traced         bool
+	}{
+		{"off", "OTEL_TRACES_EXPORTER=none", false},
+		{"on", "OTEL_TRACES_EXPORTER=otlp", true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			var exported atomic.Int32
+			collector := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+				if r.URL.Path == "/v1/traces" {
+					exported.Add(1)
+				}
+			}))
+			defer collector.Close()
+			w := newWorld(t)
+			w.env = []string{test.variable, "OTEL_EXPORTER_OTLP_ENDPOINT=" + collector.URL}
+			w.run(t, w.example(t))
+			w.call(t, http.MethodPost, createPath, bill("1", "A", "1000.00", "C", "")).expect(t, http.StatusOK, "2002700")
+			if !w.sidecar.Stop() { // which exports what is left
+				t.Fatal("the sidecar did not end")
+			}
+			if traced := exported.Load() > 0; traced != test.traced || strings.Contains(w.log.String(), "traces export") {
+				t.Errorf("traces were exported %d times", exported.Load())
+			}
+		})
 	}
 }
 
