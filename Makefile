@@ -17,7 +17,7 @@ export CADDY_DOKU_BIN = $(CURDIR)/$(BINARY)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help build run test check-deploy bench race soak fuzz lint fmt vet tidy vuln programs clean always
+.PHONY: help build run test check-deploy test-tracing bench race soak fuzz lint fmt vet tidy vuln programs clean always
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,11 @@ test: $(BINARY) programs ## run all tests, those against the built binary too
 
 check-deploy: ## check alerts and dashboard, with Prometheus' and Grafana's own packages
 	go -C tools/deploy test -mod=readonly -count=1 ./...
+
+# DRAW=docs/pictures writes the pictures of the traces anew.
+test-tracing: export CADDY_DOKU_DRAW = $(if $(DRAW),$(abspath $(DRAW)))
+test-tracing: $(BINARY) programs ## check the traces that arrive at a real Jaeger, if its modules can be had
+	@tools/jaeger.sh $(CURDIR)/bin/tools/jaeger go test -count=1 -timeout=5m -run '^TestJaeger' ./integration
 
 bench: $(BINARY) ## measure what signing and verifying cost beside a plain reverse_proxy (ARGS=-quick: a first look)
 	go run ./integration/bench -caddy $(BINARY) $(ARGS)

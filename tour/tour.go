@@ -5,6 +5,7 @@ package tour
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/rsa"
@@ -179,7 +180,8 @@ func (s *stage) startSidecar(ctx context.Context, o Options, secret string) (<-c
 	cmd := exec.CommandContext(ctx, o.Sidecar, "run", "--config", filepath.Join(s.dir, "Caddyfile"), "--adapter", "caddyfile") //nolint:gosec // the binary itself
 	cmd.Env = append(os.Environ(),
 		"DOKU_CLIENT_ID="+clientID, "DOKU_SECRET_KEY="+secret, "DOKU_KEYS="+s.dir,
-		"XDG_CONFIG_HOME="+s.dir, "XDG_DATA_HOME="+s.dir, "OTEL_TRACES_EXPORTER=none")
+		"XDG_CONFIG_HOME="+s.dir, "XDG_DATA_HOME="+s.dir)
+	cmd.Env = append(cmd.Env, s.traces()...)
 	cmd.Stdout, cmd.Stderr = o.Log, o.Log
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = stopDeadline
@@ -222,6 +224,18 @@ func (s *stage) startSidecar(ctx context.Context, o Options, secret string) (<-c
 		case <-tick.C:
 		}
 	}
+}
+
+// traces returns the variables that have the sidecar tell its traces to a collector,
+// if there is one.
+func (s *stage) traces() []string {
+	collector := cmp.Or(os.Getenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"), os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT"))
+	if collector == "" {
+		return []string{"OTEL_TRACES_EXPORTER=none"}
+	}
+	service := cmp.Or(os.Getenv("OTEL_SERVICE_NAME"), "caddy-doku")
+	fmt.Fprintf(s.out, "Its traces go to %s, as those of the service %s.\n", collector, service)
+	return []string{"OTEL_TRACES_EXPORTER=otlp", "OTEL_SERVICE_NAME=" + service}
 }
 
 // serve serves h on a free loopback port.
