@@ -137,6 +137,8 @@ func (h *house) sign(t testing.TB, s *Sign) caddyhttp.Handler {
 
 func (h *house) provision(t testing.TB, module caddy.Provisioner) {
 	t.Helper()
+	provisioning.Lock()
+	defer provisioning.Unlock()
 	if err := module.Provision(h.ctx); err != nil {
 		t.Fatal(err)
 	}
