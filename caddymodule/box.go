@@ -26,7 +26,6 @@ import (
 	"go.opentelemetry.io/otel/propagation"
 
 	"github.com/caddy-doku/caddy-doku/inbox"
-	"github.com/caddy-doku/caddy-doku/snap"
 	"github.com/caddy-doku/caddy-doku/store"
 	"github.com/caddy-doku/caddy-doku/verifier"
 )
@@ -264,15 +263,11 @@ func (b *box) deliver(ctx context.Context, c inbox.Call) (answer store.Answer, e
 	if c.TLS {
 		r.TLS = &tls.ConnectionState{HandshakeComplete: true, Version: tls.VersionTLS13}
 	}
-	w := &reply{header: make(http.Header)}
+	w := &captured{header: make(http.Header), body: new(bytes.Buffer)}
 	r, ended := b.startAttempt(r, c)
 	defer func() { ended(r, w.status, err) }() // r is by then the one that was served
-	defer func() {
-		switch found := recover(); found {
-		case nil:
-		case http.ErrAbortHandler: // the proxy's
-			err = errors.New("the app's answer broke off")
-		default:
+	defer func() { // nobody else is there to keep a worker's panic from ending the process
+		if found := recover(); found != nil {
 			b.app.log.Error("handing a notification over has panicked", "inbox", b.name, "key", c.Key, "panic", found, "stack", string(debug.Stack()))
 			err = errors.New("handing it over has panicked")
 		}
@@ -280,52 +275,15 @@ func (b *box) deliver(ctx context.Context, c inbox.Call) (answer store.Answer, e
 	r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), w, b.handler.server)
 	nothing := caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error { return nil })
 	began := time.Now()
-	err = b.handler.Deliver.ServeHTTP(w, r, nothing)
+	err = unbroken(func() error { return b.handler.Deliver.ServeHTTP(w, r, nothing) })
 	if err == nil || ctx.Err() != nil {
 		observe(ctx, appDuration.WithLabelValues(c.Account, string(c.Service)), time.Since(began))
 	}
-	if err != nil {
-		return answer, err
-	}
-	return w.answer(c.Service)
-}
-
-// reply takes the app's answer to a delivery.
-type reply struct {
-	header http.Header
-	status int
-	body   bytes.Buffer
-	large  bool // the body was larger than what is kept
-}
-
-func (w *reply) Header() http.Header { return w.header }
-
-func (w *reply) WriteHeader(status int) {
-	if w.status == 0 && status >= 200 { // before that, there is another one to come
-		w.status = status
-	}
-}
-
-func (w *reply) Write(p []byte) (int, error) {
-	w.WriteHeader(http.StatusOK)
-	if w.large = w.large || w.body.Len()+len(p) > verifier.AnswerLargest; !w.large {
-		_, _ = w.body.Write(p) // a buffer takes everything
-	}
-	return len(p), nil
-}
-
-// Flush does nothing: an answer is used when it is complete.
-func (w *reply) Flush() {}
-
-// answer returns the answer. Instead of a body that is too large to be kept, DOKU
-// gets the outcome alone.
-func (w *reply) answer(service snap.Service) (store.Answer, error) {
 	switch {
+	case err != nil:
+		return answer, err
 	case w.status == 0:
-		return store.Answer{}, errors.New("no handler answered: expected a reverse_proxy to the app in doku_inbox")
-	case !w.large:
-		return store.Answer{Status: w.status, Header: kept(w.header), Body: w.body.Bytes()}, nil
+		return answer, errors.New("no handler answered: expected a reverse_proxy to the app in doku_inbox")
 	}
-	outcome := snap.Case{Status: w.status, Message: http.StatusText(w.status)}
-	return store.Answer{Status: w.status, Header: http.Header{"Content-Type": {"application/json"}}, Body: outcome.Answer(service)}, nil
+	return w.answer(), nil
 }
