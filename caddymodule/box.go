@@ -266,7 +266,7 @@ func (b *box) deliver(ctx context.Context, c inbox.Call) (answer store.Answer, e
 	w := &captured{header: make(http.Header), body: new(bytes.Buffer)}
 	r, ended := b.startAttempt(r, c)
 	defer func() { ended(r, w.status, err) }() // r is by then the one that was served
-	defer func() { // nobody else is there to keep a worker's panic from ending the process
+	defer func() {                             // nobody else is there to keep a worker's panic from ending the process
 		if found := recover(); found != nil {
 			b.app.log.Error("handing a notification over has panicked", "inbox", b.name, "key", c.Key, "panic", found, "stack", string(debug.Stack()))
 			err = errors.New("handing it over has panicked")
