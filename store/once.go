@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -49,8 +50,10 @@ type Turn struct {
 	keys  []string
 	ended chan struct{} // closed when the turn is over
 
-	mu    sync.Mutex  // held while the lease is prolonged
-	timer *time.Timer // prolongs it; nil when there is nothing to prolong
+	mu     sync.Mutex  // held while the lease is prolonged
+	timer  *time.Timer // prolongs it; nil when there is nothing to prolong
+	expiry *time.Timer // sets lost, when the lease has run out
+	lost   atomic.Bool
 }
 
 // Take returns a turn for keys if nothing has been done for any of them, or else
@@ -81,30 +84,41 @@ func (o *Once) Take(ctx context.Context, label string, keys ...string) (*Turn, [
 	}
 }
 
+// Try is [Once.Take] for those who do not wait: if somebody else is at it, that is
+// [ErrInFlight] at once. It goes on if ctx ends, until the store answers or gives
+// up, so that no lease is left behind.
+func (o *Once) Try(ctx context.Context, label string, keys ...string) (*Turn, [][]byte, error) {
+	t, earlier := o.begin(label, keys)
+	switch {
+	case earlier != nil && labelOf(earlier.owner) != label:
+		return nil, nil, ErrTaken
+	case earlier != nil:
+		return nil, nil, ErrInFlight
+	}
+	ctx = context.WithoutCancel(ctx)
+	held, values, err := t.ask(ctx, label)
+	switch {
+	case held:
+		return t, nil, nil
+	case errors.Is(err, ErrTaken):
+	case err != nil:
+		_ = t.once.store.Release(ctx, t.owner, t.keys...) // its lease may have been made all the same
+	case values == nil:
+		err = ErrInFlight
+	}
+	t.end()
+	return nil, values, err
+}
+
 // claim waits until the keys are leased to t, or have values, which it returns.
 func (t *Turn) claim(ctx context.Context, label string) ([][]byte, error) {
-	o := t.once
 	for wait := pollShortest; ; wait = min(2*wait, pollLongest) {
-		claim, err := o.store.Claim(ctx, t.owner, o.lease, t.keys...)
+		held, values, err := t.ask(ctx, label)
 		if err != nil && wait > pollShortest && ctx.Err() != nil {
 			return nil, inFlight(ctx) // it was, when last asked
 		}
-		if err != nil {
-			return nil, err
-		}
-		if claim.Held {
-			t.mu.Lock()
-			t.timer = time.AfterFunc(o.lease/3, t.prolong)
-			t.mu.Unlock()
-			return nil, nil
-		}
-		for i, value := range claim.Values {
-			if value != nil {
-				return claim.Values, nil
-			}
-			if holder := claim.Holders[i]; holder != "" && labelOf(holder) != label {
-				return nil, ErrTaken
-			}
+		if held || values != nil || err != nil {
+			return values, err
 		}
 		select {
 		case <-time.After(wait):
@@ -113,6 +127,49 @@ func (t *Turn) claim(ctx context.Context, label string) ([][]byte, error) {
 		}
 	}
 }
+
+// ask claims the keys, and reports whether they are leased to t now. If not, it
+// returns the values that they have, or nil while somebody else is at it.
+func (t *Turn) ask(ctx context.Context, label string) (held bool, values [][]byte, err error) {
+	t.mu.Lock()
+	claim, err := t.lease(ctx)
+	if claim.Held {
+		t.timer = time.AfterFunc(t.once.lease/3, t.prolong)
+	}
+	t.mu.Unlock()
+	if claim.Held || err != nil {
+		return claim.Held, nil, err
+	}
+	for i, value := range claim.Values {
+		if value != nil {
+			return false, claim.Values, nil
+		}
+		if holder := claim.Holders[i]; holder != "" && labelOf(holder) != label {
+			return false, nil, ErrTaken
+		}
+	}
+	return false, nil, nil
+}
+
+// lease claims the keys. A lease that is had runs out a time after it was asked for,
+// not after the answer. t.mu is held.
+func (t *Turn) lease(ctx context.Context) (Claim, error) {
+	expiry := time.AfterFunc(t.once.lease, func() { t.lost.Store(true) })
+	claim, err := t.once.store.Claim(ctx, t.owner, t.once.lease, t.keys...)
+	if err != nil || !claim.Held {
+		expiry.Stop()
+		return Claim{Values: claim.Values, Holders: claim.Holders}, err
+	}
+	if t.expiry != nil {
+		t.expiry.Stop()
+	}
+	t.expiry = expiry
+	return claim, nil
+}
+
+// Lost reports whether somebody else may be at it by now, because the lease could
+// not be prolonged in time. What was begun should not be gone on with then.
+func (t *Turn) Lost() bool { return t.lost.Load() }
 
 func inFlight(ctx context.Context) error {
 	return fmt.Errorf("%w: %w", ErrInFlight, context.Cause(ctx))
@@ -140,7 +197,7 @@ func labelOf(owner string) string {
 }
 
 // prolong keeps the lease from running out until the turn ends. What cannot be
-// prolonged runs out; then Finish tells.
+// prolonged runs out; then Lost and Finish tell.
 func (t *Turn) prolong() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -149,7 +206,11 @@ func (t *Turn) prolong() {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), t.once.lease/3)
 	defer cancel()
-	_, _ = t.once.store.Claim(ctx, t.owner, t.once.lease, t.keys...)
+	if claim, err := t.lease(ctx); err == nil && !claim.Held {
+		t.lost.Store(true)
+		t.timer = nil
+		return
+	}
 	t.timer.Reset(t.once.lease / 3)
 }
 
@@ -160,6 +221,9 @@ func (t *Turn) settle() {
 	if t.timer != nil {
 		t.timer.Stop()
 		t.timer = nil
+	}
+	if t.expiry != nil {
+		t.expiry.Stop()
 	}
 }
 

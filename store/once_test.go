@@ -214,3 +214,126 @@ func TestEndingATurnDoesNotDependOnItsCaller(t *testing.T) {
 		}
 	})
 }
+
+// faltering is a store that cannot be reached while it is away.
+type faltering struct {
+	Store
+	away atomic.Bool
+}
+
+func (f *faltering) Claim(ctx context.Context, owner string, lease time.Duration, keys ...string) (Claim, error) {
+	if f.away.Load() {
+		return Claim{}, ErrStore
+	}
+	return f.Store.Claim(ctx, owner, lease, keys...)
+}
+
+func TestALeaseThatIsLostIsNoticed(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name        string
+		away        time.Duration
+		other, lost bool
+	}{
+		{"the store is there", 0, false, false},
+		{"it is away for a moment", 5 * time.Second, false, false},
+		{"it is away for longer than a lease, and nobody has come", 15 * time.Second, false, true},
+		{"it is away for longer than a lease, and somebody has", 15 * time.Second, true, true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				m := NewMemory()
+				defer m.Close()
+				s := &faltering{Store: m}
+				turn, _, err := NewOnce(s, 10*time.Second).Take(t.Context(), "label", "a")
+				if err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(time.Minute)
+				if turn.Lost() {
+					t.Error("it is lost, though it was prolonged")
+				}
+				s.away.Store(true)
+				time.Sleep(test.away)
+				if test.other {
+					if other, _, err := NewOnce(m, 10*time.Second).Take(t.Context(), "label", "a"); err != nil || other == nil {
+						t.Errorf("turn %v, %v", other, err)
+					} else {
+						defer func() { _ = other.Release(t.Context()) }()
+					}
+				}
+				s.away.Store(false)
+				time.Sleep(time.Minute)
+				if turn.Lost() != test.lost {
+					t.Errorf("lost: %v, expected %v", turn.Lost(), test.lost)
+				}
+				if err := turn.Release(t.Context()); err != nil {
+					t.Error(err)
+				}
+			})
+		})
+	}
+}
+
+// slow is a store that answers late, whoever has ceased to wait.
+type slow struct{ Store }
+
+func (s slow) Claim(ctx context.Context, owner string, lease time.Duration, keys ...string) (Claim, error) {
+	time.Sleep(time.Second)
+	claim, err := s.Store.Claim(ctx, owner, lease, keys...)
+	return claim, errors.Join(err, ctx.Err())
+}
+
+func TestWhoTriesDoesNotWait(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m := NewMemory()
+		defer m.Close()
+		one, two := NewOnce(m, 10*time.Second), NewOnce(slow{m}, 10*time.Second)
+		turn, _, err := one.Try(t.Context(), "label", "a")
+		if err != nil || turn == nil {
+			t.Fatalf("turn %v, %v", turn, err)
+		}
+		for _, o := range []*Once{one, two} {
+			start := time.Now()
+			if turn, _, err := o.Try(t.Context(), "label", "a"); turn != nil || !errors.Is(err, ErrInFlight) || time.Since(start) > time.Second {
+				t.Errorf("turn %v, %v after %s", turn, err, time.Since(start))
+			}
+			if turn, _, err := o.Try(t.Context(), "other", "a"); turn != nil || !errors.Is(err, ErrTaken) {
+				t.Errorf("turn %v, %v", turn, err)
+			}
+		}
+		if err := turn.Release(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		gone, cancel := context.WithCancel(t.Context())
+		cancel()
+		if turn, _, err = two.Try(gone, "label", "a"); err != nil || turn == nil {
+			t.Fatalf("of a slow store, and a caller that has gone: turn %v, %v", turn, err)
+		}
+		if ok, err := turn.Finish(t.Context(), time.Hour, []byte("A")); err != nil || !ok {
+			t.Errorf("finishing: %v, %v", ok, err)
+		}
+		if turn, values, err := one.Try(t.Context(), "label", "a"); turn != nil || err != nil || string(values[0]) != "A" {
+			t.Errorf("turn %v, values %q, %v", turn, values, err)
+		}
+		lost := NewOnce(lossy{m}, 10*time.Second)
+		if _, _, err := lost.Try(t.Context(), "label", "b"); !errors.Is(err, ErrStore) {
+			t.Errorf("error %v", err)
+		}
+		if turn, _, err := one.Try(t.Context(), "label", "b"); err != nil || turn == nil {
+			t.Errorf("a claim whose answer was lost has left its lease behind: %v", err)
+		} else {
+			_ = turn.Release(t.Context())
+		}
+	})
+}
+
+// lossy is a store whose answers get lost on their way.
+type lossy struct{ Store }
+
+func (l lossy) Claim(ctx context.Context, owner string, lease time.Duration, keys ...string) (Claim, error) {
+	_, err := l.Store.Claim(ctx, owner, lease, keys...)
+	return Claim{}, errors.Join(ErrStore, err)
+}
