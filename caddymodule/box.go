@@ -72,7 +72,7 @@ func (a *App) enrol(i *Inbox, settings []byte) (*box, error) {
 // so that the old configuration and the new one do not hand over the same call.
 type keeping struct {
 	store inbox.Store // nil for Redis, which sees the accounts of a configuration
-	lanes *store.Once
+	lanes *inbox.Lanes
 	log   *liveHandler
 	close func() error
 }
@@ -127,7 +127,7 @@ func (b *box) keep() (*keeping, error) {
 		if _, err := hold(&held, b.app.storeID, func() (caddy.Destructor, error) { return nil, errors.New("the store is closed") }); err != nil {
 			return nil, err
 		}
-		k.lanes, k.close = store.NewOnce(b.app.store, verifier.DefaultLease), held.giveBack
+		k.lanes, k.close = inbox.NewLanes(b.app.store, verifier.DefaultLease), held.giveBack
 		return k, nil
 	}
 	file, err := inbox.OpenBolt(inbox.BoltConfig{
@@ -137,7 +137,7 @@ func (b *box) keep() (*keeping, error) {
 		return nil, err
 	}
 	memory := store.NewMemory()
-	k.store, k.lanes = file, store.NewOnce(memory, verifier.DefaultLease)
+	k.store, k.lanes = file, inbox.NewLanes(memory, verifier.DefaultLease)
 	k.close = func() error { return errors.Join(file.Close(), memory.Close()) }
 	return k, nil
 }

@@ -19,6 +19,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"sync"
@@ -34,8 +35,8 @@ type Config struct {
 	Store Store
 
 	// Lanes keeps two sidecars, or two goroutines, from handing over calls of the
-	// same lane at once; see [store.Once].
-	Lanes *store.Once
+	// same lane at once. All inboxes of this process with the same Store share it.
+	Lanes *Lanes
 
 	// Deliver hands a call to the app, as its attempt number c.Attempts, and
 	// returns the app's answer, which is judged by [snap.AnswerStatus].
@@ -88,11 +89,11 @@ const (
 	passShortest = 250 * time.Millisecond // between attempts while DOKU waits
 	passLongest  = 2 * time.Second
 
-	pollLongest = time.Second            // between looks at the store, which others write to
-	laneWait    = 100 * time.Millisecond // for a lane that is busy, before another one is looked at
+	pollLongest = time.Second // between looks at the store, which others write to
 	hurryEvery  = 30 * time.Second
-	stopWithin  = 5 * time.Second // for attempts under way
-	storeWithin = 5 * time.Second // for what must be written whoever has gone meanwhile
+	tellEvery   = 10 * time.Second // at most, of lanes whose calls cannot be delivered
+	stopWithin  = 5 * time.Second  // for attempts under way
+	storeWithin = 5 * time.Second  // for what must be written whoever has gone meanwhile
 )
 
 // Inbox is a box with its deliveries. It is safe for concurrent use.
@@ -100,11 +101,19 @@ type Inbox struct {
 	cfg  Config
 	wake chan struct{}
 
-	mu         sync.Mutex
-	failing    bool // whether the last attempt at a kept call has failed
-	hurryAt    time.Time
-	underWay   map[string]bool         // lanes that a worker of this process has
-	unrecorded map[string]store.Answer // of calls, by key, that the app has taken while the store was away
+	mu       sync.Mutex
+	failing  bool // whether the last attempt at a kept call has failed
+	hurryAt  time.Time
+	underWay map[string]bool // lanes that a worker has
+	resting  map[string]rest // lanes whose calls cannot be delivered from here
+	toldAt   time.Time       // of those that rest
+}
+
+// rest is for how long a lane is let alone that could not be leased, read or
+// written: there may be many of them, and others must not wait for these.
+type rest struct {
+	failures int
+	until    time.Time
 }
 
 // New returns an inbox. Its deliveries begin with [Inbox.Run].
@@ -112,7 +121,7 @@ func New(cfg Config) *Inbox {
 	if cfg.Observe == nil {
 		cfg.Observe = func(Event, Call) {}
 	}
-	return &Inbox{cfg: cfg, wake: make(chan struct{}, 1), underWay: make(map[string]bool), unrecorded: make(map[string]store.Answer)}
+	return &Inbox{cfg: cfg, wake: make(chan struct{}, 1), underWay: make(map[string]bool), resting: make(map[string]rest)}
 }
 
 // Accept keeps a call, for deliveries to come. When it returns without an error,
@@ -144,20 +153,24 @@ func (i *Inbox) Pass(ctx context.Context, c Call) (store.Answer, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), within)
 	defer cancel()
 	c.GiveUp = c.Received.Add(i.cfg.GiveUpAfter)
-	turn, _, err := i.cfg.Lanes.Take(ctx, "lane", i.lane(c.Lane))
+	place, err := i.cfg.Lanes.take(ctx, c.Box, c.Lane)
 	switch {
 	case err == nil:
-		defer func() { _ = turn.Release(ctx) }() // otherwise its lease runs out
+		defer place.leave(ctx)
 	case ctx.Err() == nil && i.cfg.Lenient():
 		i.cfg.Logger.WarnContext(ctx, "the store is away: a call is handed over without regard to others", "error", err)
 	default: // others of its lane are at it, or the store is away
 		return store.Answer{}, i.keep(ctx, c, err)
 	}
-	if taken, err := i.cfg.Store.Taken(ctx, c.Box, c.Key); err == nil && taken != nil {
+	taken, err := i.cfg.Store.Taken(ctx, c.Box, c.Key)
+	switch {
+	case err == nil && taken != nil:
 		return *taken, nil
+	case err != nil && !i.cfg.Lenient():
+		return store.Answer{}, i.keep(ctx, c, err)
 	}
 	for wait := passShortest; ; wait = min(2*wait, passLongest) {
-		answer, err := i.pass(ctx, &c)
+		answer, err := i.pass(ctx, place, &c)
 		if err == nil {
 			return answer, nil
 		}
@@ -172,10 +185,20 @@ func (i *Inbox) Pass(ctx context.Context, c Call) (store.Answer, error) {
 	}
 }
 
-// pass makes one attempt at c, and before it at those of its lane that came earlier.
-func (i *Inbox) pass(ctx context.Context, c *Call) (store.Answer, error) {
+// errLost is the error of a lane whose lease was not prolonged in time.
+var errLost = errors.New("another sidecar may be at the calls of the same virtual account by now")
+
+// pass makes one attempt at c, and before it at those of its lane that came
+// earlier. place is nil while the store is away.
+func (i *Inbox) pass(ctx context.Context, place *place, c *Call) (store.Answer, error) {
 	for {
+		if place != nil && place.lost() {
+			return store.Answer{}, errLost
+		}
 		head, err := i.cfg.Store.Head(ctx, c.Box, c.Lane)
+		if err != nil && !i.cfg.Lenient() {
+			return store.Answer{}, fmt.Errorf("whether earlier calls of the same virtual account wait cannot be told: %w", err)
+		}
 		if err != nil {
 			i.cfg.Logger.WarnContext(ctx, "whether earlier calls of the same virtual account wait cannot be told; this one is handed over", "error", err)
 			head = nil
@@ -243,9 +266,6 @@ func wait(attempts int) time.Duration {
 	return d + rand.N(d/10+1) //nolint:gosec // spreads load, guards nothing
 }
 
-// lane returns the name of a lane's lease.
-func (i *Inbox) lane(lane string) string { return "inbox/" + i.cfg.Box + "/" + lane }
-
 // deliver makes an attempt, and returns the app's answer with the status by which
 // it is judged.
 func (i *Inbox) deliver(ctx context.Context, c Call) (store.Answer, error) {
@@ -266,7 +286,7 @@ func (i *Inbox) take(ctx context.Context, c Call, answer store.Answer) error {
 // attempt makes an attempt at a kept call, whose lane is held, and records what has
 // become of it. The error says why the app has not taken it, or wraps [ErrStore].
 func (i *Inbox) attempt(ctx context.Context, c *Call) (store.Answer, error) {
-	answer, known := i.settle(c.Key)
+	answer, known := i.cfg.Lanes.settle(c.Box, c.Key)
 	if !known {
 		c.Attempts++
 		var err error
@@ -280,24 +300,13 @@ func (i *Inbox) attempt(ctx context.Context, c *Call) (store.Answer, error) {
 	if err := i.take(ctx, *c, answer); err != nil {
 		i.cfg.Logger.ErrorContext(ctx, "that the app has taken a call could not be recorded; if this process dies before it can, the call will be handed over again",
 			"key", c.Key, "error", err)
-		i.mu.Lock()
-		defer i.mu.Unlock()
-		i.unrecorded[c.Key] = answer
+		i.cfg.Lanes.remember(c.Box, c.Key, answer)
 		return answer, err
 	}
 	i.cfg.Logger.InfoContext(ctx, "the app has taken a kept notification", "key", c.Key, "account", c.Account, "attempts", c.Attempts)
 	i.cfg.Observe(EventRedelivered, *c)
 	i.succeeded(ctx)
 	return answer, nil
-}
-
-// settle returns the app's answer to a call that could not be recorded, and forgets it.
-func (i *Inbox) settle(key string) (answer store.Answer, known bool) {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	answer, known = i.unrecorded[key]
-	delete(i.unrecorded, key)
-	return answer, known
 }
 
 // failed records that the app has not taken a kept call because of err, and returns
@@ -394,12 +403,13 @@ type work struct {
 // dispatch begins the delivery of all lanes that are due, as many at once as may
 // be, and returns when the next one will be.
 func (i *Inbox) dispatch(ctx context.Context, w *work) (next time.Time, err error) {
-	lanes, next, err := i.cfg.Store.Due(ctx, i.cfg.Box, i.cfg.Now(), 4*i.cfg.Concurrency)
+	now := i.cfg.Now()
+	lanes, next, err := i.cfg.Store.Due(ctx, i.cfg.Box, now, 4*i.cfg.Concurrency+i.resters(now))
 	if err != nil {
 		return next, err
 	}
 	for _, lane := range lanes {
-		if !i.begin(lane) {
+		if !i.begin(lane, now) {
 			continue
 		}
 		select {
@@ -421,11 +431,11 @@ func (i *Inbox) dispatch(ctx context.Context, w *work) (next time.Time, err erro
 	return next, nil
 }
 
-// begin takes a lane for a worker of this process, unless one has it.
-func (i *Inbox) begin(lane string) bool {
+// begin takes a lane for a worker, unless one has it, or it rests.
+func (i *Inbox) begin(lane string, now time.Time) bool {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if i.underWay[lane] {
+	if i.underWay[lane] || now.Before(i.resting[lane].until) {
 		return false
 	}
 	i.underWay[lane] = true
@@ -438,30 +448,71 @@ func (i *Inbox) end(lane string) {
 	delete(i.underWay, lane)
 }
 
+// resters returns how many lanes rest, and forgets those that have gone since.
+func (i *Inbox) resters(now time.Time) int {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	maps.DeleteFunc(i.resting, func(_ string, r rest) bool { return now.Sub(r.until) > waits[len(waits)-1] })
+	return len(i.resting)
+}
+
 // drain delivers the calls of a lane, one after the other, while they are due. It
-// reports whether it could: not if somebody else is at it, or the store fails.
-func (i *Inbox) drain(ctx context.Context, w *work, lane string) bool {
-	taking, cancel := context.WithTimeout(ctx, laneWait)
-	defer cancel()
-	turn, _, err := i.cfg.Lanes.Take(taking, "lane", i.lane(lane))
-	if err != nil {
+// reports whether anything has come of that.
+func (i *Inbox) drain(ctx context.Context, w *work, lane string) (moved bool) {
+	place, err := i.cfg.Lanes.try(ctx, i.cfg.Box, lane)
+	if errors.Is(err, store.ErrInFlight) {
 		return false
 	}
-	defer func() { _ = turn.Release(ctx) }() // otherwise its lease runs out
-	for w.stopping.Err() == nil {
+	if err == nil {
+		defer place.leave(ctx)
+		moved, err = i.deliverDue(ctx, w, place, lane)
+	}
+	i.trouble(ctx, lane, err)
+	return moved
+}
+
+// deliverDue is what drain does once it has the lane. Errors are those of a lane
+// that is to rest.
+func (i *Inbox) deliverDue(ctx context.Context, w *work, place *place, lane string) (moved bool, err error) {
+	for w.stopping.Err() == nil && !place.lost() {
 		head, err := i.cfg.Store.Head(ctx, i.cfg.Box, lane)
 		if err != nil {
-			i.cfg.Logger.ErrorContext(ctx, "a kept call cannot be read", "error", err)
-			return false
+			return moved, fmt.Errorf("reading the next call: %w", err)
 		}
 		if head == nil || head.Due.After(i.cfg.Now()) {
-			return true
+			return moved, nil
 		}
-		if _, err := i.attempt(ctx, head); err != nil && !head.Dead {
-			return !errors.Is(err, ErrStore)
+		answer, err := i.attempt(ctx, head)
+		switch {
+		case err == nil, head.Dead: // the next one's turn has come
+			moved = true
+		case !errors.Is(err, ErrStore): // it is due again in its time
+			return true, nil
+		case answer.Status != 0: // the app has taken it; that is soon tried to be recorded again
+			return moved, nil
+		default:
+			return moved, err
 		}
 	}
-	return false
+	return moved, nil
+}
+
+// trouble has a lane rest because of err, or not any more if that is nil, and tells.
+func (i *Inbox) trouble(ctx context.Context, lane string, err error) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if err == nil {
+		delete(i.resting, lane)
+		return
+	}
+	now := i.cfg.Now()
+	failures := i.resting[lane].failures + 1
+	i.resting[lane] = rest{failures, now.Add(wait(failures))}
+	if now.Sub(i.toldAt) < tellEvery {
+		return
+	}
+	i.toldAt = now
+	i.cfg.Logger.ErrorContext(ctx, "kept calls of a virtual account cannot be delivered from here; it is tried again", "lane", lane, "error", err, "lanes", len(i.resting))
 }
 
 // Retry has a kept call delivered now, and, if it is dead, for as long again as a

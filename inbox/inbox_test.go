@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -12,6 +13,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
+	"github.com/caddy-doku/caddy-doku/internal/programs"
 	"github.com/caddy-doku/caddy-doku/store"
 )
 
@@ -98,16 +102,16 @@ type house struct {
 	store  Store
 	events map[Event]int
 	mu     sync.Mutex
-	log    *strings.Builder
+	log    *lockedWriter
 }
 
 func newHouse(t *testing.T, s Store, lanes store.Store) *house {
 	t.Helper()
-	h := &house{app: &app{t: t}, store: s, events: make(map[Event]int), log: new(strings.Builder)}
+	h := &house{app: &app{t: t}, store: s, events: make(map[Event]int), log: new(lockedWriter)}
 	h.Inbox = New(Config{
-		Box: "box", Store: s, Lanes: store.NewOnce(lanes, 10*time.Second), Deliver: h.app.deliver, Lenient: func() bool { return false },
+		Box: "box", Store: s, Lanes: NewLanes(lanes, 10*time.Second), Deliver: h.app.deliver, Lenient: func() bool { return false },
 		AnswerWithin: 20 * time.Second, AttemptTimeout: 10 * time.Second, GiveUpAfter: 72 * time.Hour, Remember: 48 * time.Hour, Concurrency: 4,
-		Now: time.Now, Logger: slog.New(slog.NewTextHandler(&lockedWriter{w: h.log}, nil)),
+		Now: time.Now, Logger: slog.New(slog.NewTextHandler(h.log, nil)),
 		Observe: func(e Event, _ Call) {
 			h.mu.Lock()
 			defer h.mu.Unlock()
@@ -119,13 +123,19 @@ func newHouse(t *testing.T, s Store, lanes store.Store) *house {
 
 type lockedWriter struct {
 	mu sync.Mutex
-	w  *strings.Builder
+	w  strings.Builder
 }
 
 func (l *lockedWriter) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.w.Write(p)
+}
+
+func (l *lockedWriter) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.w.String()
 }
 
 // run begins the deliveries and returns what ends them.
@@ -293,8 +303,13 @@ func TestPassing(t *testing.T) {
 				t.Errorf("error %v", err)
 			}
 			h.app.set(nil)
+			given := len(h.app.given())
+			if _, err := h.Pass(t.Context(), now("k", "va")); !errors.Is(err, ErrLost) || len(h.app.given()) != given {
+				t.Errorf("without its store, the app was given %v, error %v", h.app.given()[given:], err)
+			}
+			h.cfg.Lenient = func() bool { return true }
 			if answer, err := h.Pass(t.Context(), now("k", "va")); err != nil || answer.Status != 200 {
-				t.Errorf("an app that is well needs no store: %+v, %v", answer, err)
+				t.Errorf("an app that is well needs no store, if it is so configured: %+v, %v", answer, err)
 			}
 			if err := h.Accept(t.Context(), now("k", "va")); !errors.Is(err, ErrStore) {
 				t.Errorf("accepting: %v", err)
@@ -645,7 +660,7 @@ func TestReplicasShareTheWorkAndOutliveEachOther(t *testing.T) {
 	seen := make(map[string]bool)
 	replica := func() *house {
 		h := newHouse(t, r, leases)
-		h.cfg.Lanes = store.NewOnce(leases, time.Second)
+		h.cfg.Lanes = NewLanes(leases, time.Second)
 		h.app.set(func(c Call) (store.Answer, error) {
 			mu.Lock()
 			defer mu.Unlock()
@@ -660,7 +675,7 @@ func TestReplicasShareTheWorkAndOutliveEachOther(t *testing.T) {
 	}
 	// One of them dies while it has a lane.
 	two, three := replica(), replica()
-	if claim, err := leases.Claim(t.Context(), "lane/of the dead", time.Second, two.lane("lane0")); err != nil || !claim.Held {
+	if claim, err := leases.Claim(t.Context(), "lane/of the dead", time.Second, laneName("box", "lane0")); err != nil || !claim.Held {
 		t.Fatal(claim, err)
 	}
 	stop2, stop3 := two.run(t.Context()), three.run(t.Context())
@@ -680,5 +695,287 @@ func TestReplicasShareTheWorkAndOutliveEachOther(t *testing.T) {
 	}
 	if delivered.Load() != 100 || twice.Load() != 0 {
 		t.Errorf("%d deliveries, %d of them twice", delivered.Load(), twice.Load())
+	}
+}
+
+func TestOthersTakeOverAfterAReload(t *testing.T) {
+	t.Parallel()
+	folder := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		s := &forgetful{Store: openBolt(t, folder)}
+		lanes := store.NewMemory()
+		defer func() { _, _ = s.Store.(*Bolt).Close(), lanes.Close() }()
+		before, after := newHouse(t, s, lanes), newHouse(t, s, lanes)
+		after.cfg.Lanes, after.cfg.Deliver = before.cfg.Lanes, before.app.deliver
+		s.broken.Store(true)
+		stop := before.run(t.Context())
+		if err := before.Accept(t.Context(), now("k", "va")); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Second)
+		stop()
+		stop = after.run(t.Context())
+		time.Sleep(10 * time.Second)
+		s.broken.Store(false)
+		time.Sleep(10 * time.Second)
+		stop()
+		if got := before.app.given(); fmt.Sprint(got) != "[k/1]" || after.waiting(t) != 0 {
+			t.Errorf("what the app has taken was handed to it again: %v; %d wait", got, after.waiting(t))
+		}
+	})
+}
+
+func TestWhoWaitsForALaneIsServedInOrder(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, h *house) {
+		t.Helper()
+		h.app.set(func(Call) (store.Answer, error) {
+			time.Sleep(3 * time.Second)
+			return thanks, nil
+		})
+		var wg sync.WaitGroup
+		for n := range 6 {
+			wg.Go(func() {
+				ctx := t.Context()
+				if n == 1 { // it gives up
+					impatient, cancel := context.WithTimeout(ctx, time.Second)
+					defer cancel()
+					ctx = impatient
+				}
+				if _, err := h.Pass(ctx, now(fmt.Sprint(n), "va")); n != 1 && err != nil || n == 1 && !errors.Is(err, ErrKept) {
+					t.Errorf("%d: %v", n, err)
+				}
+			})
+			time.Sleep(100 * time.Millisecond)
+		}
+		wg.Wait()
+		if got := strings.Join(h.app.given(), " "); got != "0/1 1/1 2/1 3/1 4/1 5/1" {
+			t.Errorf("the app was given %s", got)
+		}
+		if n := len(h.cfg.Lanes.queues); n != 0 {
+			t.Errorf("%d queues are left", n)
+		}
+	})
+}
+
+// lease is a store of leases that is slow, or away.
+type lease struct {
+	store.Store
+	slow time.Duration
+	away atomic.Bool
+}
+
+func (l *lease) Claim(ctx context.Context, owner string, lease time.Duration, keys ...string) (store.Claim, error) {
+	if l.away.Load() {
+		return store.Claim{}, store.ErrStore
+	}
+	claim, err := l.Store.Claim(ctx, owner, lease, keys...)
+	select {
+	case <-time.After(l.slow):
+		return claim, err
+	case <-ctx.Done():
+		return store.Claim{}, ctx.Err()
+	}
+}
+
+func TestLanesAreLeased(t *testing.T) {
+	t.Parallel()
+	t.Run("from a store that is slow, too", func(t *testing.T) {
+		t.Parallel()
+		folder := t.TempDir()
+		synctest.Test(t, func(t *testing.T) {
+			b := openBolt(t, folder)
+			lanes := store.NewMemory()
+			defer func() { _, _ = b.Close(), lanes.Close() }()
+			h := newHouse(t, b, &lease{Store: lanes, slow: time.Second})
+			defer h.run(t.Context())()
+			if err := h.Accept(t.Context(), now("k", "va")); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(5 * time.Second)
+			if h.waiting(t) != 0 {
+				t.Error("it is not delivered")
+			}
+		})
+	})
+	t.Run("from a store that is away: that is told, now and then", func(t *testing.T) {
+		t.Parallel()
+		folder := t.TempDir()
+		synctest.Test(t, func(t *testing.T) {
+			b := openBolt(t, folder)
+			lanes := store.NewMemory()
+			defer func() { _, _ = b.Close(), lanes.Close() }()
+			l := &lease{Store: lanes}
+			l.away.Store(true)
+			h := newHouse(t, b, l)
+			defer h.run(t.Context())()
+			for n := range 50 {
+				if err := h.Accept(t.Context(), now(fmt.Sprint(n), fmt.Sprint("va", n))); err != nil {
+					t.Fatal(err)
+				}
+			}
+			time.Sleep(time.Minute)
+			if n := strings.Count(h.log.String(), "cannot be delivered from here"); n < 2 || n > 7 {
+				t.Errorf("it is told %d times in a minute: %s", n, h.log)
+			}
+			l.away.Store(false)
+			time.Sleep(6 * time.Minute)
+			if n := h.waiting(t); n != 0 {
+				t.Errorf("%d still wait", n)
+			}
+		})
+	})
+	t.Run("and are let go of when their lease is lost", func(t *testing.T) {
+		t.Parallel()
+		folder := t.TempDir()
+		synctest.Test(t, func(t *testing.T) {
+			b := openBolt(t, folder)
+			lanes := store.NewMemory()
+			defer func() { _, _ = b.Close(), lanes.Close() }()
+			l := &lease{Store: lanes}
+			one, two := newHouse(t, b, l), newHouse(t, b, lanes)
+			one.cfg.AttemptTimeout = time.Minute
+			one.app.set(func(Call) (store.Answer, error) {
+				time.Sleep(15 * time.Second)
+				return thanks, nil
+			})
+			two.app.set(func(Call) (store.Answer, error) {
+				time.Sleep(4 * time.Second)
+				return thanks, nil
+			})
+			for n := range 6 {
+				if err := one.Accept(t.Context(), now(fmt.Sprint(n), "va")); err != nil {
+					t.Fatal(err)
+				}
+			}
+			stop := one.run(t.Context())
+			defer func() { stop() }()
+			synctest.Wait()
+			l.away.Store(true)
+			defer two.run(t.Context())()
+			time.Sleep(20 * time.Second)
+			l.away.Store(false)
+			time.Sleep(2 * time.Minute)
+			if first, rest := one.app.given(), two.app.given(); fmt.Sprint(first) != "[0/1]" || len(rest) != 6 {
+				t.Errorf("who has lost its lease has delivered %v, the other one %v", first, rest)
+			}
+		})
+	})
+}
+
+// startCluster starts a cluster of one node, and returns its URL.
+func startCluster(t *testing.T) string {
+	t.Helper()
+	_, bus, err := net.SplitHostPort(programs.FreeAddress(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	url := programs.StartRedis(t, "--cluster-enabled", "yes", "--cluster-port", bus).URL
+	options, err := redis.ParseURL(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := redis.NewClient(options)
+	defer client.Close()
+	if err := client.Do(t.Context(), "CLUSTER", "ADDSLOTSRANGE", "0", "16383").Err(); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		info, err := client.ClusterInfo(t.Context()).Result()
+		if strings.Contains(info, "cluster_state:ok") {
+			return strings.TrimSuffix(url, "/0")
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the cluster does not come up: %s, %v", info, err)
+		}
+	}
+}
+
+// redisHouse is an inbox in a Redis, as the sidecar makes it, for the account
+// "account" with a secret.
+func redisHouse(t *testing.T, cfg store.RedisConfig, secret string) *house {
+	t.Helper()
+	r, err := store.NewRedis(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = r.Close() })
+	scope := store.Scope(r, "account")
+	if err := scope.SetSecrets([]byte(secret)); err != nil {
+		t.Fatal(err)
+	}
+	return newHouse(t, NewRedis(r, func(account string) *store.Scoped {
+		if account != "account" {
+			return nil
+		}
+		return scope
+	}), r)
+}
+
+// empty waits until nothing waits in an inbox.
+func (h *house) empty(t *testing.T) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); h.waiting(t) > 0; time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d still wait; the log says %s", h.waiting(t), h.log)
+		}
+	}
+}
+
+func TestInACluster(t *testing.T) {
+	t.Parallel()
+	h := redisHouse(t, store.RedisConfig{URL: startCluster(t), Cluster: true}, "secret")
+	defer h.run(t.Context())()
+	for n := range 20 {
+		if err := h.Accept(t.Context(), now(fmt.Sprint("a", n), fmt.Sprint("account/", n))); err != nil {
+			t.Fatal(err)
+		}
+		if answer, err := h.Pass(t.Context(), now(fmt.Sprint("p", n), fmt.Sprint("account/", n))); err != nil || answer.Status != 200 {
+			t.Fatalf("%+v, %v", answer, err)
+		}
+	}
+	h.empty(t)
+	if names, err := h.store.Boxes(t.Context()); err != nil || len(names) != 0 {
+		t.Errorf("boxes %v, %v", names, err)
+	}
+}
+
+func TestWhatCannotBeReadHindersNobody(t *testing.T) {
+	t.Parallel()
+	cfg := store.RedisConfig{URL: programs.StartRedis(t).URL}
+	before, after := redisHouse(t, cfg, "a secret that is forgotten"), redisHouse(t, cfg, "secret")
+	for n := range 40 { // more than are looked at at once
+		if err := before.Accept(t.Context(), now(fmt.Sprint("old", n), fmt.Sprint("account/old", n))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stop := after.run(t.Context())
+	defer func() { stop() }()
+	for n := range 5 {
+		if err := after.Accept(t.Context(), now(fmt.Sprint("new", n), fmt.Sprint("account/new", n))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for deadline := time.Now().Add(20 * time.Second); after.waiting(t) > 40; time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d still wait; the log says %s", after.waiting(t), after.log)
+		}
+	}
+	after.cfg.AnswerWithin = time.Second
+	if _, err := after.Pass(t.Context(), now("later", "account/old1")); !errors.Is(err, ErrKept) {
+		t.Errorf("a call behind one that cannot be read: %v", err)
+	}
+	if got := after.app.given(); len(got) != 5 {
+		t.Errorf("the app was given %v", got)
+	}
+	if n := strings.Count(after.log.String(), "cannot be delivered from here"); n == 0 {
+		t.Errorf("nobody is told: %s", after.log)
+	}
+	stop()
+	stop = before.run(t.Context()) // with the secret
+	for deadline := time.Now().Add(20 * time.Second); before.waiting(t) > 1; time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d still wait; the log says %s", before.waiting(t), before.log)
+		}
 	}
 }

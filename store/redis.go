@@ -42,6 +42,7 @@ type RedisConfig struct {
 type Redis struct {
 	client redis.UniversalClient
 	prefix string
+	urgent bool
 }
 
 // NewRedis returns the store at a URL. It does not use the network: connections
@@ -57,7 +58,7 @@ func NewRedis(cfg RedisConfig) (*Redis, error) {
 	if prefix == "" {
 		prefix = "doku:"
 	}
-	return &Redis{client, prefix}, nil
+	return &Redis{client: client, prefix: prefix}, nil
 }
 
 func newClient(cfg RedisConfig) (redis.UniversalClient, error) {
@@ -136,6 +137,10 @@ func (r *Redis) Close() error { return r.client.Close() }
 // other means than a [Store].
 func (r *Redis) Client() (client redis.UniversalClient, prefix string) { return r.client, r.prefix }
 
+// Urgent returns the same store with leases that are had even if Redis' memory is
+// full, for what makes room in it.
+func (r *Redis) Urgent() *Redis { return &Redis{client: r.client, prefix: r.prefix, urgent: true} }
+
 // Ping returns nil if the server answers.
 func (r *Redis) Ping(ctx context.Context) error { return failed(r.client.Ping(ctx).Err()) }
 
@@ -166,7 +171,8 @@ if kept then return kept end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return false`)
 
-	// ARGV: owner, lease in ms.
+	// ARGV: owner, lease in ms, whether it is urgent. Redis looks at its memory
+	// before the first change of a script only, and lets it remove things.
 	claimScript = redis.NewScript(`
 local held = 1
 local answer = {}
@@ -178,7 +184,10 @@ for i = 1, #KEYS, 2 do
   answer[#answer+1] = holder or ''
 end
 if held == 1 then
-  for i = 2, #KEYS, 2 do redis.call('SET', KEYS[i], ARGV[1], 'PX', ARGV[2]) end
+  for i = 2, #KEYS, 2 do
+    if ARGV[3] == '1' then redis.call('DEL', KEYS[i]) end
+    redis.call('SET', KEYS[i], ARGV[1], 'PX', ARGV[2])
+  end
 end
 answer[#answer+1] = held
 return answer`)
@@ -240,7 +249,7 @@ func (r *Redis) Claim(ctx context.Context, owner string, lease time.Duration, ke
 	if err := check(lease); err != nil {
 		return Claim{}, err
 	}
-	answer, err := claimScript.Run(ctx, r.client, r.keys(keys), owner, lease.Milliseconds()).Slice()
+	answer, err := claimScript.Run(ctx, r.client, r.keys(keys), owner, lease.Milliseconds(), r.urgent).Slice()
 	if err != nil {
 		return Claim{}, failed(err)
 	}

@@ -13,14 +13,16 @@ type Redis struct {
 	URL string
 
 	address string
+	options []string
 	process *Process
 }
 
-// StartRedis starts a server that keeps nothing on disk, and ends with the test.
-func StartRedis(t testing.TB) *Redis {
+// StartRedis starts a server that keeps nothing on disk, unless options say
+// otherwise, and ends with the test.
+func StartRedis(t testing.TB, options ...string) *Redis {
 	t.Helper()
 	Need(t, "redis-server")
-	r := &Redis{address: FreeAddress(t)}
+	r := &Redis{address: FreeAddress(t), options: options}
 	r.URL = "redis://" + r.address + "/0"
 	r.Start(t)
 	return r
@@ -33,7 +35,8 @@ func (r *Redis) Start(t testing.TB) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.process = Start(t, new(Log), exec.Command("redis-server", "--bind", host, "--port", port, "--save", "", "--appendonly", "no", "--dir", t.TempDir()), r.address)
+	options := append([]string{"--bind", host, "--port", port, "--save", "", "--appendonly", "no", "--dir", t.TempDir()}, r.options...)
+	r.process = Start(t, new(Log), exec.Command("redis-server", options...), r.address) //nolint:gosec // options are the test's
 }
 
 // Kill ends the server as a crash does.
