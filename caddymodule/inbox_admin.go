@@ -126,7 +126,7 @@ func listCalls(w http.ResponseWriter, r *http.Request) error {
 			return apiError(http.StatusBadRequest, fmt.Errorf("limit: expected a number from 1 to %d, found %q", listMost, text))
 		}
 	}
-	calls, err := opened.List(r.Context(), limit)
+	calls, _, err := opened.List(r.Context(), "", limit)
 	if err != nil {
 		return apiError(http.StatusServiceUnavailable, err)
 	}

@@ -128,11 +128,11 @@ func New(cfg Config) *Inbox {
 // the call will not be lost, and DOKU can be told so.
 func (i *Inbox) Accept(ctx context.Context, c Call) error {
 	c.GiveUp = c.Received.Add(i.cfg.GiveUpAfter)
-	taken, err := i.cfg.Store.Add(ctx, c)
+	added, _, err := i.cfg.Store.Add(ctx, c)
 	if err != nil {
 		return err
 	}
-	if taken == nil {
+	if added {
 		i.cfg.Observe(EventKept, c)
 		i.nudge()
 	}
@@ -249,11 +249,11 @@ func (i *Inbox) keep(ctx context.Context, c Call, err error) error {
 	defer cancel()
 	now := i.cfg.Now()
 	c.Error, c.Due = err.Error(), now.Add(wait(max(c.Attempts, 1)))
-	taken, failed := i.cfg.Store.Add(ctx, c)
+	added, _, failed := i.cfg.Store.Add(ctx, c)
 	if failed != nil {
 		return fmt.Errorf("%w: %w (because: %w)", ErrLost, failed, err)
 	}
-	if taken == nil {
+	if added {
 		i.cfg.Observe(EventKept, c)
 		i.nudge()
 	}
@@ -349,7 +349,7 @@ func (i *Inbox) succeeded(ctx context.Context) {
 	if !back {
 		return
 	}
-	if err := i.cfg.Store.Hurry(ctx, i.cfg.Box, now); err == nil {
+	if err := i.cfg.Store.Hurry(ctx, i.cfg.Box, now, false); err == nil {
 		i.nudge()
 	}
 }
@@ -366,7 +366,7 @@ func (i *Inbox) nudge() {
 // under way have ended, which have a few seconds for it.
 func (i *Inbox) Run(ctx context.Context) {
 	// Sidecar and app often start together: nothing waits for what was due before.
-	if err := i.cfg.Store.Hurry(ctx, i.cfg.Box, i.cfg.Now()); err != nil && ctx.Err() == nil {
+	if err := i.cfg.Store.Hurry(ctx, i.cfg.Box, i.cfg.Now(), true); err != nil && ctx.Err() == nil {
 		i.cfg.Logger.WarnContext(ctx, "kept calls wait until they are due", "error", err)
 	}
 	working, abort := context.WithCancel(context.WithoutCancel(ctx))
@@ -544,9 +544,10 @@ func (i *Inbox) Get(ctx context.Context, key string) (*Call, error) {
 }
 
 // List returns the kept calls as they came in, dead ones too, without their
-// bodies, at most limit of them.
-func (i *Inbox) List(ctx context.Context, limit int) ([]Call, error) {
-	return i.cfg.Store.List(ctx, i.cfg.Box, limit)
+// bodies, at most limit of them; next is what to give as after to go on, if there
+// are more. The first time, after is "".
+func (i *Inbox) List(ctx context.Context, after string, limit int) (calls []Call, next string, err error) {
+	return i.cfg.Store.List(ctx, i.cfg.Box, after, limit)
 }
 
 // The record that [Inbox.Ready] writes.

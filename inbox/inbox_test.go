@@ -343,7 +343,7 @@ func TestAnInboxIsReadyIfItCanBeWritten(t *testing.T) {
 // broken is a store that cannot be read or written.
 type broken struct{ Store }
 
-func (broken) Add(context.Context, Call) (*store.Answer, error) { return nil, ErrStore }
+func (broken) Add(context.Context, Call) (bool, *store.Answer, error) { return false, nil, ErrStore }
 
 func (broken) Taken(context.Context, string, string) (*store.Answer, error)  { return nil, ErrStore }
 func (broken) Take(context.Context, Call, store.Answer, time.Duration) error { return ErrStore }
@@ -592,7 +592,7 @@ func TestByHand(t *testing.T) {
 				t.Errorf("%s of what is gone: %v, %v", what, known, err)
 			}
 		}
-		if all, err := h.List(t.Context(), 10); err != nil || len(all) != 0 {
+		if all, _, err := h.List(t.Context(), "", 10); err != nil || len(all) != 0 {
 			t.Errorf("%d are kept, %v", len(all), err)
 		}
 	})
@@ -976,6 +976,62 @@ func TestWhatCannotBeReadHindersNobody(t *testing.T) {
 	for deadline := time.Now().Add(20 * time.Second); before.waiting(t) > 1; time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("%d still wait; the log says %s", before.waiting(t), before.log)
+		}
+	}
+}
+
+func TestAFullRedisIsEmptied(t *testing.T) {
+	t.Parallel()
+	h := redisHouse(t, store.RedisConfig{URL: programs.StartRedis(t, "--maxmemory-policy", "noeviction").URL}, "secret")
+	for n := range 50 {
+		c := now(fmt.Sprint(n), fmt.Sprint("account/", n))
+		c.Body = make([]byte, 50_000)
+		if err := h.Accept(t.Context(), c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r := h.store.(*Redis)
+	if err := r.client.ConfigSet(t.Context(), "maxmemory", "2mb").Err(); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Accept(t.Context(), now("more", "account/more")); !errors.Is(err, ErrStore) {
+		t.Fatalf("it is not full: %v", err)
+	}
+	defer h.run(t.Context())()
+	h.empty(t)
+}
+
+func TestManyLanesInRedisAreHurried(t *testing.T) {
+	t.Parallel()
+	r, _ := newRedis(t)
+	at := time.Now()
+	const lanes = redisPage + 100
+	var wg sync.WaitGroup
+	for worker := range 8 {
+		wg.Go(func() {
+			for n := worker; n < lanes; n += 8 {
+				c := call(fmt.Sprint(n), fmt.Sprint("account/", n))
+				c.Due = at.Add(time.Minute)
+				_, _, err := r.Add(t.Context(), c)
+				if c.Refused = n%3 == 0; err == nil {
+					err = r.Update(t.Context(), c)
+				}
+				if err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	for _, test := range []struct {
+		refused bool
+		due     int
+	}{{false, lanes - lanes/3}, {true, lanes}} {
+		if err := r.Hurry(t.Context(), "box", at, test.refused); err != nil {
+			t.Fatal(err)
+		}
+		if due, _, err := r.Due(t.Context(), "box", at, 2*lanes); err != nil || len(due) != test.due {
+			t.Errorf("%d are due, %v, expected %d", len(due), err, test.due)
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,8 +15,12 @@ import (
 	"github.com/caddy-doku/caddy-doku/store"
 )
 
-// redisKeeps is for how long a box that nobody writes to any more is kept.
+// redisKeeps is for how long a box that nobody writes to any more is kept, but for
+// what is dead, which stays.
 const redisKeeps = 60 * 24 * time.Hour
+
+// redisPage is how many calls a script looks at.
+const redisPage = 200
 
 // Redis is a [Store] in Redis, for sidecars that share the work: whichever of them
 // leases a lane delivers its first call, and if it dies, another one does, when
@@ -50,30 +55,32 @@ var (
 		// ARGV: key, account, lane, due, received, call, seconds to keep the box.
 		"add": redis.NewScript(redisCommon + `
 local taken = redis.call('GET', base..'taken:'..ARGV[1])
-if taken then return taken end
+if taken then return {'taken', taken} end
 local call = base..'call:'..ARGV[1]
 local dead = redis.call('HGET', call, 'dead')
-if dead == '0' then return false end
+if dead == '0' then return {'kept'} end
 if dead then remove(ARGV[1]) end
-redis.call('HSET', call, 'account', ARGV[2], 'lane', ARGV[3], 'due', ARGV[4], 'received', ARGV[5], 'dead', '0', 'call', ARGV[6])
+redis.call('HSET', call, 'account', ARGV[2], 'lane', ARGV[3], 'due', ARGV[4], 'received', ARGV[5], 'dead', '0', 'refused', '0', 'call', ARGV[6])
 redis.call('RPUSH', base..'lane:'..ARGV[3], ARGV[1])
 redis.call('ZADD', base..'all', ARGV[5], ARGV[1])
 redis.call('ZADD', base..'waiting', ARGV[5], ARGV[1])
 redue(ARGV[3])
-for _, key in ipairs({call, base..'lane:'..ARGV[3], base..'all', base..'waiting', base..'dead', base..'due'}) do redis.call('EXPIRE', key, ARGV[7]) end
-return false`),
+keep(ARGV[1], ARGV[3], ARGV[7])
+return {'added'}`),
 
-		// ARGV: key, account and sealed answer, milliseconds to live.
+		// ARGV: key, account and sealed answer, milliseconds to live. What is removed
+		// first makes room, if the memory is full.
 		"take": redis.NewScript(redisCommon + `
+local removed = remove(ARGV[1])
 redis.call('SET', base..'taken:'..ARGV[1], ARGV[2], 'PX', ARGV[3])
-return remove(ARGV[1])`),
+return removed`),
 
 		// ARGV: key.
 		"drop": redis.NewScript(redisCommon + `return remove(ARGV[1])`),
 
 		// ARGV: lane.
 		"head": redis.NewScript(redisCommon + `
-local key = redis.call('LINDEX', base..'lane:'..ARGV[1], 0)
+local key = first(ARGV[1])
 if not key then return false end
 return redis.call('HMGET', base..'call:'..key, 'account', 'call', 'due')`),
 
@@ -83,12 +90,12 @@ local lanes = redis.call('ZRANGEBYSCORE', base..'due', '-inf', ARGV[1], 'LIMIT',
 local next = redis.call('ZRANGEBYSCORE', base..'due', '('..ARGV[1], '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
 return {next[2] or '', lanes}`),
 
-		// ARGV: key, due, dead, call, received.
+		// ARGV: key, due, dead, call, received, refused, seconds to keep the box.
 		"update": redis.NewScript(redisCommon + `
 local call = base..'call:'..ARGV[1]
 local before = redis.call('HMGET', call, 'lane', 'dead')
 if not before[1] then return 0 end
-redis.call('HSET', call, 'due', ARGV[2], 'dead', ARGV[3], 'call', ARGV[4])
+redis.call('HSET', call, 'due', ARGV[2], 'dead', ARGV[3], 'refused', ARGV[6], 'call', ARGV[4])
 if ARGV[3] == '1' and before[2] == '0' then
   redis.call('LREM', base..'lane:'..before[1], 0, ARGV[1])
   redis.call('ZREM', base..'waiting', ARGV[1])
@@ -99,24 +106,43 @@ elseif ARGV[3] == '0' and before[2] == '1' then
   redis.call('ZADD', base..'waiting', ARGV[5], ARGV[1])
 end
 redue(before[1])
+keep(ARGV[1], before[1], ARGV[7])
 return 1`),
 
-		// ARGV: now.
+		// ARGV: now, whether those that were refused, too, how many to leave out, how
+		// many to look at. The answer is how many were looked at, and left.
 		"hurry": redis.NewScript(redisCommon + `
-for _, lane in ipairs(redis.call('ZRANGEBYSCORE', base..'due', '('..ARGV[1], '+inf')) do
-  local key = redis.call('LINDEX', base..'lane:'..lane, 0)
-  if key then redis.call('HSET', base..'call:'..key, 'due', ARGV[1]) end
-  redue(lane)
+local lanes = redis.call('ZRANGEBYSCORE', base..'due', '('..ARGV[1], '+inf', 'LIMIT', ARGV[3], ARGV[4])
+local left = 0
+for _, lane in ipairs(lanes) do
+  local key = first(lane)
+  if key and ARGV[2] == '0' and redis.call('HGET', base..'call:'..key, 'refused') == '1' then
+    left = left + 1
+  else
+    if key then redis.call('HSET', base..'call:'..key, 'due', ARGV[1]) end
+    redue(lane)
+  end
 end
-return 1`),
+return {#lanes, left}`),
 
-		// ARGV: limit.
+		// ARGV: received and key of the last one before, limit. The answer has one more
+		// if there are more.
 		"list": redis.NewScript(redisCommon + `
-local found = {}
-for _, key in ipairs(redis.call('ZRANGE', base..'all', 0, ARGV[1] - 1)) do
-  local call = redis.call('HMGET', base..'call:'..key, 'account', 'call')
-  if call[2] then found[#found+1] = call end
-end
+local found, offset, limit = {}, 0, ARGV[3] + 1
+repeat
+  local keys = redis.call('ZRANGEBYSCORE', base..'all', ARGV[1], '+inf', 'WITHSCORES', 'LIMIT', offset, limit)
+  for i = 1, #keys, 2 do
+    if #found < limit and (keys[i+1] ~= ARGV[1] or keys[i] > ARGV[2]) then
+      local call = redis.call('HMGET', base..'call:'..keys[i], 'account', 'lane', 'due', 'dead', 'call')
+      if call[5] then
+        table.insert(call, keys[i])
+        table.insert(call, keys[i+1])
+        found[#found+1] = call
+      end
+    end
+  end
+  offset = offset + #keys / 2
+until #keys == 0 or #found == limit
 return found`),
 
 		"stats": redis.NewScript(redisCommon + `
@@ -129,9 +155,23 @@ return {redis.call('ZCARD', base..'waiting'), redis.call('ZCARD', base..'dead'),
 
 const redisCommon = `
 local base = KEYS[1]
+local function out(key)
+  for _, set in ipairs({'all', 'waiting', 'dead'}) do redis.call('ZREM', base..set, key) end
+end
+-- first returns the first call of a lane, or nil. What Redis has thrown away is
+-- taken out of the lane on the way.
+local function first(lane)
+  while true do
+    local key = redis.call('LINDEX', base..'lane:'..lane, 0)
+    if not key then return nil end
+    if redis.call('HEXISTS', base..'call:'..key, 'due') == 1 then return key end
+    redis.call('LPOP', base..'lane:'..lane)
+    out(key)
+  end
+end
 -- redue puts a lane where its first call is due, or nowhere if it has none.
 local function redue(lane)
-  local key = redis.call('LINDEX', base..'lane:'..lane, 0)
+  local key = first(lane)
   if key then
     redis.call('ZADD', base..'due', redis.call('HGET', base..'call:'..key, 'due'), lane)
   else
@@ -145,9 +185,22 @@ local function remove(key)
   if not lane then return 0 end
   redis.call('DEL', call)
   redis.call('LREM', base..'lane:'..lane, 0, key)
-  for _, set in ipairs({'all', 'waiting', 'dead'}) do redis.call('ZREM', base..set, key) end
+  out(key)
   redue(lane)
   return 1
+end
+-- keep lets the box live on from now, and what is dead, for people, for ever.
+local function keep(key, lane, seconds)
+  for _, name in ipairs({'lane:'..lane, 'waiting', 'due'}) do redis.call('EXPIRE', base..name, seconds) end
+  local dead = redis.call('ZCARD', base..'dead') > 0
+  for _, name in ipairs({'all', 'dead'}) do
+    if dead then redis.call('PERSIST', base..name) else redis.call('EXPIRE', base..name, seconds) end
+  end
+  if redis.call('HGET', base..'call:'..key, 'dead') == '1' then
+    redis.call('PERSIST', base..'call:'..key)
+  else
+    redis.call('EXPIRE', base..'call:'..key, seconds)
+  end
 end
 `
 
@@ -205,31 +258,32 @@ func (r *Redis) answer(box, value string) (*store.Answer, error) {
 	return store.DecodeAnswer(text)
 }
 
-func dead(c Call) string {
-	if c.Dead {
+// flag returns b as the scripts know it.
+func flag(b bool) string {
+	if b {
 		return "1"
 	}
 	return "0"
 }
 
 // Add implements [Store].
-func (r *Redis) Add(ctx context.Context, c Call) (*store.Answer, error) {
+func (r *Redis) Add(ctx context.Context, c Call) (added bool, taken *store.Answer, err error) {
 	sealed, err := r.seal(c)
 	if err != nil {
-		return nil, err
+		return false, nil, err
 	}
-	if _, err := r.client.Pipelined(ctx, func(p redis.Pipeliner) error {
-		p.SAdd(ctx, r.boxes(), c.Box)
-		p.Expire(ctx, r.boxes(), redisKeeps)
-		return nil
-	}); err != nil {
-		return nil, redisFailed(err)
+	if err := r.client.SAdd(ctx, r.boxes(), c.Box).Err(); err != nil {
+		return false, nil, redisFailed(err)
 	}
-	taken, err := r.run(ctx, "add", c.Box, c.Key, c.Account, c.Lane, c.Due.UnixMilli(), c.Received.UnixMilli(), sealed, int(redisKeeps.Seconds())).Text()
-	if err != nil {
-		return nil, redisFailed(err)
+	found, err := r.run(ctx, "add", c.Box, c.Key, c.Account, c.Lane, c.Due.UnixMilli(), c.Received.UnixMilli(), sealed, int(redisKeeps.Seconds())).StringSlice()
+	switch {
+	case err != nil:
+		return false, nil, redisFailed(err)
+	case len(found) == 2:
+		taken, err = r.answer(c.Box, found[1])
+		return false, taken, err
 	}
-	return r.answer(c.Box, taken)
+	return len(found) == 1 && found[0] == "added", nil, nil
 }
 
 // Taken implements [Store].
@@ -302,36 +356,70 @@ func (r *Redis) Update(ctx context.Context, c Call) error {
 	if err != nil {
 		return err
 	}
-	return redisFailed(r.run(ctx, "update", c.Box, c.Key, c.Due.UnixMilli(), dead(c), sealed, c.Received.UnixMilli()).Err())
+	return redisFailed(r.run(ctx, "update", c.Box, c.Key, c.Due.UnixMilli(), flag(c.Dead), sealed, c.Received.UnixMilli(),
+		flag(c.Refused), int(redisKeeps.Seconds())).Err())
 }
 
-// Hurry implements [Store].
-func (r *Redis) Hurry(ctx context.Context, box string, now time.Time) error {
-	return redisFailed(r.run(ctx, "hurry", box, now.UnixMilli()).Err())
+// Hurry implements [Store]. Others are let in between: a script keeps Redis from
+// everything else.
+func (r *Redis) Hurry(ctx context.Context, box string, now time.Time, refused bool) error {
+	for left := int64(0); ; {
+		counts, err := r.run(ctx, "hurry", box, now.UnixMilli(), flag(refused), left, redisPage).Int64Slice()
+		if err != nil || len(counts) != 2 || counts[0] < redisPage {
+			return redisFailed(err)
+		}
+		left += counts[1]
+	}
 }
 
 // List implements [Store].
-func (r *Redis) List(ctx context.Context, box string, limit int) ([]Call, error) {
-	found, err := r.run(ctx, "list", box, limit).Slice()
+func (r *Redis) List(ctx context.Context, box, after string, limit int) (all []Call, next string, err error) {
+	from, err := parseCursor(after)
 	if err != nil {
-		return nil, redisFailed(err)
+		return nil, "", err
 	}
-	var all []Call
-	for _, item := range found {
-		fields, _ := item.([]any)
-		if len(fields) != 2 {
-			continue
-		}
-		account, _ := fields[0].(string)
-		value, _ := fields[1].(string)
-		c, err := r.open(box, account, value)
+	for {
+		page, more, err := r.page(ctx, box, from, min(limit-len(all), redisPage))
 		if err != nil {
-			return nil, err
+			return nil, "", err
+		}
+		if all = append(all, page...); !more {
+			return all, "", nil
+		}
+		last := all[len(all)-1]
+		if from = (cursor{last.Received.UnixMilli(), last.Key}); len(all) == limit {
+			return all, from.String(), nil
+		}
+	}
+}
+
+// page returns at most limit calls behind a place, and whether there are more.
+func (r *Redis) page(ctx context.Context, box string, from cursor, limit int) (calls []Call, more bool, err error) {
+	score := strconv.FormatInt(from.received, 10)
+	if from == (cursor{received: math.MinInt64}) {
+		score = "-inf"
+	}
+	found, err := r.run(ctx, "list", box, score, from.key, limit).Slice()
+	if err != nil {
+		return nil, false, redisFailed(err)
+	}
+	for _, item := range found[:min(limit, len(found))] {
+		fields, _ := item.([]any)
+		var text [7]string
+		for i := range min(len(fields), len(text)) {
+			text[i], _ = fields[i].(string)
+		}
+		c, err := r.open(box, text[0], text[4])
+		if err != nil {
+			c = &Call{
+				Key: text[5], Box: box, Account: text[0], Lane: text[1],
+				Received: millis(text[6]), Due: millis(text[2]), Dead: text[3] == "1", Error: unreadable(err),
+			}
 		}
 		c.Body = nil
-		all = append(all, *c)
+		calls = append(calls, *c)
 	}
-	return all, nil
+	return calls, len(found) > limit, nil
 }
 
 // Get implements [Store].

@@ -3,6 +3,7 @@ package inbox
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -12,7 +13,9 @@ import (
 	"reflect"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -89,8 +92,8 @@ func contract(t *testing.T, s Store) {
 	}
 	add := func(c Call) {
 		t.Helper()
-		if taken, err := s.Add(ctx, c); err != nil || taken != nil {
-			t.Fatalf("adding %s: %+v, %v", c.Key, taken, err)
+		if added, taken, err := s.Add(ctx, c); err != nil || taken != nil || !added {
+			t.Fatalf("adding %s: %v, %+v, %v", c.Key, added, taken, err)
 		}
 	}
 	head := func(lane, want string) Call {
@@ -129,8 +132,11 @@ func contract(t *testing.T, s Store) {
 	first, second, third := call("k1", "va1"), call("k2", "va1"), call("k3", "va2")
 	second.Received, second.Due = begin.Add(time.Second), begin.Add(time.Second)
 	third.Received, third.Due = begin.Add(2*time.Second), begin.Add(2*time.Second)
-	for _, c := range []Call{first, second, third, first} { // the last one is kept already
+	for _, c := range []Call{first, second, third} {
 		add(c)
+	}
+	if added, taken, err := s.Add(ctx, first); err != nil || added || taken != nil {
+		t.Errorf("what is kept was added again: %v, %+v, %v", added, taken, err)
 	}
 	stats(3, 0, begin)
 	if got := head("va1", "k1"); !reflect.DeepEqual(got.Header, first.Header) || !bytes.Equal(got.Body, first.Body) || got.Target != first.Target ||
@@ -150,10 +156,26 @@ func contract(t *testing.T, s Store) {
 		due(begin.Add(10*time.Second), begin.Add(time.Minute), "va2")
 	})
 	t.Run("all can be hurried", func(t *testing.T) {
-		must(s.Hurry(ctx, "box", begin.Add(20*time.Second)))
+		must(s.Hurry(ctx, "box", begin.Add(20*time.Second), false))
 		due(begin.Add(20*time.Second), time.Time{}, "va2", "va1")
 		if got := head("va1", "k1"); !got.Due.Equal(begin.Add(20 * time.Second)) {
 			t.Errorf("due at %s", got.Due)
+		}
+	})
+	t.Run("but not those that the app has refused", func(t *testing.T) {
+		poison := call("k0", "va0")
+		add(poison)
+		poison.Due, poison.Refused = begin.Add(time.Minute), true
+		must(s.Update(ctx, poison))
+		must(s.Hurry(ctx, "box", begin.Add(30*time.Second), false))
+		due(begin.Add(30*time.Second), begin.Add(time.Minute), "va2", "va1")
+		if got := head("va0", "k0"); !got.Refused {
+			t.Errorf("found %+v", got)
+		}
+		must(s.Hurry(ctx, "box", begin.Add(30*time.Second), true))
+		due(begin.Add(30*time.Second), time.Time{}, "va2", "va1", "va0")
+		if dropped, err := s.Drop(ctx, "box", "k0"); err != nil || !dropped {
+			t.Fatal(dropped, err)
 		}
 	})
 	t.Run("what the app has taken leaves its lane, and is remembered", func(t *testing.T) {
@@ -165,7 +187,10 @@ func contract(t *testing.T, s Store) {
 		stats(2, 0, begin.Add(time.Second))
 		for what, get := range map[string]func() (*store.Answer, error){
 			"taken": func() (*store.Answer, error) { return s.Taken(ctx, "box", "k1") },
-			"added": func() (*store.Answer, error) { return s.Add(ctx, first) },
+			"added": func() (*store.Answer, error) {
+				_, taken, err := s.Add(ctx, first)
+				return taken, err
+			},
 		} {
 			if got, err := get(); err != nil || got == nil || !reflect.DeepEqual(*got, thanks) {
 				t.Errorf("%s: %+v, %v", what, got, err)
@@ -204,13 +229,13 @@ func contract(t *testing.T, s Store) {
 		if got := head("va5", "k5"); !got.Received.Equal(again.Received) || got.Dead {
 			t.Errorf("found %+v", got)
 		}
-		if all, err := s.List(ctx, "box", 10); err != nil || len(all) != 4 {
+		if all, _, err := s.List(ctx, "box", "", 10); err != nil || len(all) != 4 {
 			t.Errorf("listed %d, %v", len(all), err)
 		}
 		must(s.Take(ctx, again, thanks, time.Hour))
 	})
 	t.Run("calls can be listed, shown and dropped", func(t *testing.T) {
-		all, err := s.List(ctx, "box", 10)
+		all, _, err := s.List(ctx, "box", "", 10)
 		must(err)
 		var keys []string
 		for _, c := range all {
@@ -222,8 +247,20 @@ func contract(t *testing.T, s Store) {
 		if fmt.Sprint(keys) != "[k2 k3 k4]" {
 			t.Errorf("listed %v", keys)
 		}
-		if some, err := s.List(ctx, "box", 1); err != nil || len(some) != 1 {
-			t.Errorf("listed %d, %v, expected one", len(some), err)
+		keys = nil
+		for after, more := "", true; more; more = after != "" {
+			some, next, err := s.List(ctx, "box", after, 1)
+			must(err)
+			if len(some) != 1 {
+				t.Fatalf("listed %d, expected one", len(some))
+			}
+			keys, after = append(keys, some[0].Key), next
+		}
+		if fmt.Sprint(keys) != "[k2 k3 k4]" {
+			t.Errorf("listed one by one %v", keys)
+		}
+		if _, _, err := s.List(ctx, "box", "nowhere", 1); !errors.Is(err, ErrStore) {
+			t.Errorf("from a place that is none: %v", err)
 		}
 		if c, err := s.Get(ctx, "box", "k3"); err != nil || c == nil || !bytes.Equal(c.Body, third.Body) {
 			t.Errorf("got %+v, %v", c, err)
@@ -246,7 +283,7 @@ func contract(t *testing.T, s Store) {
 	t.Run("boxes are apart", func(t *testing.T) {
 		other := call("k2", "va1")
 		other.Box = "other"
-		if _, err := s.Add(ctx, other); err != nil {
+		if _, _, err := s.Add(ctx, other); err != nil {
 			t.Fatal(err)
 		}
 		if names, err := s.Boxes(ctx); err != nil || fmt.Sprint(names) != "[box other]" {
@@ -264,15 +301,36 @@ func contract(t *testing.T, s Store) {
 	})
 	t.Run("many at once, some of them the same", func(*testing.T) {
 		var wg sync.WaitGroup
+		var news atomic.Int32
 		for n := range 200 {
 			wg.Go(func() {
 				c := call(fmt.Sprint("many", n%100), fmt.Sprint("lane", n%10))
-				if taken, err := s.Add(ctx, c); err != nil || taken != nil {
+				if added, taken, err := s.Add(ctx, c); err != nil || taken != nil {
 					t.Errorf("%+v, %v", taken, err)
+				} else if added {
+					news.Add(1)
 				}
 			})
 		}
 		wg.Wait()
+		if n := news.Load(); n != 100 {
+			t.Errorf("%d were new", n)
+		}
+		seen := make(map[string]bool)
+		for after, more := "", true; more; more = after != "" {
+			some, next, err := s.List(ctx, "box", after, 30)
+			must(err)
+			for _, c := range some {
+				if seen[c.Key] {
+					t.Errorf("listed twice: %s", c.Key)
+				}
+				seen[c.Key] = true
+			}
+			after = next
+		}
+		if len(seen) != 102 {
+			t.Errorf("listed %d", len(seen))
+		}
 		if got, err := s.Stats(ctx, "box"); err != nil || got.Waiting != 102 {
 			t.Errorf("%+v, %v", got, err)
 		}
@@ -285,7 +343,7 @@ func TestABoltStaysAfterItIsClosed(t *testing.T) {
 	b := openBolt(t, folder)
 	ctx := context.Background()
 	for _, key := range []string{"k1", "k2", "k3", "k4"} {
-		if _, err := b.Add(ctx, call(key, "va")); err != nil {
+		if _, _, err := b.Add(ctx, call(key, "va")); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -303,7 +361,7 @@ func TestABoltStaysAfterItIsClosed(t *testing.T) {
 	if err := b.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := b.Add(ctx, call("k5", "va")); !errors.Is(err, ErrStore) {
+	if _, _, err := b.Add(ctx, call("k5", "va")); !errors.Is(err, ErrStore) {
 		t.Errorf("adding to a closed one: %v", err)
 	}
 	b = openBolt(t, folder)
@@ -362,6 +420,28 @@ func TestABoltThatCannotBeOpened(t *testing.T) {
 				t.Fatal(err)
 			}
 		},
+		"cut in half": func(t *testing.T, path string) {
+			t.Helper()
+			info, err := os.Stat(path)
+			if err == nil {
+				err = os.Truncate(path, info.Size()/2)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		},
+		"cut short by a page": func(t *testing.T, path string) {
+			t.Helper()
+			db, err := bolt.Open(path, 0o600, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var size int64
+			err = db.View(func(tx *bolt.Tx) error { size = tx.Size(); return nil })
+			if err = errors.Join(err, db.Close(), os.Truncate(path, size-int64(os.Getpagesize()))); err != nil {
+				t.Fatal(err)
+			}
+		},
 		"another file altogether": func(t *testing.T, path string) {
 			t.Helper()
 			if err := os.WriteFile(path, []byte(strings.Repeat("not a database. ", 10_000)), 0o600); err != nil {
@@ -372,8 +452,13 @@ func TestABoltThatCannotBeOpened(t *testing.T) {
 		t.Run("corrupt: "+name, func(t *testing.T) {
 			folder := t.TempDir()
 			b := openBolt(t, folder)
+			long := thanks
+			long.Body = make([]byte, 4000)
 			for n := range 50 {
-				if _, err := b.Add(t.Context(), call(fmt.Sprint(n), "va")); err != nil {
+				if _, _, err := b.Add(t.Context(), call(fmt.Sprint(n), "va")); err != nil {
+					t.Fatal(err)
+				}
+				if err := b.Take(t.Context(), call(fmt.Sprint("t", n), "va"), long, time.Hour); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -386,7 +471,7 @@ func TestABoltThatCannotBeOpened(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer b.Close()
-			if _, err := b.Add(t.Context(), call("new", "va")); err != nil {
+			if _, _, err := b.Add(t.Context(), call("new", "va")); err != nil {
 				t.Errorf("the new one does not work: %v", err)
 			}
 			aside, err := filepath.Glob(filepath.Join(folder, BoltFile+".corrupt-*"))
@@ -397,12 +482,215 @@ func TestABoltThatCannotBeOpened(t *testing.T) {
 	}
 }
 
+func TestAFileThatBecomesShorterIsAnError(t *testing.T) {
+	t.Parallel()
+	folder := t.TempDir()
+	b := openBolt(t, folder)
+	defer func() { _ = b.Close() }()
+	for n := range 100 {
+		c := call(fmt.Sprint(n), "va")
+		c.Body = make([]byte, 10_000)
+		if _, _, err := b.Add(t.Context(), c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Truncate(filepath.Join(folder, BoltFile), int64(4*os.Getpagesize())); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Get(t.Context(), "box", "50"); !errors.Is(err, ErrStore) {
+		t.Errorf("error %v", err)
+	}
+}
+
+// together makes changes in one transaction of b, in their order. It must be called
+// in a bubble of synctest.
+func together(b *Bolt, changes ...func()) {
+	gate := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = b.write(&boltWrite{apply: func(*bolt.Tx) error { <-gate; return nil }, then: func() {}}) })
+	for _, change := range changes {
+		synctest.Wait()
+		wg.Go(change)
+	}
+	synctest.Wait()
+	close(gate)
+	wg.Wait()
+}
+
+func TestWhatChangesAtTheSameTimeIsTheSameAfterARestart(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	c := call("k", "va")
+	update := func(b *Bolt) { _ = b.Update(ctx, c) }
+	take := func(b *Bolt) { _ = b.Take(ctx, c, thanks, time.Second) }
+	drop := func(b *Bolt) { _, _ = b.Drop(ctx, c.Box, c.Key) }
+	add := func(b *Bolt) { _, _, _ = b.Add(ctx, c) }
+	for _, test := range []struct {
+		name    string
+		before  string // kept, dead, or nothing
+		changes []func(*Bolt)
+		waiting int
+	}{
+		{"taken and updated", "kept", []func(*Bolt){take, update}, 0},
+		{"dropped and updated", "kept", []func(*Bolt){drop, update}, 0},
+		{"dead, added and dropped", "dead", []func(*Bolt){add, drop}, 0},
+		{"dead, added and taken", "dead", []func(*Bolt){add, take}, 0},
+		{"dead, added and updated", "dead", []func(*Bolt){add, update}, 1},
+		{"dead, revived and taken", "dead", []func(*Bolt){update, take}, 0},
+		{"taken and added", "", []func(*Bolt){take, add}, 0},
+		{"added and taken", "", []func(*Bolt){add, take}, 0},
+		{"added twice", "", []func(*Bolt){add, add}, 1},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			folder := t.TempDir()
+			synctest.Test(t, func(t *testing.T) {
+				b := openBolt(t, folder)
+				if test.before != "" {
+					add(b)
+				}
+				if test.before == "dead" {
+					buried := c
+					buried.Dead = true
+					if err := b.Update(ctx, buried); err != nil {
+						t.Fatal(err)
+					}
+				}
+				var changes []func()
+				for _, change := range test.changes {
+					changes = append(changes, func() { change(b) })
+				}
+				together(b, changes...)
+				for range 2 {
+					if s, err := b.Stats(ctx, "box"); err != nil || s.Waiting != test.waiting || s.Dead != 0 {
+						t.Errorf("%+v, %v, expected that %d waits", s, err, test.waiting)
+					}
+					if err := b.Close(); err != nil {
+						t.Fatal(err)
+					}
+					time.Sleep(time.Hour) // until what was taken is forgotten
+					b = openBolt(t, folder)
+				}
+				if err := b.Close(); err != nil {
+					t.Fatal(err)
+				}
+			})
+		})
+	}
+}
+
+func TestARevivedCallStaysAtTheEndOfItsLane(t *testing.T) {
+	t.Parallel()
+	folder := t.TempDir()
+	b := openBolt(t, folder)
+	for _, key := range []string{"k1", "k2"} {
+		if _, _, err := b.Add(t.Context(), call(key, "va")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := call("k1", "va")
+	for _, c.Dead = range []bool{true, false} {
+		if err := b.Update(t.Context(), c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 {
+		if head, err := b.Head(t.Context(), "box", "va"); err != nil || head == nil || head.Key != "k2" {
+			t.Errorf("head %+v, %v", head, err)
+		}
+		if err := b.Close(); err != nil {
+			t.Fatal(err)
+		}
+		b = openBolt(t, folder)
+	}
+	_ = b.Close()
+}
+
+func TestWhatWasForgottenCanBeKeptAgain(t *testing.T) {
+	t.Parallel()
+	folder := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		b := openBolt(t, folder)
+		if err := b.Take(t.Context(), call("k", "va"), thanks, time.Second); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Second)
+		if added, taken, err := b.Add(t.Context(), call("k", "va")); err != nil || taken != nil || !added {
+			t.Fatal(added, taken, err)
+		}
+		if err := b.Close(); err != nil {
+			t.Fatal(err)
+		}
+		b = openBolt(t, folder)
+		if head, err := b.Head(t.Context(), "box", "va"); err != nil || head == nil {
+			t.Errorf("after a restart: %+v, %v", head, err)
+		}
+		_ = b.Close()
+	})
+}
+
+func TestACallThatIsNotInTheFileIsForgotten(t *testing.T) {
+	t.Parallel()
+	b := openBolt(t, t.TempDir())
+	defer func() { _ = b.Close() }()
+	for _, key := range []string{"k1", "k2"} {
+		if _, _, err := b.Add(t.Context(), call(key, "va")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	first := b.kept("box", "k1")
+	err := b.write(&boltWrite{ // as if the disk had said no, and done it
+		apply: func(tx *bolt.Tx) error { return tx.Bucket(callsBucket).Delete(sequenceKey(first.sequence)) }, then: func() {},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if head, err := b.Head(t.Context(), "box", "va"); err != nil || head == nil || head.Key != "k2" {
+		t.Errorf("head %+v, %v", head, err)
+	}
+}
+
+func TestAClosedBoltKeepsNobodyWaiting(t *testing.T) {
+	t.Parallel()
+	folder := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		b := openBolt(t, folder)
+		add := func() {
+			if _, _, err := b.Add(context.Background(), call("k", "va")); !errors.Is(err, ErrStore) {
+				t.Errorf("error %v", err)
+			}
+		}
+		together(b, add, add, func() { _ = b.Close() })
+	})
+}
+
+func TestADiskThatHangsIsAnError(t *testing.T) {
+	t.Parallel()
+	folder := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		b := openBolt(t, folder)
+		hung := make(chan struct{})
+		apply := func(*bolt.Tx) error { <-hung; return nil }
+		if err := b.write(&boltWrite{apply: apply, then: func() {}}); !errors.Is(err, errHangs) || !errors.Is(err, ErrStore) {
+			t.Errorf("what is being written: %v", err)
+		}
+		if _, _, err := b.Add(t.Context(), call("k", "va")); !errors.Is(err, errHangs) {
+			t.Errorf("what would be next: %v", err)
+		}
+		close(hung)
+		if _, _, err := b.Add(t.Context(), call("k", "va")); err != nil {
+			t.Errorf("afterwards: %v", err)
+		}
+		_ = b.Close()
+	})
+}
+
 func TestADamagedCallIsNotDelivered(t *testing.T) {
 	t.Parallel()
 	folder, log := t.TempDir(), new(strings.Builder)
 	b := openBolt(t, folder)
 	for n := range 3 {
-		if _, err := b.Add(t.Context(), call(fmt.Sprint(n), "va")); err != nil {
+		if _, _, err := b.Add(t.Context(), call(fmt.Sprint(n), "va")); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -426,7 +714,7 @@ func TestADamagedCallIsNotDelivered(t *testing.T) {
 	if head, err := b.Head(t.Context(), "box", "va"); err != nil || head == nil || head.Key != "1" {
 		t.Errorf("head %+v, %v", head, err)
 	}
-	if all, err := b.List(t.Context(), "box", 10); err != nil || len(all) != 2 {
+	if all, _, err := b.List(t.Context(), "box", "", 10); err != nil || len(all) != 2 {
 		t.Errorf("%d calls are left, %v", len(all), err)
 	}
 	aside, err := filepath.Glob(filepath.Join(folder, BoltFile+".corrupt-*"))
@@ -453,7 +741,13 @@ func overwrite(t *testing.T, path string, from, to int) {
 
 func TestAFullBoltRefusesAndRecovers(t *testing.T) {
 	t.Parallel()
-	b, err := OpenBolt(BoltConfig{Folder: t.TempDir(), MaxSize: 256 << 10, Now: time.Now, Logger: slog.New(slog.DiscardHandler)})
+	folder := t.TempDir()
+	synctest.Test(t, func(t *testing.T) { fillAndEmpty(t, folder) })
+}
+
+func fillAndEmpty(t *testing.T, folder string) {
+	t.Helper()
+	b, err := OpenBolt(BoltConfig{Folder: folder, MaxSize: 256 << 10, Now: time.Now, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -462,7 +756,7 @@ func TestAFullBoltRefusesAndRecovers(t *testing.T) {
 	for ; kept < 1000; kept++ {
 		c := call(fmt.Sprint(kept), "va")
 		c.Body = make([]byte, 4<<10)
-		if _, err = b.Add(t.Context(), c); err != nil {
+		if _, _, err = b.Add(t.Context(), c); err != nil {
 			break
 		}
 	}
@@ -472,20 +766,164 @@ func TestAFullBoltRefusesAndRecovers(t *testing.T) {
 	if s, _ := b.Stats(t.Context(), "box"); s.Waiting != kept {
 		t.Errorf("%d wait, expected %d", s.Waiting, kept)
 	}
-	for n := range kept {
-		if _, err := b.Drop(t.Context(), "box", fmt.Sprint(n)); err != nil && n > kept/2 {
+	synctest.Wait()
+	large := call("large", "other")
+	large.Body = make([]byte, 100<<10)
+	var added, taken error
+	together(b,
+		func() { _, _, added = b.Add(context.Background(), large) },
+		func() { taken = b.Take(context.Background(), call("0", "va"), thanks, time.Hour) },
+	)
+	if !errors.Is(added, ErrStore) || taken != nil {
+		t.Errorf("what makes room fails with what needs it: %v, %v", added, taken)
+	}
+	c := call("1", "va")
+	c.Body, c.Attempts = make([]byte, 4<<10), 1
+	for range 100 { // more than what was free
+		c.Attempts++
+		c.Body = append(c.Body, make([]byte, 500)...)
+		if err := b.Update(t.Context(), c); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if _, err := b.Add(t.Context(), call("again", "va")); err != nil {
+	for n := range kept - 1 {
+		if _, err := b.Drop(t.Context(), "box", fmt.Sprint(n+1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, _, err := b.Add(t.Context(), call("again", "va")); err != nil {
 		t.Errorf("with room again: %v", err)
+	}
+}
+
+func TestABoltFullOfOldRecordsIsSwept(t *testing.T) {
+	t.Parallel()
+	folder := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		open := func() *Bolt {
+			b, err := OpenBolt(BoltConfig{Folder: folder, MaxSize: 1 << 20, Now: time.Now, Logger: slog.New(slog.DiscardHandler)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return b
+		}
+		b := open()
+		large := thanks
+		large.Body = make([]byte, 1000)
+		full := func() (err error) {
+			for n := 0; err == nil; n++ {
+				var wg sync.WaitGroup
+				var mu sync.Mutex
+				for m := range 20 {
+					wg.Go(func() {
+						failed := b.Take(context.Background(), call(fmt.Sprintf("%x", sha256.Sum256([]byte{byte(n), byte(n >> 8), byte(m)})), "va"), large, time.Hour)
+						mu.Lock()
+						defer mu.Unlock()
+						err = errors.Join(err, failed)
+					})
+				}
+				wg.Wait()
+			}
+			return err
+		}
+		if err := full(); !errors.Is(err, ErrStore) {
+			t.Fatal(err)
+		}
+		if _, _, err := b.Add(t.Context(), func() Call { c := call("new", "va"); c.Body = make([]byte, 100<<10); return c }()); !errors.Is(err, ErrStore) {
+			t.Fatalf("it is not full: %v", err)
+		}
+		if err := b.Close(); err != nil {
+			t.Fatal(err)
+		}
+		b = open() // though it is full
+		time.Sleep(2 * time.Hour)
+		synctest.Wait()
+		err := b.view(func(tx *bolt.Tx) error {
+			if n := tx.Bucket(takenBucket).Stats().KeyN; n != 0 {
+				t.Errorf("%d old records are left", n)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+		if _, _, err := b.Add(t.Context(), call("new", "va")); err != nil {
+			t.Errorf("with room again: %v", err)
+		}
+		if err := b.Close(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+func TestWhatRedisHasThrownAwayHindersNothing(t *testing.T) {
+	t.Parallel()
+	r, _ := newRedis(t)
+	ctx := t.Context()
+	for _, key := range []string{"ghost", "kept", "ghost2", "kept2"} {
+		if _, _, err := r.Add(ctx, call(key, "va")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, key := range []string{"ghost", "ghost2"} {
+		if err := r.client.Del(ctx, r.base("box")+"call:"+key).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if added, taken, err := r.Add(ctx, call("next", "va")); err != nil || taken != nil || !added {
+		t.Fatal(added, taken, err)
+	}
+	for _, key := range []string{"kept", "kept2", "next"} {
+		if head, err := r.Head(ctx, "box", "va"); err != nil || head == nil || head.Key != key {
+			t.Fatalf("head %+v, %v, expected %s", head, err, key)
+		}
+		if err := r.Take(ctx, call(key, "va"), thanks, time.Hour); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if s, err := r.Stats(ctx, "box"); err != nil || s.Waiting != 0 {
+		t.Errorf("%+v, %v", s, err)
+	}
+	if lanes, _, err := r.Due(ctx, "box", begin.Add(time.Hour), 10); err != nil || len(lanes) != 0 {
+		t.Errorf("due are %v, %v", lanes, err)
+	}
+}
+
+func TestWhatIsDeadStaysInRedis(t *testing.T) {
+	t.Parallel()
+	r, _ := newRedis(t)
+	ctx := t.Context()
+	lives := func(name string) time.Duration {
+		t.Helper()
+		ttl, err := r.client.TTL(ctx, r.base("box")+name).Result()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return ttl
+	}
+	c := call("k", "va")
+	if _, _, err := r.Add(ctx, c); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.client.Expire(ctx, r.base("box")+"call:k", time.Minute).Err(); err != nil {
+		t.Fatal(err)
+	}
+	for _, c.Dead = range []bool{false, true, false} {
+		if err := r.Update(ctx, c); err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{"call:k", "all"} {
+			if ttl := lives(name); c.Dead != (ttl < 0) || !c.Dead && ttl < time.Hour {
+				t.Errorf("dead: %v: %s lives for %s", c.Dead, name, ttl)
+			}
+		}
 	}
 }
 
 func TestNothingInRedisCanBeRead(t *testing.T) {
 	t.Parallel()
 	r, _ := newRedis(t)
-	if _, err := r.Add(t.Context(), call("k1", "va1")); err != nil {
+	if _, _, err := r.Add(t.Context(), call("k1", "va1")); err != nil {
 		t.Fatal(err)
 	}
 	if err := r.Take(t.Context(), call("k2", "va1"), thanks, time.Hour); err != nil {
@@ -504,7 +942,7 @@ func TestNothingInRedisCanBeRead(t *testing.T) {
 			t.Errorf("can be read: %q", text)
 		}
 	}
-	if _, err := r.Add(t.Context(), Call{Key: "k3", Box: "box", Account: "stranger"}); !errors.Is(err, ErrStore) {
+	if _, _, err := r.Add(t.Context(), Call{Key: "k3", Box: "box", Account: "stranger"}); !errors.Is(err, ErrStore) {
 		t.Errorf("of an unknown account: %v", err)
 	}
 	keys, err := r.client.Keys(t.Context(), "*").Result()
@@ -512,6 +950,9 @@ func TestNothingInRedisCanBeRead(t *testing.T) {
 		t.Fatalf("keys %v, %v", keys, err)
 	}
 	for _, key := range keys {
+		if key == r.boxes() {
+			continue // names alone
+		}
 		if ttl, err := r.client.TTL(t.Context(), key).Result(); err != nil || ttl <= 0 {
 			t.Errorf("%s lives for %s, %v", key, ttl, err)
 		}
@@ -532,7 +973,7 @@ func BenchmarkAdd(b *testing.B) {
 					n++
 					key := fmt.Sprint(n)
 					mu.Unlock()
-					if _, err := s.Add(context.Background(), call(key, key)); err != nil {
+					if _, _, err := s.Add(context.Background(), call(key, key)); err != nil {
 						b.Error(err)
 					}
 				}
