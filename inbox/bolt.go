@@ -265,7 +265,7 @@ func cutShort(path string) bool {
 	if err != nil {
 		return false // opening it says more
 	}
-	defer file.Close()
+	defer func() { _ = file.Close() }() // it was read only
 	info, err := file.Stat()
 	if err != nil || info.Size() == 0 {
 		return false

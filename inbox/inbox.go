@@ -22,6 +22,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net/http"
+	"strconv"
 	"sync"
 	"time"
 
@@ -93,7 +94,18 @@ const (
 	hurryEvery  = 30 * time.Second
 	tellEvery   = 10 * time.Second // at most, of lanes whose calls cannot be delivered
 	stopWithin  = 5 * time.Second  // for attempts under way
-	storeWithin = 5 * time.Second  // for what must be written whoever has gone meanwhile
+	clockBack   = time.Second      // from here on, what waits would wait for longer
+
+	// Of a call that nobody has tried for longer than interrupted, such as while the
+	// machine was off, it is not known whether the app would take it: it is tried for
+	// patience at least, or GiveUpAfter if that is less, before it is dead.
+	interrupted = time.Hour
+	patience    = 10 * time.Minute
+
+	passLeast = 2 * time.Second // that an attempt needs while DOKU waits, or a quarter of what there is in all
+
+	answerLargest = 4 << 10         // of an answer that is remembered, in bytes
+	storeWithin   = 5 * time.Second // for what must be written whoever has gone meanwhile
 )
 
 // Inbox is a box with its deliveries. It is safe for concurrent use.
@@ -152,6 +164,7 @@ func (i *Inbox) Pass(ctx context.Context, c Call) (store.Answer, error) {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), within)
 	defer cancel()
+	least := min(passLeast, i.cfg.AttemptTimeout, within/4)
 	c.GiveUp = c.Received.Add(i.cfg.GiveUpAfter)
 	place, err := i.cfg.Lanes.take(ctx, c.Box, c.Lane)
 	switch {
@@ -170,30 +183,34 @@ func (i *Inbox) Pass(ctx context.Context, c Call) (store.Answer, error) {
 		return store.Answer{}, i.keep(ctx, c, err)
 	}
 	for wait := passShortest; ; wait = min(2*wait, passLongest) {
-		answer, err := i.pass(ctx, place, &c)
+		answer, err := i.pass(ctx, place, &c, least)
 		if err == nil {
 			return answer, nil
 		}
-		select {
-		case <-time.After(wait):
-		case <-ctx.Done():
+		if deadline, _ := ctx.Deadline(); errors.Is(err, errLost) || deadline.Sub(i.cfg.Now()) < wait+least {
 			return store.Answer{}, i.keep(ctx, c, err)
 		}
-		if deadline, _ := ctx.Deadline(); i.cfg.Now().Add(passShortest).After(deadline) {
-			return store.Answer{}, i.keep(ctx, c, err)
-		}
+		time.Sleep(wait)
 	}
 }
 
-// errLost is the error of a lane whose lease was not prolonged in time.
-var errLost = errors.New("another sidecar may be at the calls of the same virtual account by now")
+// Why Pass makes no further attempt.
+var (
+	errLost = errors.New("another sidecar may be at the calls of the same virtual account by now")
+	errLate = errors.New("no time is left for an attempt")
+)
 
 // pass makes one attempt at c, and before it at those of its lane that came
-// earlier. place is nil while the store is away.
-func (i *Inbox) pass(ctx context.Context, place *place, c *Call) (store.Answer, error) {
+// earlier, while there is at least so much time left. place is nil while the store
+// is away.
+func (i *Inbox) pass(ctx context.Context, place *place, c *Call, least time.Duration) (store.Answer, error) {
 	for {
-		if place != nil && place.lost() {
+		deadline, _ := ctx.Deadline()
+		switch {
+		case place != nil && place.lost():
 			return store.Answer{}, errLost
+		case deadline.Sub(i.cfg.Now()) < least:
+			return store.Answer{}, errLate
 		}
 		head, err := i.cfg.Store.Head(ctx, c.Box, c.Lane)
 		if err != nil && !i.cfg.Lenient() {
@@ -280,11 +297,34 @@ func (i *Inbox) deliver(ctx context.Context, c Call) (store.Answer, error) {
 func (i *Inbox) take(ctx context.Context, c Call, answer store.Answer) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeWithin)
 	defer cancel()
-	return i.cfg.Store.Take(ctx, c, answer, i.cfg.Remember)
+	return i.cfg.Store.Take(ctx, c, short(c, answer), i.cfg.Remember)
 }
+
+// short returns what is remembered of the app's answer to a call: there are many of
+// them, for days. Instead of a long one, DOKU's repeat gets an acknowledgement.
+func short(c Call, answer store.Answer) store.Answer {
+	size := len(answer.Body)
+	for name, values := range answer.Header {
+		for _, value := range values {
+			size += len(name) + len(value)
+		}
+	}
+	if size <= answerLargest {
+		return answer
+	}
+	body := snap.Acknowledge(c.Service, c.Body)
+	if len(body) > answerLargest {
+		body = snap.Successful.Answer(c.Service)
+	}
+	return store.Answer{Status: http.StatusOK, Header: http.Header{"Content-Type": {"application/json"}}, Body: body}
+}
+
+// errStopped is why an attempt ends when the deliveries do.
+var errStopped = errors.New("the deliveries have been stopped")
 
 // attempt makes an attempt at a kept call, whose lane is held, and records what has
 // become of it. The error says why the app has not taken it, or wraps [ErrStore].
+// One that is ended by [Inbox.Run]'s end is as if it had not been made.
 func (i *Inbox) attempt(ctx context.Context, c *Call) (store.Answer, error) {
 	answer, known := i.cfg.Lanes.settle(c.Box, c.Key)
 	if !known {
@@ -293,8 +333,11 @@ func (i *Inbox) attempt(ctx context.Context, c *Call) (store.Answer, error) {
 		if answer, err = i.deliver(ctx, *c); err == nil && (answer.Status < 200 || answer.Status > 299) {
 			err = fmt.Errorf("the app has answered HTTP %d", answer.Status)
 		}
-		if err != nil {
-			return store.Answer{}, i.failed(ctx, c, err)
+		switch {
+		case err != nil && errors.Is(context.Cause(ctx), errStopped):
+			return store.Answer{}, errStopped
+		case err != nil:
+			return store.Answer{}, i.failed(ctx, c, answer, err)
 		}
 	}
 	if err := i.take(ctx, *c, answer); err != nil {
@@ -311,29 +354,62 @@ func (i *Inbox) attempt(ctx context.Context, c *Call) (store.Answer, error) {
 
 // failed records that the app has not taken a kept call because of err, and returns
 // err, or the store's if that could not be recorded.
-func (i *Inbox) failed(ctx context.Context, c *Call, err error) error {
+func (i *Inbox) failed(ctx context.Context, c *Call, answer store.Answer, err error) error {
 	i.mu.Lock()
 	i.failing = true
 	i.mu.Unlock()
-	now := i.cfg.Now()
-	c.Error, c.Due = err.Error(), now.Add(wait(c.Attempts))
-	event := EventFailed
-	if now.Before(c.GiveUp) {
-		i.cfg.Logger.WarnContext(ctx, "the app has not taken a kept notification",
-			"key", c.Key, "account", c.Account, "attempts", c.Attempts, "error", c.Error, "next", c.Due)
-	} else {
-		c.Dead, event = true, EventDead
-		i.cfg.Logger.ErrorContext(ctx, "a notification is given up: the app has not taken it. See `caddy-doku doku inbox list`; `retry` delivers it again",
-			"key", c.Key, "account", c.Account, "service", string(c.Service), "external_id", c.ExternalID, "attempts", c.Attempts, "error", c.Error)
-	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeWithin)
 	defer cancel()
+	if kept, _ := i.cfg.Store.Get(ctx, c.Box, c.Key); kept != nil {
+		c.GiveUp = latest(c.GiveUp, kept.GiveUp) // it may have been retried by hand meanwhile
+	}
+	i.judge(c, answer, err)
+	event := EventFailed
+	if c.Dead {
+		event = EventDead
+		i.cfg.Logger.ErrorContext(ctx, "a notification is given up: the app has not taken it. See `caddy-doku doku inbox list`; `retry` delivers it again",
+			"key", c.Key, "account", c.Account, "service", string(c.Service), "external_id", c.ExternalID, "attempts", c.Attempts, "error", c.Error)
+	} else {
+		i.cfg.Logger.WarnContext(ctx, "the app has not taken a kept notification",
+			"key", c.Key, "account", c.Account, "attempts", c.Attempts, "error", c.Error, "next", c.Due)
+	}
 	if failed := i.cfg.Store.Update(ctx, *c); failed != nil {
 		i.cfg.Logger.ErrorContext(ctx, "the inbox could not be written; a call will be handed over again soon", "key", c.Key, "error", failed)
 		return fmt.Errorf("%w (because: %w)", failed, err)
 	}
 	i.cfg.Observe(event, *c)
 	return err
+}
+
+// judge says what is to become of a call that the app has not taken: when it is due
+// again, or that it is dead.
+func (i *Inbox) judge(c *Call, answer store.Answer, err error) {
+	now := i.cfg.Now()
+	if now.Sub(c.Tried) > interrupted {
+		c.GiveUp = latest(c.GiveUp, now.Add(min(patience, i.cfg.GiveUpAfter)))
+	}
+	c.Error, c.Tried, c.Dead = err.Error(), now, !now.Before(c.GiveUp)
+	c.Refused = answer.Status >= 400 && answer.Status < 500 && (!unwell(answer.Status) || answer.Status == http.StatusTooManyRequests)
+	c.Due = now.Add(max(wait(c.Attempts), min(retryAfter(answer.Header, now), waits[len(waits)-1])))
+}
+
+func latest(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+// retryAfter returns how long an answer asks to be waited, or 0.
+func retryAfter(h http.Header, now time.Time) time.Duration {
+	text := h.Get("Retry-After")
+	if seconds, err := strconv.ParseUint(text, 10, 31); err == nil {
+		return time.Duration(seconds) * time.Second
+	}
+	if at, err := http.ParseTime(text); err == nil {
+		return at.Sub(now)
+	}
+	return 0
 }
 
 // succeeded has everything that waits delivered now, if the app has just come back.
@@ -365,14 +441,19 @@ func (i *Inbox) nudge() {
 // Run delivers what is kept and due, until ctx ends, and returns when all attempts
 // under way have ended, which have a few seconds for it.
 func (i *Inbox) Run(ctx context.Context) {
-	// Sidecar and app often start together: nothing waits for what was due before.
-	if err := i.cfg.Store.Hurry(ctx, i.cfg.Box, i.cfg.Now(), true); err != nil && ctx.Err() == nil {
-		i.cfg.Logger.WarnContext(ctx, "kept calls wait until they are due", "error", err)
-	}
-	working, abort := context.WithCancel(context.WithoutCancel(ctx))
-	defer abort()
+	working, abort := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer abort(nil)
 	w := &work{stopping: ctx, free: make(chan struct{}, i.cfg.Concurrency)}
-	for {
+	for looked := (time.Time{}); ; {
+		// Sidecar and app often start together: nothing waits for what was due before.
+		// Nor does it if the clock is set back.
+		now := i.cfg.Now().Round(0)
+		if looked.IsZero() || looked.Sub(now) > clockBack {
+			if err := i.cfg.Store.Hurry(ctx, i.cfg.Box, now, true); err != nil && ctx.Err() == nil {
+				i.cfg.Logger.WarnContext(ctx, "kept calls wait until they are due", "error", err)
+			}
+		}
+		looked = now
 		next, err := i.dispatch(working, w)
 		if err != nil && ctx.Err() == nil {
 			i.cfg.Logger.ErrorContext(ctx, "the inbox cannot be read; what it keeps is not delivered meanwhile", "error", err)
@@ -383,9 +464,9 @@ func (i *Inbox) Run(ctx context.Context) {
 		}
 		select {
 		case <-ctx.Done():
-			patience := time.AfterFunc(stopWithin, abort)
+			end := time.AfterFunc(stopWithin, func() { abort(errStopped) })
 			w.under.Wait()
-			patience.Stop()
+			end.Stop()
 			return
 		case <-i.wake:
 		case <-time.After(idle):

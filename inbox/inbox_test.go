@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -825,6 +826,27 @@ func TestLanesAreLeased(t *testing.T) {
 			}
 		})
 	})
+	t.Run("and a call that waits for its answer is kept when the lease is lost", func(t *testing.T) {
+		t.Parallel()
+		folder := t.TempDir()
+		synctest.Test(t, func(t *testing.T) {
+			b := openBolt(t, folder)
+			lanes := store.NewMemory()
+			defer func() { _, _ = b.Close(), lanes.Close() }()
+			l := &lease{Store: lanes}
+			h := newHouse(t, b, l)
+			h.cfg.AnswerWithin, h.cfg.AttemptTimeout = time.Hour, time.Minute
+			h.app.set(func(Call) (store.Answer, error) {
+				l.away.Store(true)
+				time.Sleep(15 * time.Second)
+				return store.Answer{Status: 503}, nil
+			})
+			begin := time.Now()
+			if _, err := h.Pass(t.Context(), now("k", "va")); !errors.Is(err, ErrKept) || !errors.Is(err, errLost) || time.Since(begin) > 16*time.Second {
+				t.Errorf("error %v after %s", err, time.Since(begin))
+			}
+		})
+	})
 	t.Run("and are let go of when their lease is lost", func(t *testing.T) {
 		t.Parallel()
 		folder := t.TempDir()
@@ -848,8 +870,7 @@ func TestLanesAreLeased(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			stop := one.run(t.Context())
-			defer func() { stop() }()
+			defer one.run(t.Context())()
 			synctest.Wait()
 			l.away.Store(true)
 			defer two.run(t.Context())()
@@ -950,7 +971,7 @@ func TestWhatCannotBeReadHindersNobody(t *testing.T) {
 		}
 	}
 	stop := after.run(t.Context())
-	defer func() { stop() }()
+	defer stop()
 	for n := range 5 {
 		if err := after.Accept(t.Context(), now(fmt.Sprint("new", n), fmt.Sprint("account/new", n))); err != nil {
 			t.Fatal(err)
@@ -968,11 +989,20 @@ func TestWhatCannotBeReadHindersNobody(t *testing.T) {
 	if got := after.app.given(); len(got) != 5 {
 		t.Errorf("the app was given %v", got)
 	}
+	listed, _, err := after.List(t.Context(), "", 100)
+	if err != nil || len(listed) != 41 {
+		t.Errorf("%d are listed, %v", len(listed), err)
+	}
+	for _, c := range listed {
+		if strings.HasPrefix(c.Key, "old") != strings.HasPrefix(c.Error, "it cannot be read") || c.Account != "account" || !strings.HasPrefix(c.Lane, "account/old") || c.Received.IsZero() {
+			t.Errorf("listed %+v", c)
+		}
+	}
 	if n := strings.Count(after.log.String(), "cannot be delivered from here"); n == 0 {
 		t.Errorf("nobody is told: %s", after.log)
 	}
 	stop()
-	stop = before.run(t.Context()) // with the secret
+	defer before.run(t.Context())() // with the secret
 	for deadline := time.Now().Add(20 * time.Second); before.waiting(t) > 1; time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("%d still wait; the log says %s", before.waiting(t), before.log)
@@ -1005,7 +1035,7 @@ func TestManyLanesInRedisAreHurried(t *testing.T) {
 	t.Parallel()
 	r, _ := newRedis(t)
 	at := time.Now()
-	const lanes = redisPage + 100
+	const lanes = 2 * redisPage // two thirds of them, which is more than a page, are refused
 	var wg sync.WaitGroup
 	for worker := range 8 {
 		wg.Go(func() {
@@ -1013,7 +1043,7 @@ func TestManyLanesInRedisAreHurried(t *testing.T) {
 				c := call(fmt.Sprint(n), fmt.Sprint("account/", n))
 				c.Due = at.Add(time.Minute)
 				_, _, err := r.Add(t.Context(), c)
-				if c.Refused = n%3 == 0; err == nil {
+				if c.Refused = n%3 != 0; err == nil {
 					err = r.Update(t.Context(), c)
 				}
 				if err != nil {
@@ -1026,7 +1056,7 @@ func TestManyLanesInRedisAreHurried(t *testing.T) {
 	for _, test := range []struct {
 		refused bool
 		due     int
-	}{{false, lanes - lanes/3}, {true, lanes}} {
+	}{{false, (lanes + 2) / 3}, {true, lanes}} {
 		if err := r.Hurry(t.Context(), "box", at, test.refused); err != nil {
 			t.Fatal(err)
 		}
@@ -1034,4 +1064,257 @@ func TestManyLanesInRedisAreHurried(t *testing.T) {
 			t.Errorf("%d are due, %v, expected %d", len(due), err, test.due)
 		}
 	}
+}
+
+func TestWhenACallIsGivenUp(t *testing.T) {
+	t.Parallel()
+	t.Run("not for a first failure after all were off", func(t *testing.T) {
+		t.Parallel()
+		folder := t.TempDir()
+		synctest.Test(t, func(t *testing.T) {
+			b := openBolt(t, folder)
+			lanes := store.NewMemory()
+			defer func() { _, _ = b.Close(), lanes.Close() }()
+			h := newHouse(t, b, lanes)
+			h.app.set(down)
+			stop := h.run(t.Context())
+			for n := range 20 {
+				if err := h.Accept(t.Context(), now(fmt.Sprint(n), fmt.Sprint("va", n%10))); err != nil {
+					t.Fatal(err)
+				}
+			}
+			time.Sleep(time.Minute)
+			stop()
+			time.Sleep(100 * time.Hour)
+			defer h.run(t.Context())()
+			time.Sleep(9 * time.Minute)
+			if s, err := h.Stats(t.Context()); err != nil || s.Waiting != 20 {
+				t.Errorf("%+v, %v, expected all to wait", s, err)
+			}
+			time.Sleep(time.Hour)
+			if s, err := h.Stats(t.Context()); err != nil || s.Dead != 20 {
+				t.Errorf("%+v, %v, expected all to be dead", s, err)
+			}
+		})
+	})
+	t.Run("not because the deliveries have ended", func(t *testing.T) {
+		t.Parallel()
+		folder := t.TempDir()
+		synctest.Test(t, func(t *testing.T) {
+			b := openBolt(t, folder)
+			lanes := store.NewMemory()
+			defer func() { _, _ = b.Close(), lanes.Close() }()
+			h := newHouse(t, b, lanes)
+			h.app.set(down)
+			stop := h.run(t.Context())
+			if err := h.Accept(t.Context(), now("k", "va")); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(72*time.Hour - time.Minute)
+			h.app.set(func(Call) (store.Answer, error) {
+				time.Sleep(9 * time.Second)
+				return store.Answer{}, errors.New("at last")
+			})
+			time.Sleep(7 * time.Minute) // into an attempt, or the wait for it
+			h.app.set(func(Call) (store.Answer, error) {
+				time.Sleep(time.Hour)
+				return thanks, nil
+			})
+			if _, err := h.Retry(t.Context(), "k"); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+			before, err := h.Get(t.Context(), "k")
+			if err != nil || before == nil {
+				t.Fatal(before, err)
+			}
+			stop()
+			after, err := h.Get(t.Context(), "k")
+			if err != nil || after == nil || after.Dead || after.Attempts != before.Attempts {
+				t.Errorf("%+v, %v", after, err)
+			}
+			h.app.set(nil)
+			stop = h.run(t.Context())
+			synctest.Wait()
+			if n := h.waiting(t); n != 0 {
+				t.Errorf("%d wait for their time after an attempt that was broken off", n)
+			}
+			stop()
+			time.Sleep(2 * time.Hour) // for the app
+		})
+	})
+	t.Run("not if it was retried by hand during the attempt", func(t *testing.T) {
+		t.Parallel()
+		inBubble(t, func(t *testing.T, h *house) {
+			t.Helper()
+			h.app.set(down)
+			if err := h.Accept(t.Context(), now("k", "va")); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(71 * time.Hour)
+			h.app.set(func(Call) (store.Answer, error) {
+				time.Sleep(5 * time.Second)
+				return store.Answer{}, errors.New("at last")
+			})
+			before := len(h.app.given())
+			for len(h.app.given()) == before {
+				time.Sleep(time.Second)
+			}
+			if known, err := h.Retry(t.Context(), "k"); err != nil || !known {
+				t.Fatal(known, err)
+			}
+			time.Sleep(70 * time.Hour)
+			if n := h.waiting(t); n != 1 {
+				t.Errorf("%d wait", n)
+			}
+		})
+	})
+}
+
+func TestAClockThatIsSetBackPutsNothingOff(t *testing.T) {
+	t.Parallel()
+	folder := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		var back atomic.Int64
+		clock := func() time.Time { return time.Now().Add(-time.Duration(back.Load())) }
+		b, err := OpenBolt(BoltConfig{Folder: folder, Now: clock, Logger: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		lanes := store.NewMemory()
+		defer func() { _, _ = b.Close(), lanes.Close() }()
+		h := newHouse(t, b, lanes)
+		h.cfg.Now = clock
+		h.app.set(down)
+		defer h.run(t.Context())()
+		if err := h.Accept(t.Context(), now("k", "va")); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Hour)
+		back.Store(int64(24 * time.Hour))
+		h.app.set(nil)
+		time.Sleep(6 * time.Minute)
+		if n := h.waiting(t); n != 0 {
+			t.Errorf("%d wait", n)
+		}
+	})
+}
+
+func TestARefusalHasItsTime(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name        string
+		answer      store.Answer
+		in          time.Duration
+		least, most int // tries
+	}{
+		{"of what the app will never take", store.Answer{Status: 400}, 12 * time.Hour, 120, 160},
+		{"with Retry-After", store.Answer{Status: 503, Header: http.Header{"Retry-After": {"240"}}}, 13 * time.Minute, 4, 4},
+		{"with a Retry-After that is too long", store.Answer{Status: 429, Header: http.Header{"Retry-After": {"86400"}}}, 16 * time.Minute, 4, 4},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			inBubble(t, func(t *testing.T, h *house) {
+				t.Helper()
+				h.app.set(func(c Call) (store.Answer, error) {
+					if c.Lane == "refused" {
+						return test.answer, nil
+					}
+					return thanks, nil
+				})
+				if err := h.Accept(t.Context(), now("k", "refused")); err != nil {
+					t.Fatal(err)
+				}
+				for n := range int(test.in / time.Minute) {
+					time.Sleep(time.Minute)
+					if test.answer.Status != 503 { // other business goes on, a sign of an app that is well
+						if _, err := h.Pass(t.Context(), now(fmt.Sprint(n), fmt.Sprint(n))); err != nil {
+							t.Fatal(err)
+						}
+					}
+				}
+				tries := 0
+				for _, key := range h.app.given() {
+					if strings.HasPrefix(key, "k/") {
+						tries++
+					}
+				}
+				if tries < test.least || tries > test.most {
+					t.Errorf("%d tries in %s", tries, test.in)
+				}
+			})
+		})
+	}
+}
+
+func TestAnAttemptHasTimeToSucceed(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, h *house) {
+		t.Helper()
+		deliver := h.cfg.Deliver
+		h.cfg.Deliver = func(ctx context.Context, c Call) (store.Answer, error) {
+			if end, _ := ctx.Deadline(); time.Until(end) < passLeast {
+				t.Errorf("an attempt begins %s before its end", time.Until(end))
+			}
+			return deliver(ctx, c)
+		}
+		h.app.set(func(Call) (store.Answer, error) {
+			time.Sleep(9300 * time.Millisecond)
+			return store.Answer{Status: 503}, nil
+		})
+		if _, err := h.Pass(t.Context(), now("k", "va")); !errors.Is(err, ErrKept) {
+			t.Errorf("error %v", err)
+		}
+		if n := len(h.app.given()); n != 2 {
+			t.Errorf("%d attempts", n)
+		}
+	})
+}
+
+func TestALongAnswerIsRememberedShort(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, h *house) {
+		t.Helper()
+		long := store.Answer{Status: 201, Body: make([]byte, 200<<10)}
+		h.app.set(func(Call) (store.Answer, error) { return long, nil })
+		c := now("k", "va")
+		if answer, err := h.Pass(t.Context(), c); err != nil || len(answer.Body) != len(long.Body) {
+			t.Errorf("HTTP %d, %v", answer.Status, err)
+		}
+		if answer, err := h.Pass(t.Context(), c); err != nil || answer.Status != 200 || !strings.Contains(string(answer.Body), `"2002500"`) || !strings.Contains(string(answer.Body), `"paymentRequestId":"k"`) {
+			t.Errorf("to the repeat: HTTP %d, %.200s, %v", answer.Status, answer.Body, err)
+		}
+		c.Key, c.Body = "k2", append(append([]byte(`{"additionalInfo":"`), strings.Repeat("x", 10_000)...), `"}`...)
+		for range 2 {
+			answer, err := h.Pass(t.Context(), c)
+			if err != nil || answer.Status > 201 {
+				t.Errorf("%+v, %v", answer, err)
+			}
+			long.Status = len(answer.Body)
+		}
+		if long.Status > 1000 {
+			t.Errorf("%d bytes are remembered", long.Status)
+		}
+	})
+}
+
+func TestARepeatIsNotKeptASecondTime(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, h *house) {
+		t.Helper()
+		h.app.set(down)
+		for range 3 {
+			if err := h.Accept(t.Context(), now("k", "va")); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := h.Pass(t.Context(), now("k", "va")); !errors.Is(err, ErrKept) {
+				t.Error(err)
+			}
+		}
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		if n := h.events[EventKept]; n != 1 {
+			t.Errorf("it was kept %d times", n)
+		}
+	})
 }

@@ -39,19 +39,21 @@ func (l *boltLane) due() time.Time { return l.calls[0].due }
 // dueLanes is a heap of lanes, with that on top which is due first.
 type dueLanes []*boltLane
 
-func (d dueLanes) Len() int { return len(d) }
+func (d *dueLanes) Len() int { return len(*d) }
 
-func (d dueLanes) Less(i, j int) bool {
-	return cmp.Or(d[i].due().Compare(d[j].due()), cmp.Compare(d[i].calls[0].sequence, d[j].calls[0].sequence)) < 0
+func (d *dueLanes) Less(i, j int) bool {
+	a, b := (*d)[i], (*d)[j]
+	return cmp.Or(a.due().Compare(b.due()), cmp.Compare(a.calls[0].sequence, b.calls[0].sequence)) < 0
 }
 
-func (d dueLanes) Swap(i, j int) {
-	d[i], d[j] = d[j], d[i]
-	d[i].place, d[j].place = i, j
+func (d *dueLanes) Swap(i, j int) {
+	lanes := *d
+	lanes[i], lanes[j] = lanes[j], lanes[i]
+	lanes[i].place, lanes[j].place = i, j
 }
 
 func (d *dueLanes) Push(lane any) {
-	l := lane.(*boltLane) //nolint:forcetypeassert,errcheck // nothing else is pushed
+	l := lane.(*boltLane)
 	l.place = len(*d)
 	*d = append(*d, l)
 }
@@ -140,7 +142,7 @@ func (b *boltBox) dueAt(now time.Time, limit int) (lanes []string, next time.Tim
 		if len(found) == limit {
 			break
 		}
-		lane := heap.Pop(&b.due).(*boltLane) //nolint:forcetypeassert,errcheck // nothing else is in it
+		lane := heap.Pop(&b.due).(*boltLane)
 		found = append(found, lane)
 		lanes = append(lanes, lane.name)
 	}

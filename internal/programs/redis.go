@@ -36,7 +36,7 @@ func (r *Redis) Start(t testing.TB) {
 		t.Fatal(err)
 	}
 	options := append([]string{"--bind", host, "--port", port, "--save", "", "--appendonly", "no", "--dir", t.TempDir()}, r.options...)
-	r.process = Start(t, new(Log), exec.Command("redis-server", options...), r.address) //nolint:gosec // options are the test's
+	r.process = Start(t, new(Log), exec.Command("redis-server", options...), r.address)
 }
 
 // Kill ends the server as a crash does.
