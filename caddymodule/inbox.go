@@ -64,7 +64,7 @@ type Inbox struct {
 	Folder string `json:"folder,omitempty"`
 
 	// The largest size of the file in the folder, in bytes; when it is full, it is as
-	// if the disk was. A change counts after a restart. Default: unlimited.
+	// if the disk was, but what makes room in it may go beyond. A change counts after a restart. Default: unlimited.
 	MaxSize int64 `json:"max_size,omitempty"`
 
 	// How long the app and the tries at it may take while DOKU waits. The timeout of
