@@ -25,7 +25,7 @@ func init() {
 // | request | |
 // |---|---|
 // | `GET /doku/inbox` | the inboxes, and how much each keeps |
-// | `GET /doku/inbox/<name>` | its notifications, without their bodies; the first 1000, or `?limit=<n>` |
+// | `GET /doku/inbox/<name>` | its notifications, 1000 at once, or `?limit=<n>`; the header `Link` has where the next ones are. With `?bodies=true` their bodies, too |
 // | `GET /doku/inbox/<name>/<key>` | one of them with its body |
 // | `POST /doku/inbox/<name>/<key>/retry` | has it handed to the app now, also if it is dead |
 // | `DELETE /doku/inbox/<name>/<key>` | removes it: the app will not get it |
@@ -69,7 +69,7 @@ type callState struct {
 
 const (
 	listDefault = 1000
-	listMost    = 100_000
+	listMost    = 10_000
 )
 
 func listInboxes(w http.ResponseWriter, r *http.Request) error {
@@ -120,15 +120,31 @@ func listCalls(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	limit := listDefault
-	if text := r.URL.Query().Get("limit"); text != "" {
+	limit, query := listDefault, r.URL.Query()
+	if text := query.Get("limit"); text != "" {
 		if limit, err = strconv.Atoi(text); err != nil || limit < 1 || limit > listMost {
 			return apiError(http.StatusBadRequest, fmt.Errorf("limit: expected a number from 1 to %d, found %q", listMost, text))
 		}
 	}
-	calls, _, err := opened.List(r.Context(), "", limit)
+	calls, next, err := opened.List(r.Context(), query.Get("after"), limit)
 	if err != nil {
 		return apiError(http.StatusServiceUnavailable, err)
+	}
+	if next != "" {
+		query.Set("after", next)
+		w.Header().Set("Link", "<"+r.URL.Path+"?"+query.Encode()+`>; rel="next"`)
+	}
+	if query.Get("bodies") == "true" {
+		whole := make([]callState, 0, len(calls))
+		for _, c := range calls {
+			switch found, err := opened.Get(r.Context(), c.Key); {
+			case err != nil:
+				return apiError(http.StatusServiceUnavailable, err)
+			case found != nil: // it has not been taken meanwhile
+				whole = append(whole, callState{*found, string(found.Body)})
+			}
+		}
+		return tell(w, whole)
 	}
 	if calls == nil {
 		calls = []inbox.Call{} // an empty list in JSON, too

@@ -8,7 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"strconv"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -83,15 +83,51 @@ func newInboxClient(flags caddycmd.Flags) (inboxClient, error) {
 // ask sends a request about the inbox, or one of its calls, and decodes the answer
 // into what is given, if it is not nil.
 func (c inboxClient) ask(method, rest string, into any) error {
-	resp, err := caddycmd.AdminAPIRequest(c.address, method, "/doku/inbox/"+url.PathEscape(c.box)+rest, nil, nil)
+	_, err := c.fetch(method, "/doku/inbox/"+url.PathEscape(c.box)+rest, into)
+	return err
+}
+
+// fetch is ask for a whole path. It returns where the answer is continued, or "".
+func (c inboxClient) fetch(method, path string, into any) (next string, err error) {
+	resp, err := caddycmd.AdminAPIRequest(c.address, method, path, nil, nil)
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer resp.Body.Close()
 	if into == nil {
-		return nil
+		return "", nil
 	}
-	return json.NewDecoder(resp.Body).Decode(into)
+	if target, found := strings.CutSuffix(resp.Header.Get("Link"), `>; rel="next"`); found {
+		next = strings.TrimPrefix(target, "<")
+	}
+	return next, json.NewDecoder(resp.Body).Decode(into)
+}
+
+// each calls f for each of the inbox's calls, as the admin API tells of it.
+func (c inboxClient) each(bodies bool, f func(json.RawMessage) error) error {
+	path := fmt.Sprintf("/doku/inbox/%s?bodies=%v&limit=%d", url.PathEscape(c.box), bodies, pageOf(bodies))
+	for path != "" {
+		var page []json.RawMessage
+		next, err := c.fetch(http.MethodGet, path, &page)
+		if err != nil {
+			return err
+		}
+		for _, call := range page {
+			if err := f(call); err != nil {
+				return err
+			}
+		}
+		path = next
+	}
+	return nil
+}
+
+// pageOf returns how many calls to ask for at once.
+func pageOf(bodies bool) int {
+	if bodies {
+		return 50
+	}
+	return listDefault
 }
 
 // keptCall is a notification, as the admin API tells of it.
@@ -112,43 +148,45 @@ type keptCall struct {
 	Body       string      `json:"body"`
 }
 
-func (c inboxClient) all() (calls []keptCall, err error) {
-	return calls, c.ask(http.MethodGet, "?limit="+strconv.Itoa(listMost), &calls)
-}
-
-func (c inboxClient) one(key string) (call json.RawMessage, err error) {
-	return call, c.ask(http.MethodGet, "/"+url.PathEscape(key), &call)
+// eachKept is each without bodies.
+func (c inboxClient) eachKept(f func(keptCall)) error {
+	return c.each(false, func(raw json.RawMessage) error {
+		var call keptCall
+		if err := json.Unmarshal(raw, &call); err != nil {
+			return err
+		}
+		f(call)
+		return nil
+	})
 }
 
 func (c inboxClient) list([]string) error {
-	calls, err := c.all()
-	if err != nil {
-		return err
-	}
-	if len(calls) == 0 {
-		_, err := fmt.Fprintf(c.out, "The inbox %q is empty: the app has taken everything.\n", c.box)
-		return err
-	}
-	table := tabwriter.NewWriter(c.out, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(table, "KEY\tACCOUNT\tSERVICE\tRECEIVED\tATTEMPTS\tNEXT\tLAST ERROR")
-	for _, call := range calls {
+	table, listed := tabwriter.NewWriter(c.out, 0, 8, 2, ' ', 0), 0
+	err := c.eachKept(func(call keptCall) {
+		if listed == 0 {
+			fmt.Fprintln(table, "KEY\tACCOUNT\tSERVICE\tRECEIVED\tATTEMPTS\tNEXT\tLAST ERROR")
+		}
+		listed++
 		next := call.Due.Local().Format(time.DateTime)
 		if call.Dead {
 			next = "dead"
 		}
 		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%d\t%s\t%.80s\n", call.Key, call.Account, call.Service,
 			call.Received.Local().Format(time.DateTime), call.Attempts, next, call.Error)
+	})
+	if err != nil {
+		return err
+	}
+	if listed == 0 {
+		_, err := fmt.Fprintf(c.out, "The inbox %q is empty: the app has taken everything.\n", c.box)
+		return err
 	}
 	return table.Flush()
 }
 
 func (c inboxClient) show(keys []string) error {
-	raw, err := c.one(keys[0])
-	if err != nil {
-		return err
-	}
 	var call keptCall
-	if err := json.Unmarshal(raw, &call); err != nil {
+	if err := c.ask(http.MethodGet, "/"+url.PathEscape(keys[0]), &call); err != nil {
 		return err
 	}
 	state := "next try " + call.Due.Local().Format(time.DateTime) + ", given up " + call.GiveUp.Local().Format(time.DateTime)
@@ -160,7 +198,7 @@ func (c inboxClient) show(keys []string) error {
 	if err := call.Header.Write(c.out); err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(c.out, "\n%s\n", call.Body)
+	_, err := fmt.Fprintf(c.out, "\n%s\n", call.Body)
 	return err
 }
 
@@ -168,27 +206,26 @@ func (c inboxClient) retry(keys []string) error {
 	if dead := c.flags.Bool("dead"); dead != (len(keys) == 0) {
 		return errors.New("expected either keys or --dead")
 	} else if dead {
-		calls, err := c.all()
-		if err != nil {
-			return err
-		}
-		for _, call := range calls {
+		err := c.eachKept(func(call keptCall) {
 			if call.Dead {
 				keys = append(keys, call.Key)
 			}
+		})
+		if err != nil {
+			return err
 		}
 	}
-	return c.each(keys, "is handed to the app now", func(key string) error {
+	return c.change(keys, "is handed to the app now", func(key string) error {
 		return c.ask(http.MethodPost, "/"+url.PathEscape(key)+"/retry", nil)
 	})
 }
 
 func (c inboxClient) drop(keys []string) error {
-	return c.each(keys, "is removed", func(key string) error { return c.ask(http.MethodDelete, "/"+url.PathEscape(key), nil) })
+	return c.change(keys, "is removed", func(key string) error { return c.ask(http.MethodDelete, "/"+url.PathEscape(key), nil) })
 }
 
-// each does something to each of the calls, and tells.
-func (c inboxClient) each(keys []string, done string, do func(key string) error) error {
+// change does something to each of some calls, and tells.
+func (c inboxClient) change(keys []string, done string, do func(key string) error) error {
 	var errs []error
 	for _, key := range keys {
 		if err := do(key); err != nil {
@@ -201,20 +238,7 @@ func (c inboxClient) each(keys []string, done string, do func(key string) error)
 }
 
 func (c inboxClient) export([]string) error {
-	calls, err := c.all()
-	if err != nil {
-		return err
-	}
 	encoder := json.NewEncoder(c.out)
 	encoder.SetEscapeHTML(false)
-	for _, call := range calls {
-		whole, err := c.one(call.Key)
-		if err != nil {
-			return err
-		}
-		if err := encoder.Encode(whole); err != nil {
-			return err
-		}
-	}
-	return nil
+	return c.each(true, func(call json.RawMessage) error { return encoder.Encode(call) })
 }

@@ -256,6 +256,15 @@ func TestDeadLettersAreKeptForPeople(t *testing.T) {
 	if len(keys) != 3 {
 		t.Fatalf("exported %d", len(keys))
 	}
+	page := get(t, http.MethodGet, w.admin+"/doku/inbox/default?limit=2")
+	if link := page.header.Get("Link"); strings.Count(page.body, `"key"`) != 2 || !strings.HasPrefix(link, "</doku/inbox/default?after=") {
+		t.Errorf("the first page of two: Link %q, %s", link, page.body)
+	} else {
+		target, _, _ := strings.Cut(link[1:], ">")
+		if rest := get(t, http.MethodGet, w.admin+target); !strings.Contains(rest.body, keys[2]) || rest.header.Get("Link") != "" {
+			t.Errorf("the second page: Link %q, %s", rest.header.Get("Link"), rest.body)
+		}
+	}
 	shown, err := w.inboxCommand(t, "show", keys[1])
 	if err != nil || !strings.Contains(shown, "POST "+paymentPath) || !strings.Contains(shown, `"paymentRequestId":"P-1"`) || !strings.Contains(shown, "dead: given up") {
 		t.Errorf("show: %v\n%s", err, shown)
