@@ -42,7 +42,8 @@ func init() {
 //
 // A kept notification is tried again after 1 s, 2 s, 5 s, 10 s, 30 s, 1 min, 2 min,
 // and then every 5 min; at once when the app has taken another one. Those of one
-// virtual account are handed over in the order in which they came. After
+// virtual account are handed over in the order in which they came to this sidecar.
+// After
 // `give_up_after` a notification is dead: it stays, and is delivered only by
 // `caddy-doku doku inbox retry`; a log line, the event `doku_call_dead` and the
 // metric `caddy_doku_inbox_calls` tell of it.
@@ -64,7 +65,8 @@ type Inbox struct {
 	Folder string `json:"folder,omitempty"`
 
 	// The largest size of the file in the folder, in bytes; when it is full, it is as
-	// if the disk was, but what makes room in it may go beyond. A change counts after a restart. Default: unlimited.
+	// if the disk was, but what makes room in it may go beyond. A change counts after
+	// a restart. Default: unlimited.
 	MaxSize int64 `json:"max_size,omitempty"`
 
 	// How long the app and the tries at it may take while DOKU waits. The timeout of

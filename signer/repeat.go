@@ -198,10 +198,11 @@ func (r *Repeatable) Answered(ctx context.Context, a store.Answer) error {
 }
 
 // Failed says that there is no answer, and whether the call may have reached DOKU:
-// the next one with the same key is sent. It is noted even if ctx has ended.
+// the next one with the same key is sent. It is noted even if ctx has ended, but not
+// if another sidecar may have taken over meanwhile, and have sent the call.
 func (r *Repeatable) Failed(ctx context.Context, sent bool) error {
 	var err error
-	if !sent && !r.Uncertain {
+	if !sent && !r.Uncertain && !r.turn.Lost() {
 		r.note.unsent = true
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), noteTimeout)
 		defer cancel()

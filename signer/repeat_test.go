@@ -334,3 +334,36 @@ func TestWhatIsNotedOfAFailureIsNotWaitedForForever(t *testing.T) {
 		must(t, begin(t, NewRepeats(memory, time.Minute), "k", "2", false).Failed(t.Context(), false)) // the turn has ended
 	})
 }
+
+// cutOff is a store whose leases can no longer be prolonged.
+type cutOff struct {
+	store.Store
+	off *atomic.Bool
+}
+
+func (c cutOff) Claim(ctx context.Context, owner string, lease time.Duration, keys ...string) (store.Claim, error) {
+	if c.off.Load() {
+		return store.Claim{}, store.ErrStore
+	}
+	return c.Store.Claim(ctx, owner, lease, keys...)
+}
+
+func TestWhoHasBeenOvertakenDoesNotSayThatNothingWasSent(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		memory := store.NewMemory()
+		defer memory.Close()
+		var off atomic.Bool
+		paused := begin(t, NewRepeats(cutOff{memory, &off}, 10*time.Second), "k", "1", false)
+		off.Store(true)
+		time.Sleep(time.Minute)
+		other := NewRepeats(memory, 10*time.Second)
+		must(t, begin(t, other, "k", "2", false).Failed(t.Context(), true)) // sent, and no answer came
+		must(t, paused.Failed(t.Context(), false))
+		third := begin(t, other, "k", "3", false)
+		if !third.Uncertain {
+			t.Error("the outcome was taken for known")
+		}
+		must(t, third.Failed(t.Context(), false))
+	})
+}
