@@ -275,7 +275,7 @@ func (b *box) deliver(ctx context.Context, c inbox.Call) (answer store.Answer, e
 	r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), w, b.handler.server)
 	nothing := caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error { return nil })
 	began := time.Now()
-	err = unbroken(func() error { return b.handler.Deliver.ServeHTTP(w, r, nothing) })
+	err = w.whole(func() error { return b.handler.Deliver.ServeHTTP(w, r, nothing) })
 	if err == nil || ctx.Err() != nil {
 		observe(ctx, appDuration.WithLabelValues(c.Account, string(c.Service)), time.Since(began))
 	}

@@ -2,8 +2,10 @@ package caddymodule
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net/http"
 	"strconv"
@@ -74,9 +76,9 @@ func (c *captured) give(w http.ResponseWriter, status int) error {
 
 var errBrokeOff = errors.New("the app's answer broke off")
 
-// unbroken calls f, and returns [errBrokeOff] if it panics because an answer broke
-// off, which is how a proxy says so.
-func unbroken(f func() error) (err error) {
+// whole calls f, which has the app write the answer, and returns [errBrokeOff] if
+// that broke off: a proxy says so by a panic, if it can tell.
+func (c *captured) whole(f func() error) (err error) {
 	defer func() {
 		switch broken := recover(); broken {
 		case nil:
@@ -86,5 +88,19 @@ func unbroken(f func() error) (err error) {
 			panic(broken)
 		}
 	}()
-	return f()
+	if err = f(); err == nil && c.cut() {
+		return errBrokeOff
+	}
+	return err
+}
+
+// cut reports whether the answer is an object in JSON without its end. Over HTTP/1.0
+// and FastCGI an answer need not have a length; then the death of the app in the
+// middle of it looks like its end, which nobody else notices.
+func (c *captured) cut() bool {
+	body := c.body.Bytes()
+	if c.header.Get("Content-Length") != "" || !bytes.HasPrefix(body, []byte("{")) || json.Valid(body) {
+		return false
+	}
+	return errors.Is(json.NewDecoder(bytes.NewReader(body)).Decode(new(json.RawMessage)), io.ErrUnexpectedEOF)
 }

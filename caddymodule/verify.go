@@ -422,7 +422,7 @@ func (v *Verify) note(ctx context.Context, in *inbound, out verifier.Outcome) {
 // ask calls the app, and returns why it gave no answer, if it did not.
 func (v *Verify) ask(ctx context.Context, app *captured, next caddyhttp.Handler, r *http.Request) refusal {
 	r, delivered := startDelivery(r, true, v.traces)
-	err := unbroken(func() error { return next.ServeHTTP(app, r) })
+	err := app.whole(func() error { return next.ServeHTTP(app, r) })
 	delivered(app.status, err)
 	var failure *caddyhttp.HandlerError
 	handled := errors.As(err, &failure)

@@ -1,10 +1,12 @@
 package caddymodule
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -14,6 +16,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
 	"github.com/caddy-doku/caddy-doku/simulator"
 )
@@ -189,6 +192,63 @@ func TestWhatAnAsymmetricSignatureNeeds(t *testing.T) {
 			err := v.Validate()
 			if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
 				t.Errorf("error %v, expected it to tell of %q", err, test.want)
+			}
+		})
+	}
+}
+
+// dying returns the address of an app that takes a call and, in the middle of an
+// answer that has no length, dies: as over HTTP/1.0, that closes the connection.
+func dying(t *testing.T, answer string) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = listener.Close() })
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			if r, err := http.ReadRequest(bufio.NewReader(conn)); err == nil {
+				_, _ = io.Copy(io.Discard, r.Body)
+				_, _ = io.WriteString(conn, "HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n"+answer)
+			}
+			_ = conn.Close()
+		}
+	}()
+	return listener.Addr().String()
+}
+
+func TestAnAnswerWithoutALengthThatBreaksOffIsNoAnswer(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name, answer string
+		status       int
+	}{
+		{"in the middle of a text", `{"responseCode":"20025`, 500},
+		{"before the last brace", `{"responseCode":"2002500","virtualAccountData":{}`, 500},
+		{"in the middle of a number", `{"responseCode":2002`, 500},
+		{"not at all", `{"responseCode":"2002500"}`, 200},
+		{"not at all, with white space behind", "{\"responseCode\":\"2002500\"}\r\n", 200},
+		{"not at all, without a body", "", 200},
+		{"not at all, though it is no JSON", `{ok}`, 200},
+		{"not at all, though it is a text", `OK {"`, 200},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			h := newHouse(t)
+			proxy := &reverseproxy.Handler{Upstreams: reverseproxy.UpstreamPool{{Dial: dying(t, test.answer)}}}
+			h.provision(t, proxy)
+			t.Cleanup(func() { _ = proxy.Cleanup() })
+			address := h.verify(t, new(Verify), func(w http.ResponseWriter, r *http.Request) error {
+				return proxy.ServeHTTP(w, r, caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error { return nil }))
+			})
+			got, err := h.notify(t, address, simulator.Outgoing{})
+			if err != nil || got.Status != test.status || (got.Header.Get("X-Doku-Error") == "app_unreachable") != (test.status == 500) {
+				t.Errorf("HTTP %d %v %s, %v", got.Status, got.Header, got.Body, err)
 			}
 		})
 	}
