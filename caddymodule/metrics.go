@@ -221,9 +221,10 @@ var storeOperations = []string{storeGet, storeSet, storeAdd, storeClaim, storeFi
 // countingStore counts a store's errors.
 type countingStore struct{ store.Store }
 
-// failed counts err, if it is one of the store's, and returns it.
-func (countingStore) failed(operation string, err error) error {
-	if errors.Is(err, store.ErrStore) {
+// failed counts err, if it is the store's and not because the caller has gone, and
+// returns it.
+func (countingStore) failed(ctx context.Context, operation string, err error) error {
+	if errors.Is(err, store.ErrStore) && !errors.Is(ctx.Err(), context.Canceled) {
 		storeErrors.WithLabelValues(operation).Inc()
 	}
 	return err
@@ -232,35 +233,35 @@ func (countingStore) failed(operation string, err error) error {
 // Get implements [store.Store].
 func (s countingStore) Get(ctx context.Context, key string) ([]byte, error) {
 	value, err := s.Store.Get(ctx, key)
-	return value, s.failed(storeGet, err)
+	return value, s.failed(ctx, storeGet, err)
 }
 
 // Set implements [store.Store].
 func (s countingStore) Set(ctx context.Context, key string, value []byte, ttl time.Duration) error {
-	return s.failed(storeSet, s.Store.Set(ctx, key, value, ttl))
+	return s.failed(ctx, storeSet, s.Store.Set(ctx, key, value, ttl))
 }
 
 // Add implements [store.Store].
 func (s countingStore) Add(ctx context.Context, key string, value []byte, ttl time.Duration) ([]byte, error) {
 	earlier, err := s.Store.Add(ctx, key, value, ttl)
-	return earlier, s.failed(storeAdd, err)
+	return earlier, s.failed(ctx, storeAdd, err)
 }
 
 // Claim implements [store.Store].
 func (s countingStore) Claim(ctx context.Context, owner string, lease time.Duration, keys ...string) (store.Claim, error) {
 	claim, err := s.Store.Claim(ctx, owner, lease, keys...)
-	return claim, s.failed(storeClaim, err)
+	return claim, s.failed(ctx, storeClaim, err)
 }
 
 // Finish implements [store.Store].
 func (s countingStore) Finish(ctx context.Context, owner string, ttl time.Duration, entries ...store.Entry) (bool, error) {
 	done, err := s.Store.Finish(ctx, owner, ttl, entries...)
-	return done, s.failed(storeFinish, err)
+	return done, s.failed(ctx, storeFinish, err)
 }
 
 // Release implements [store.Store].
 func (s countingStore) Release(ctx context.Context, owner string, keys ...string) error {
-	return s.failed(storeRelease, s.Store.Release(ctx, owner, keys...))
+	return s.failed(ctx, storeRelease, s.Store.Release(ctx, owner, keys...))
 }
 
 // gauges are what is so at the moment it is asked for. They belong to a

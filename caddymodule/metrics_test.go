@@ -196,20 +196,31 @@ func (s brokenStore) Finish(context.Context, string, time.Duration, ...store.Ent
 }
 
 func TestErrorsOfTheStoreAreCountedAndThoseOfCallersAreNot(t *testing.T) { //nolint:paralleltest // other tests may count meanwhile
+	gone, leave := context.WithCancel(t.Context())
+	leave()
+	late, cancel := context.WithDeadline(t.Context(), time.Unix(0, 0))
+	defer cancel()
 	for _, test := range []struct {
+		ctx   context.Context //nolint:containedctx // of the caller
 		err   error
 		count float64
-	}{{fmt.Errorf("%w: connection refused", store.ErrStore), 1}, {context.Canceled, 0}, {nil, 0}} {
+	}{
+		{t.Context(), fmt.Errorf("%w: connection refused", store.ErrStore), 1},
+		{late, fmt.Errorf("%w: redis: %w", store.ErrStore, context.DeadlineExceeded), 1},
+		{gone, fmt.Errorf("%w: redis: %w", store.ErrStore, context.Canceled), 0},
+		{t.Context(), context.Canceled, 0},
+		{t.Context(), nil, 0},
+	} {
 		s := countingStore{brokenStore{test.err}}
 		before := make(map[string]float64)
 		for _, operation := range storeOperations {
 			before[operation] = testutil.ToFloat64(storeErrors.WithLabelValues(operation))
 		}
-		_, get := s.Get(t.Context(), "k")
-		_, add := s.Add(t.Context(), "k", nil, time.Second)
-		_, claim := s.Claim(t.Context(), "o", time.Second, "k")
-		_, finish := s.Finish(t.Context(), "o", time.Second)
-		errs := []error{get, s.Set(t.Context(), "k", nil, time.Second), add, claim, finish, s.Release(t.Context(), "o", "k")}
+		_, get := s.Get(test.ctx, "k")
+		_, add := s.Add(test.ctx, "k", nil, time.Second)
+		_, claim := s.Claim(test.ctx, "o", time.Second, "k")
+		_, finish := s.Finish(test.ctx, "o", time.Second)
+		errs := []error{get, s.Set(test.ctx, "k", nil, time.Second), add, claim, finish, s.Release(test.ctx, "o", "k")}
 		for i, operation := range storeOperations {
 			if !errors.Is(errs[i], test.err) {
 				t.Errorf("%s: found %v, expected %v", operation, errs[i], test.err)
