@@ -453,7 +453,7 @@ func (c *chooser) account(r *http.Request) (*Account, error) {
 			}
 		}
 	}
-	return nil, fmt.Errorf("%w: by the header %s, which is %.60q", errNoAccount, c.header, r.Header.Values(c.header))
+	return nil, fmt.Errorf("%w: by the header %s, which is %.60q", errNoAccount, c.header, strings.Join(r.Header.Values(c.header), ", "))
 }
 
 // baseURLs of DOKU's environments.

@@ -65,6 +65,9 @@ func unread(err error) refusal {
 	return refusal{snap.BadRequest, "body_unreadable", err}
 }
 
+// notPOST is the error of a call that is made in another way than DOKU's.
+func notPOST(method string) error { return fmt.Errorf("expected POST, found %.20q", method) }
+
 // stranger is the refusal of a call for which there is no account: what an account
 // answers that does not know its caller.
 func stranger(h http.Header, header string, err error) refusal {

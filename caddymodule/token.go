@@ -2,7 +2,6 @@ package caddymodule
 
 import (
 	"encoding/json"
-	"errors"
 	"log/slog"
 	"net/http"
 	"strconv"
@@ -80,7 +79,7 @@ func (t *Token) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Ha
 	refuse := refuser{guard: t.guard, service: service}
 	if r.Method != http.MethodPost {
 		w.Header().Set("Allow", http.MethodPost)
-		return refuse.refuse(w, r, refusal{snap.MethodNotAllowed, "method", errors.New("expected POST, found " + r.Method)})
+		return refuse.refuse(w, r, refusal{snap.MethodNotAllowed, "method", notPOST(r.Method)})
 	}
 	body, err := readInbound(w, r, tokenRequestLargest, defaultBodyTimeout)
 	if err != nil {

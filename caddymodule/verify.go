@@ -271,7 +271,7 @@ func (v *Verify) verify(in *inbound, w http.ResponseWriter, r *http.Request) (wh
 // check makes the checks, in their order.
 func (v *Verify) check(in *inbound, w http.ResponseWriter, r *http.Request) (why refusal, ok bool) {
 	if in.method != http.MethodPost {
-		return refusal{snap.MethodNotAllowed, "method", errors.New("expected POST, found " + in.method)}, false
+		return refusal{snap.MethodNotAllowed, "method", notPOST(in.method)}, false
 	}
 	if r.ContentLength > v.MaxBody {
 		return unread(tooLarge(v.MaxBody)), false

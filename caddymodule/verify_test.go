@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"bufio"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -19,6 +20,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
 	"github.com/caddy-doku/caddy-doku/simulator"
+	"github.com/caddy-doku/caddy-doku/snap"
 )
 
 // verify serves the handler v with an app behind it, and returns its address.
@@ -249,6 +251,47 @@ func TestAnAnswerWithoutALengthThatBreaksOffIsNoAnswer(t *testing.T) {
 			got, err := h.notify(t, address, simulator.Outgoing{})
 			if err != nil || got.Status != test.status || (got.Header.Get("X-Doku-Error") == "app_unreachable") != (test.status == 500) {
 				t.Errorf("HTTP %d %v %s, %v", got.Status, got.Header, got.Body, err)
+			}
+		})
+	}
+}
+
+func TestARefusalIsAShortLineInTheLogWhateverAStrangerSends(t *testing.T) {
+	t.Parallel()
+	long := strings.Repeat("x", 100_000)
+	h := newHouse(t)
+	v, token := &Verify{Token: "none"}, new(Token)
+	h.provision(t, v)
+	h.provision(t, token)
+	brands := *v
+	brands.chooser = &chooser{app: h.app, header: "X-PARTNER-ID", id: v.chooser.id}
+	for _, test := range []struct {
+		name    string
+		handler caddyhttp.MiddlewareHandler
+		guard   *guard
+		method  string
+		change  func(r *http.Request)
+		reason  string
+	}{
+		{"a long method", v, &v.guard, long, func(*http.Request) {}, "method"},
+		{"a long method, for a token", token, &token.guard, long, func(*http.Request) {}, "method"},
+		{"a long target", v, &v.guard, http.MethodPost, func(r *http.Request) { r.RequestURI += "?" + long }, "signature"},
+		{"a long external id", v, &v.guard, http.MethodPost, func(r *http.Request) { r.Header.Set("X-EXTERNAL-ID", long) }, "header_format"},
+		{"many accounts", &brands, &brands.guard, http.MethodPost, func(r *http.Request) { r.Header["X-Partner-Id"] = strings.Split(long, "") }, "client_unknown"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var log strings.Builder
+			test.guard.log = slog.New(slog.NewJSONHandler(&log, nil))
+			r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, paymentPath, strings.NewReader(`{}`))
+			r.Method = test.method
+			r.Header.Set("X-TIMESTAMP", snap.Timestamp(time.Now()))
+			r.Header.Set("X-PARTNER-ID", clientID)
+			r.Header.Set("X-EXTERNAL-ID", "1")
+			r.Header.Set("X-SIGNATURE", base64.StdEncoding.EncodeToString(make([]byte, snap.SignatureSize)))
+			test.change(r)
+			serve(t, caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error { return test.handler.ServeHTTP(w, r, nil) }), r)
+			if !strings.Contains(log.String(), `"reason":"`+test.reason+`"`) || log.Len() > 2000 {
+				t.Errorf("%d bytes: %.2000s", log.Len(), log.String())
 			}
 		})
 	}

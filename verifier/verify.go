@@ -190,7 +190,7 @@ func (h *Head) Verify(body, memory []byte) (Verified, error) {
 	canonical, _, invalid := snap.AppendCanonical(memory, body)
 	result := Verified{Signature: h.form, Valid: invalid, Canonical: canonical}
 	if !h.match(&result, body) {
-		return Verified{}, refuse(snap.Unauthorized, "%w: %s, for %s %s, body of %d bytes, at %s; is %s the one of this environment, and does anything in front of the sidecar change path or body?",
+		return Verified{}, refuse(snap.Unauthorized, "%w: %s, for %.20s %.200q, body of %d bytes, at %s; is %s the one of this environment, and does anything in front of the sidecar change path or body?",
 			ErrSignature, h.form, h.method, h.target, len(body), h.timestamp, map[SignatureForm]string{Symmetric: "secret_key", Asymmetric: "doku_public_key"}[h.form])
 	}
 	if h.form == Asymmetric && invalid == nil {
