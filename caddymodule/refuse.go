@@ -79,8 +79,7 @@ func stranger(h http.Header, header string, err error) refusal {
 
 // refuse tells and answers.
 func (f refuser) refuse(w http.ResponseWriter, r *http.Request, why refusal) error {
-	f.count(why.reason)
-	f.tell(r, "call from DOKU not accepted", why)
+	f.tell(r, "call from DOKU not accepted", why.reason, why)
 	return answer(w, f.service, why.c, outside(why.reason))
 }
 
@@ -89,9 +88,10 @@ func (f refuser) count(outcome string) {
 	calls.WithLabelValues(directionIn, f.account, string(f.service), outcome).Inc()
 }
 
-// tell tells everybody but DOKU.
-func (f refuser) tell(r *http.Request, message string, why refusal) {
-	f.trace(r, why)
+// tell tells everybody but DOKU. outcome is what becomes of the call.
+func (f refuser) tell(r *http.Request, message, outcome string, why refusal) {
+	f.count(outcome)
+	f.trace(r, outcome, why)
 	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
 		repl.Set("http.doku.reason", why.reason)
 	}

@@ -431,6 +431,13 @@ func TestTracesGoToTheAppAlsoWhileNothingIsEnforced(t *testing.T) {
 	}
 	same(t, "the trace", tr.tree(paid), paid+"\n  doku.verify\n  "+paid)
 	same(t, "the app's trace", told, traceparent(tr.Ended()[len(tr.Ended())-2].SpanContext()))
+	same(t, "the outcome", attributeOf(tr.last(t, paid), keyOutcome), "reported_verified")
+
+	if _, err := h.doku.Call(t.Context(), simulator.Outgoing{URL: merchant + paymentPath, Body: notification(), Timestamp: "2024-01-01T00:00:00Z"}); err != nil {
+		t.Fatal(err)
+	}
+	same(t, "the outcome of a call that is not DOKU's", attributeOf(tr.last(t, "POST"), keyOutcome), "reported_timestamp_old")
+	same(t, "the reason", attributeOf(tr.last(t, "POST"), keyReason), "timestamp_old")
 }
 
 func TestThePaymentIsLinkedWithTheCreationOfItsVirtualAccount(t *testing.T) {
@@ -560,7 +567,7 @@ func withoutTracing(c *call, in *inbound, b *box, r *http.Request) {
 	attempted(r, http.StatusOK, nil)
 	cleanse(ctx)
 	in.traceEnd(ctx, "accepted", nil)
-	refuser{}.trace(r, refusal{})
+	refuser{}.trace(r, "signature", refusal{})
 	traceIssued(r, "default")
 }
 

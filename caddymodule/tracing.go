@@ -522,7 +522,7 @@ func traceIssued(r *http.Request, account string) {
 }
 
 // trace tells the trace of DOKU's request why it was refused.
-func (f refuser) trace(r *http.Request, why refusal) {
+func (f refuser) trace(r *http.Request, outcome string, why refusal) {
 	span := trace.SpanFromContext(r.Context())
 	if !span.IsRecording() {
 		return
@@ -531,7 +531,7 @@ func (f refuser) trace(r *http.Request, why refusal) {
 	if f.account != "" {
 		span.SetAttributes(keyAccount.String(f.account))
 	}
-	span.SetAttributes(keyService.String(string(f.service)), keyOutcome.String(why.reason), keyReason.String(why.reason), keyResponseCode.String(why.c.Code(f.service)))
+	span.SetAttributes(keyService.String(string(f.service)), keyOutcome.String(outcome), keyReason.String(why.reason), keyResponseCode.String(why.c.Code(f.service)))
 }
 
 // delivery is the span of a call of the app on behalf of DOKU, who waits.

@@ -458,9 +458,9 @@ func (v *Verify) report(in *inbound, why refusal, ok bool, refuse refuser, w htt
 		refuse.count(outcomeReported + outcomeVerified)
 		v.tell(r.Context(), in, outcomeReported+outcomeVerified, 0)
 		in.join(r.Context())
+		in.traceEnd(r.Context(), outcomeReported+outcomeVerified, nil)
 	} else {
-		refuse.count(outcomeReported + why.reason)
-		refuse.tell(r, "call from DOKU passed on unverified, since enforce is report", why)
+		refuse.tell(r, "call from DOKU passed on unverified, since enforce is report", outcomeReported+why.reason, why)
 	}
 	out, delivered := startDelivery(out, ok, v.traces)
 	defer func() { delivered(0, err) }()
