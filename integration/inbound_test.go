@@ -119,27 +119,30 @@ func TestNobodyElseSetsOrRemovesWhatTheAppIsTold(t *testing.T) {
 	}
 }
 
+// billing answers an inquiry with a bill of 11500.00, and a notification with yes.
+func billing(c appCall) (int, string) {
+	if !strings.HasSuffix(c.target, "/inquiry") {
+		return 200, `{"responseCode":"2002500","responseMessage":"Successful"}`
+	}
+	var asked map[string]any
+	if err := json.Unmarshal([]byte(c.body), &asked); err != nil {
+		return 400, err.Error()
+	}
+	answered, err := json.Marshal(map[string]any{"responseCode": "2002400", "responseMessage": "Successful", "virtualAccountData": map[string]any{
+		"partnerServiceId": asked["partnerServiceId"], "customerNo": asked["customerNo"], "virtualAccountNo": asked["virtualAccountNo"],
+		"inquiryRequestId": asked["inquiryRequestId"], "virtualAccountName": "Toru", "totalAmount": map[string]any{"value": "11500.00", "currency": "IDR"},
+		"virtualAccountTrxType": "C", "additionalInfo": map[string]any{"trxId": "INV-7"},
+	}})
+	if err != nil {
+		return 500, err.Error()
+	}
+	return 200, string(answered)
+}
+
 func TestDirectInquiry(t *testing.T) {
 	t.Parallel()
 	w := start(t, options{})
-	w.app.setAnswer(func(c appCall) (int, string) {
-		if !strings.HasSuffix(c.target, "/inquiry") {
-			return 200, `{"responseCode":"2002500","responseMessage":"Successful"}`
-		}
-		var asked map[string]any
-		if err := json.Unmarshal([]byte(c.body), &asked); err != nil {
-			return 400, err.Error()
-		}
-		answered, err := json.Marshal(map[string]any{"responseCode": "2002400", "responseMessage": "Successful", "virtualAccountData": map[string]any{
-			"partnerServiceId": asked["partnerServiceId"], "customerNo": asked["customerNo"], "virtualAccountNo": asked["virtualAccountNo"],
-			"inquiryRequestId": asked["inquiryRequestId"], "virtualAccountName": "Toru", "totalAmount": map[string]any{"value": "11500.00", "currency": "IDR"},
-			"virtualAccountTrxType": "C", "additionalInfo": map[string]any{"trxId": "INV-7"},
-		}})
-		if err != nil {
-			return 500, err.Error()
-		}
-		return 200, string(answered)
-	})
+	w.app.setAnswer(billing)
 	receipt, err := w.doku.Pay(t.Context(), partnerServiceID+"4711", "11500.00")
 	if err != nil {
 		t.Fatal(err)
