@@ -17,7 +17,7 @@ export CADDY_DOKU_BIN = $(CURDIR)/$(BINARY)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help build run test check-deploy test-tracing bench race soak fuzz lint fmt vet tidy vuln programs clean always
+.PHONY: help build run test check-deploy test-tracing bench race soak fuzz lint fmt vet tidy vuln programs scrapes clean always
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,8 +33,15 @@ run: $(BINARY) ## take the tour: simulator, sidecar and demo app on this machine
 test: $(BINARY) programs ## run all tests, those against the built binary too
 	go test -count=1 -timeout=10m $(PACKAGES)
 
-check-deploy: ## check alerts and dashboard, with Prometheus' and Grafana's own packages
+# DRAW=docs/pictures has a sidecar work for a minute, and draws the dashboard from what it exports.
+check-deploy: export CADDY_DOKU_DRAW = $(if $(DRAW),$(abspath $(DRAW)))
+check-deploy: export CADDY_DOKU_SCRAPES = $(if $(DRAW),$(CURDIR)/bin/scrapes)
+check-deploy: $(if $(DRAW),scrapes) ## check alerts and dashboard, with Prometheus' and Grafana's own packages
 	go -C tools/deploy test -mod=readonly -count=1 ./...
+
+scrapes: $(BINARY)
+	@rm -rf bin/scrapes && mkdir -p bin/scrapes
+	go test -count=1 -timeout=5m -run '^TestAMinuteOfTradeIsScraped$$' ./integration
 
 # DRAW=docs/pictures writes the pictures of the traces anew.
 test-tracing: export CADDY_DOKU_DRAW = $(if $(DRAW),$(abspath $(DRAW)))

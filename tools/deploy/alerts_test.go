@@ -182,6 +182,17 @@ func TestAlertsFireWhenTheyMust(t *testing.T) {
 	}
 }
 
+// alertingRule returns an alert that can be evaluated.
+func alertingRule(t *testing.T, alert rulefmt.Rule) *rules.AlertingRule {
+	t.Helper()
+	expr, err := promql.ParseExpr(alert.Expr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rules.NewAlertingRule(alert.Alert, expr, time.Duration(alert.For), 0, labels.FromMap(alert.Labels), labels.FromMap(alert.Annotations),
+		labels.EmptyLabels(), "", true, slog.New(slog.DiscardHandler))
+}
+
 // firstFires returns the first minute of an hour in which an alert fires, and its
 // description.
 func firstFires(t *testing.T, name string, series []string) (minute int, said string) {
@@ -191,12 +202,7 @@ func firstFires(t *testing.T, name string, series []string) (minute int, said st
 	if i < 0 {
 		t.Fatalf("there is no alert %s", name)
 	}
-	expr, err := promql.ParseExpr(all[i].Expr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	rule := rules.NewAlertingRule(name, expr, time.Duration(all[i].For), 0, labels.FromMap(all[i].Labels), labels.FromMap(all[i].Annotations),
-		labels.EmptyLabels(), "", true, slog.New(slog.DiscardHandler))
+	rule := alertingRule(t, all[i])
 	storage := promqltest.LoadedStorage(t, "load 1m\n  "+strings.Join(series, "\n  "))
 	query := rules.EngineQueryFunc(promqltest.NewTestEngine(t, false, 0, 1_000_000), storage)
 	for minute := range 60 {

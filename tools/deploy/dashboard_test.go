@@ -16,6 +16,18 @@ const dashboardFile = "deploy/grafana/doku.json"
 // variables are what Grafana puts in place of its variables.
 var variables = strings.NewReplacer("$__rate_interval", "5m", "$account", ".*")
 
+// board is a dashboard, as far as it is checked and drawn here.
+type board struct {
+	Title      string  `json:"title"`
+	Panels     []panel `json:"panels"`
+	Templating struct {
+		List []struct {
+			Name       string  `json:"name"`
+			Datasource *source `json:"datasource"`
+		} `json:"list"`
+	} `json:"templating"`
+}
+
 type panel struct {
 	ID      int    `json:"id"`
 	Type    string `json:"type"`
@@ -23,16 +35,74 @@ type panel struct {
 	GridPos struct {
 		X, Y, W, H int
 	} `json:"gridPos"`
-	Datasource *source `json:"datasource"`
-	Targets    []struct {
-		RefID      string  `json:"refId"`
-		Expr       string  `json:"expr"`
-		Datasource *source `json:"datasource"`
-	} `json:"targets"`
+	Datasource *source  `json:"datasource"`
+	Targets    []target `json:"targets"`
+
+	FieldConfig struct {
+		Defaults struct {
+			Unit       string   `json:"unit"`
+			Decimals   *int     `json:"decimals"`
+			NoValue    string   `json:"noValue"`
+			Min        *float64 `json:"min"`
+			Thresholds struct {
+				Steps []struct {
+					Color string   `json:"color"`
+					Value *float64 `json:"value"`
+				} `json:"steps"`
+			} `json:"thresholds"`
+			Custom struct {
+				DrawStyle   string  `json:"drawStyle"`
+				LineWidth   float64 `json:"lineWidth"`
+				FillOpacity float64 `json:"fillOpacity"` // in percent
+				Stacking    struct {
+					Mode string `json:"mode"`
+				} `json:"stacking"`
+			} `json:"custom"`
+		} `json:"defaults"`
+		Overrides []struct {
+			Matcher struct {
+				ID      string `json:"id"`
+				Options string `json:"options"`
+			} `json:"matcher"`
+			Properties []struct {
+				ID    string `json:"id"`
+				Value struct {
+					FixedColor string `json:"fixedColor"`
+				} `json:"value"`
+			} `json:"properties"`
+		} `json:"overrides"`
+	} `json:"fieldConfig"`
+	Options struct {
+		GraphMode string `json:"graphMode"`
+	} `json:"options"`
+	Transformations []struct {
+		ID      string `json:"id"`
+		Options struct {
+			IndexByName  map[string]int    `json:"indexByName"`
+			RenameByName map[string]string `json:"renameByName"`
+		} `json:"options"`
+	} `json:"transformations"`
+}
+
+type target struct {
+	RefID        string  `json:"refId"`
+	Expr         string  `json:"expr"`
+	LegendFormat string  `json:"legendFormat"`
+	Exemplar     bool    `json:"exemplar"`
+	Datasource   *source `json:"datasource"`
 }
 
 type source struct {
 	UID string `json:"uid"`
+}
+
+func readBoard(t *testing.T) *board {
+	t.Helper()
+	b := new(board)
+	if err := json.Unmarshal([]byte(read(t, dashboardFile)), b); err != nil {
+		t.Fatal(err)
+	}
+	return b
 }
 
 func TestTheDashboardFitsGrafanasSchema(t *testing.T) {
@@ -51,18 +121,7 @@ func TestTheDashboardFitsGrafanasSchema(t *testing.T) {
 func TestTheDashboardShowsEveryMetricAndNothingElse(t *testing.T) {
 	t.Parallel()
 	g := readGuide(t)
-	var d struct {
-		Panels     []panel `json:"panels"`
-		Templating struct {
-			List []struct {
-				Name       string  `json:"name"`
-				Datasource *source `json:"datasource"`
-			} `json:"list"`
-		} `json:"templating"`
-	}
-	if err := json.Unmarshal([]byte(read(t, dashboardFile)), &d); err != nil {
-		t.Fatal(err)
-	}
+	d := readBoard(t)
 	for _, name := range []string{"datasource", "account"} {
 		if len(d.Templating.List) != 2 || d.Templating.List[0].Name != name && d.Templating.List[1].Name != name {
 			t.Errorf("expected the variable %s", name)

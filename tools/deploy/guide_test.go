@@ -1,8 +1,8 @@
 // Package deploy checks what is in deploy/ with Prometheus' and Grafana's own
 // packages: the alerts, the dashboard, and that both name only what the guide,
 // docs/operations.md, says there is. That the guide is right about what the
-// sidecar exports is for the sidecar's own tests. It is a module of its own, so
-// that nothing of this enters the sidecar's go.mod.
+// sidecar exports is for the sidecar's own tests. It also draws the dashboard. It is a
+// module of its own, so that nothing of this enters the sidecar's go.mod.
 package deploy
 
 import (
@@ -198,5 +198,17 @@ func TestQueriesThatNameWhatIsNotThereAreFound(t *testing.T) {
 		if problems := strings.Join(g.problems(expr), "; "); !strings.Contains(problems, want) || (want == "") != (problems == "") {
 			t.Errorf("%s: found %q, expected %q", query, problems, want)
 		}
+	}
+}
+
+func TestTheScrapeThatIsShownNamesWhatIsThere(t *testing.T) {
+	t.Parallel()
+	g := readGuide(t)
+	shown := regexp.MustCompile(`(?m)^caddy_doku_\w+\{.*?\}`).FindAllString(read(t, "docs/observability.md"), -1)
+	if len(shown) < 5 {
+		t.Fatalf("found %d lines", len(shown))
+	}
+	for _, series := range shown {
+		g.check(t, "docs/observability.md", series)
 	}
 }
