@@ -142,6 +142,7 @@ func (a *App) Start() error {
 		if _, err := b.open(); err != nil {
 			return fmt.Errorf("doku: inbox %q: %w", b.name, err)
 		}
+		b.countFromZero()
 	}
 	if err := a.metrics.Register(boxFigures{a}); err != nil { // not before all boxes are there
 		return fmt.Errorf("doku: registering metrics: %w", err)

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/caddy-doku/caddy-doku/inbox"
 )
 
 // figuresWithin is how long the figures of an inbox may take. A scrape does not
@@ -13,6 +15,13 @@ const figuresWithin = time.Second
 
 var inboxEvents = counter("inbox_events_total",
 	"What has happened to notifications in an inbox: kept, redelivered, failed (the app has not taken it, this time), dead (given up).", "box", "event")
+
+// countFromZero has an inbox's counters begin at 0, as [countFromZero] does an account's.
+func (b *box) countFromZero() {
+	for _, event := range []inbox.Event{inbox.EventKept, inbox.EventRedelivered, inbox.EventFailed, inbox.EventDead} {
+		inboxEvents.WithLabelValues(b.name, string(event))
+	}
+}
 
 var (
 	inboxCalls = prometheus.NewDesc("caddy_doku_inbox_calls",

@@ -126,6 +126,17 @@ func TestWhatTheAppDoesNotTakeIsKeptAndHandedOver(t *testing.T) {
 	}
 }
 
+func TestTheCountersOfAnInboxBeginAtZero(t *testing.T) {
+	t.Parallel()
+	w := start(t, options{inbox: "{\n}"})
+	metrics := w.ask("/metrics")
+	for _, event := range []string{"kept", "redelivered", "failed", "dead"} {
+		if line := `caddy_doku_inbox_events_total{box="default",event="` + event + `"} 0`; !strings.Contains(metrics, "\n"+line+"\n") {
+			t.Errorf("expected %s", line)
+		}
+	}
+}
+
 func TestAnAppThatIsAwayForAMomentCostsNobodyAnything(t *testing.T) {
 	t.Parallel()
 	// The app does not even listen at first.
