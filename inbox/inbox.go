@@ -114,7 +114,7 @@ type Inbox struct {
 	wake chan struct{}
 
 	mu       sync.Mutex
-	failing  bool // whether the last attempt at a kept call has failed
+	failing  bool // whether the app has not taken the last call that is kept
 	hurryAt  time.Time
 	underWay map[string]bool // lanes that a worker has
 	resting  map[string]rest // lanes whose calls cannot be delivered from here
@@ -265,12 +265,15 @@ func (i *Inbox) keep(ctx context.Context, c Call, err error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeWithin)
 	defer cancel()
 	now := i.cfg.Now()
-	c.Error, c.Due = err.Error(), now.Add(wait(max(c.Attempts, 1)))
+	c.Error, c.Due, c.Uncounted = err.Error(), now.Add(wait(1)), max(c.Attempts-1, 0)
 	added, _, failed := i.cfg.Store.Add(ctx, c)
 	if failed != nil {
 		return fmt.Errorf("%w: %w (because: %w)", ErrLost, failed, err)
 	}
 	if added {
+		i.mu.Lock()
+		i.failing = true
+		i.mu.Unlock()
 		i.cfg.Observe(EventKept, c)
 		i.nudge()
 	}
@@ -390,7 +393,7 @@ func (i *Inbox) judge(c *Call, answer store.Answer, err error) {
 	}
 	c.Error, c.Tried, c.Dead = err.Error(), now, !now.Before(c.GiveUp)
 	c.Refused = answer.Status >= 400 && answer.Status < 500 && (!unwell(answer.Status) || answer.Status == http.StatusTooManyRequests)
-	c.Due = now.Add(max(wait(c.Attempts), min(retryAfter(answer.Header, now), waits[len(waits)-1])))
+	c.Due = now.Add(max(wait(c.Attempts-c.Uncounted), min(retryAfter(answer.Header, now), waits[len(waits)-1])))
 }
 
 func latest(a, b time.Time) time.Time {

@@ -267,6 +267,45 @@ func TestPassing(t *testing.T) {
 			})
 		})
 	}
+	t.Run("however often it was tried while DOKU waited, a kept call is tried again soon", func(t *testing.T) {
+		t.Parallel()
+		inBubble(t, func(t *testing.T, h *house) {
+			t.Helper()
+			h.app.set(down)
+			if _, err := h.Pass(t.Context(), now("k", "va")); !errors.Is(err, ErrKept) {
+				t.Fatal(err)
+			}
+			before := len(h.app.given())
+			time.Sleep(10 * time.Second) // 1 s, 2 s and 5 s, with some jitter
+			if n := len(h.app.given()) - before; n != 3 {
+				t.Errorf("%d attempts in the first ten seconds", n)
+			}
+			h.app.set(nil)
+			time.Sleep(15 * time.Second)
+			if n := h.waiting(t); n != 0 {
+				t.Errorf("%d are still kept", n)
+			}
+		})
+	})
+	t.Run("a kept call goes to the app at once when it takes another one", func(t *testing.T) {
+		t.Parallel()
+		inBubble(t, func(t *testing.T, h *house) {
+			t.Helper()
+			h.app.set(down)
+			h.cfg.AnswerWithin = time.Second
+			if _, err := h.Pass(t.Context(), now("k", "va")); !errors.Is(err, ErrKept) {
+				t.Fatal(err)
+			}
+			h.app.set(nil)
+			if answer, err := h.Pass(t.Context(), now("other", "va2")); err != nil || answer.Status != 200 {
+				t.Errorf("%+v, %v", answer, err)
+			}
+			time.Sleep(500 * time.Millisecond)
+			if n := h.waiting(t); n != 0 {
+				t.Errorf("%d are still kept", n)
+			}
+		})
+	})
 	t.Run("DOKU's retry of a kept call goes to the app at once, with what was kept", func(t *testing.T) {
 		t.Parallel()
 		inBubble(t, func(t *testing.T, h *house) {

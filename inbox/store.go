@@ -40,15 +40,16 @@ type Call struct {
 	TLS    bool        `json:"tls,omitempty"`
 	Body   []byte      `json:"-"`
 
-	Received time.Time `json:"received"`
-	Attempts int       `json:"attempts"`          // made so far
-	Tried    time.Time `json:"tried,omitzero"`    // when the last one was
-	Due      time.Time `json:"due"`               // when the next one is
-	GiveUp   time.Time `json:"give_up"`           // after the first failure from then on, it is dead
-	Error    string    `json:"error,omitempty"`   // of the last attempt
-	Refused  bool      `json:"refused,omitempty"` // the app has answered 4xx: another attempt soon is no use
-	Dead     bool      `json:"dead,omitempty"`    // there will be no further attempt by itself
-	Trace    string    `json:"trace,omitempty"`   // traceparent of the request that brought it
+	Received  time.Time `json:"received"`
+	Attempts  int       `json:"attempts"`            // made so far
+	Uncounted int       `json:"uncounted,omitempty"` // of them, while DOKU waited: they came fast, and make no later wait longer
+	Tried     time.Time `json:"tried,omitzero"`      // when the last one was
+	Due       time.Time `json:"due"`                 // when the next one is
+	GiveUp    time.Time `json:"give_up"`             // after the first failure from then on, it is dead
+	Error     string    `json:"error,omitempty"`     // of the last attempt
+	Refused   bool      `json:"refused,omitempty"`   // the app has answered 4xx: another attempt soon is no use
+	Dead      bool      `json:"dead,omitempty"`      // there will be no further attempt by itself
+	Trace     string    `json:"trace,omitempty"`     // traceparent of the request that brought it
 }
 
 // Stats are the figures of a box.
