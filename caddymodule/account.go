@@ -176,6 +176,9 @@ func (a *Account) provision(app *App) error {
 	if environment == "" {
 		environment = app.Environment
 	}
+	if environment == "" {
+		return errors.New("environment is required: write `environment sandbox` or `environment production` in the global option `doku`")
+	}
 	environment, err := resolve(repl, "environment", environment)
 	if err != nil {
 		return err
@@ -188,6 +191,9 @@ func (a *Account) provision(app *App) error {
 		return err
 	}
 	a.clientID = strings.TrimSpace(a.clientID)
+	if err := checkClientID(a.clientID); err != nil {
+		return err
+	}
 	a.clientKey, a.partnerID = a.clientID, a.clientID
 	for _, override := range []struct {
 		name, value string
@@ -228,6 +234,20 @@ func (a *Account) provision(app *App) error {
 		return err
 	}
 	a.addOwnChecks()
+	return nil
+}
+
+var clientIDForm = regexp.MustCompile("^[!-~]+$")
+
+// checkClientID returns an error for what cannot be a client id. A secret key in its
+// place is not repeated: a client id is shown and sent.
+func checkClientID(id string) error {
+	switch {
+	case strings.HasPrefix(strings.TrimLeft(id, quotes), "SK-"):
+		return errors.New("client_id begins with SK-, as DOKU's secret keys do: are client_id and secret_key swapped?")
+	case !clientIDForm.MatchString(id) || strings.ContainsAny(id, quotes+"$"):
+		return fmt.Errorf("client_id: expected one such as BRN-0211-1696919651918, without quotes, found %q; a variable is written as {env.NAME}", id)
+	}
 	return nil
 }
 

@@ -281,7 +281,7 @@ func (b *box) deliver(ctx context.Context, c inbox.Call) (answer store.Answer, e
 	}
 	switch {
 	case err != nil:
-		return answer, err
+		return answer, plain(err)
 	case w.status == 0:
 		return answer, errors.New("no handler answered: expected a reverse_proxy to the app in doku_inbox")
 	}

@@ -350,7 +350,8 @@ func parseInbox(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 		for n, upstream := range upstreams {
 			upstreams[n] = `"` + strings.ReplaceAll(upstream, `"`, `\"`) + `"`
 		}
-		tokens, err := caddyfile.Tokenize([]byte("deliver {\nreverse_proxy "+strings.Join(upstreams, " ")+"\n}\n"), d.File())
+		above := strings.Repeat("\n", max(d.Line()-2, 0)) // so that errors have the line of the directive
+		tokens, err := caddyfile.Tokenize([]byte(above+"deliver {\nreverse_proxy "+strings.Join(upstreams, " ")+"\n}\n"), d.File())
 		if err != nil {
 			return nil, d.WrapErr(err)
 		}

@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"strconv"
 
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
 	"github.com/caddy-doku/caddy-doku/store"
 )
 
@@ -75,6 +77,15 @@ func (c *captured) give(w http.ResponseWriter, status int) error {
 }
 
 var errBrokeOff = errors.New("the app's answer broke off")
+
+// plain returns what a proxy's error is about, without the id of the request and the
+// place in Caddy's source that Caddy puts in front.
+func plain(err error) error {
+	if failure, ok := errors.AsType[caddyhttp.HandlerError](err); ok && failure.Err != nil {
+		return failure.Err
+	}
+	return err
+}
 
 // whole calls f, which has the app write the answer, and returns [errBrokeOff] if
 // that broke off: a proxy says so by a panic, if it can tell.

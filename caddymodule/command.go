@@ -172,13 +172,13 @@ const adminAnswerLargest = 16 << 20
 // askAdmin makes a request of the admin API that the flags name, and returns the
 // body of the answer.
 func askAdmin(flags caddycmd.Flags, method, path string) ([]byte, error) {
-	address, err := caddycmd.DetermineAdminAPIAddress(flags.String("address"), nil, flags.String("config"), flags.String("adapter"))
+	address, err := adminAddress(flags)
 	if err != nil {
-		return nil, fmt.Errorf("finding the address of the admin API: %w", err)
+		return nil, err
 	}
 	resp, err := caddycmd.AdminAPIRequest(address, method, path, nil, nil)
 	if err != nil {
-		return nil, fmt.Errorf("asking the admin API at %s, which --address or --config can change: %w", address, err)
+		return nil, asking(address, err)
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, adminAnswerLargest))
@@ -186,6 +186,23 @@ func askAdmin(flags caddycmd.Flags, method, path string) ([]byte, error) {
 		return nil, fmt.Errorf("reading the answer of the admin API: %w", err)
 	}
 	return body, nil
+}
+
+// adminAddress returns the address of the admin API that the flags name.
+func adminAddress(flags caddycmd.Flags) (string, error) {
+	address, err := caddycmd.DetermineAdminAPIAddress(flags.String("address"), nil, flags.String("config"), flags.String("adapter"))
+	if err != nil {
+		return "", fmt.Errorf("finding the address of the admin API: %w", err)
+	}
+	return address, nil
+}
+
+// asking returns the error of a request of the admin API.
+func asking(address string, err error) error {
+	if _, unanswered := errors.AsType[*url.Error](err); !unanswered {
+		return fmt.Errorf("the sidecar's admin API at %s: %w", address, err)
+	}
+	return fmt.Errorf("asking the sidecar's admin API at %s (is it running? --address and --config name another one): %w", address, err)
 }
 
 // readAccounts reads the state of all accounts, or of one.

@@ -55,6 +55,7 @@ func (c *credentials) secretBytes() [][]byte {
 const (
 	credentialFileLargest = 64 << 10
 	pathLongest           = 512
+	quotes                = `"'`
 )
 
 // loader reads an account's credentials.
@@ -140,6 +141,9 @@ func (l *loader) secret(name, value string) (string, error) {
 	}
 	if trimmed == "" {
 		return "", fmt.Errorf("%s: expected a secret, found only white space", name)
+	}
+	if name == "secret_key" && strings.ContainsAny(trimmed[:1], quotes) {
+		return "", fmt.Errorf("%s: it is in quotes, which DOKU's secret keys are not; take them away (an env file of Docker's keeps them)", name)
 	}
 	return trimmed, nil
 }

@@ -87,6 +87,7 @@ func TestMistakesWithKeysAndSecretsSayWhatToDo(t *testing.T) {
 		{"no secret", func(a *Account) { a.SecretKeys = nil }, nil, "secret_key is required; it is in DOKU's dashboard"},
 		{"a secret from a variable that is not set", func(a *Account) { a.SecretKeys = []string{"{env.NOT_SET_AT_ALL}"} }, nil, "is the variable set"},
 		{"a secret of white space", func(a *Account) { a.SecretKeys = []string{" \n"} }, nil, "found only white space"},
+		{"a secret in quotes", func(a *Account) { a.SecretKeys = []string{`"SK-1"`} }, nil, "secret_key: it is in quotes"},
 		{"a secret in a file that is not there", func(a *Account) { a.SecretKeys = []string{"/nowhere/secret"} }, fs.ErrNotExist, `secret_key: reading the file that "/nowhere/secret" names`},
 		{"no private key", func(a *Account) { a.PrivateKey = "" }, nil, "private_key is required"},
 		{"a private key that is not there", func(a *Account) { a.PrivateKey = "{file./nowhere/key.pem}" }, fs.ErrNotExist, "private_key: reading the file"},

@@ -22,6 +22,13 @@ var outboundHints = map[string]string{
 	"outcome_unknown":        "DOKU may have done it: ask for the status before anything else; do not create again without the same idempotency key",
 }
 
+// answeredHints are for calls of the app's that DOKU has answered, by outcome, if that
+// is not the app's matter.
+var answeredHints = map[string]string{
+	outcomeUnauthorized: "compare client_id, secret_key and environment with DOKU's dashboard; set this machine's clock by NTP",
+	outcomeDOKUFailed:   "DOKU cannot do it now, and the app has its answer: if it goes on, ask DOKU",
+}
+
 // inboundHints are for calls of DOKU's, or of somebody who says so, that were not
 // accepted.
 var inboundHints = map[string]string{ //nolint:gosec // no credentials, but what is said of them

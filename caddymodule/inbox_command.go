@@ -76,7 +76,7 @@ type inboxClient struct {
 }
 
 func newInboxClient(flags caddycmd.Flags) (inboxClient, error) {
-	address, err := caddycmd.DetermineAdminAPIAddress(flags.String("address"), nil, flags.String("config"), flags.String("adapter"))
+	address, err := adminAddress(flags)
 	return inboxClient{address, flags.String("inbox"), flags, os.Stdout}, err
 }
 
@@ -91,7 +91,7 @@ func (c inboxClient) ask(method, rest string, into any) error {
 func (c inboxClient) fetch(method, path string, into any) (next string, err error) {
 	resp, err := caddycmd.AdminAPIRequest(c.address, method, path, nil, nil)
 	if err != nil {
-		return "", err
+		return "", asking(c.address, err)
 	}
 	defer resp.Body.Close()
 	if into == nil {
@@ -212,6 +212,10 @@ func (c inboxClient) retry(keys []string) error {
 			}
 		})
 		if err != nil {
+			return err
+		}
+		if len(keys) == 0 {
+			_, err := fmt.Fprintf(c.out, "The inbox %q has no dead notifications.\n", c.box)
 			return err
 		}
 	}

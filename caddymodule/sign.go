@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"strings"
 	"sync/atomic"
@@ -144,7 +145,24 @@ func (s *Sign) Provision(ctx caddy.Context) error {
 		s.TokenTimeout = caddy.Duration(10 * time.Second)
 	}
 	s.log, s.now, s.random = ctx.Slogger(), time.Now, rand.Reader
+	if server, served := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); served {
+		s.warnOfStrangers(server.Listen)
+	}
 	return nil
+}
+
+// warnOfStrangers warns if others than this machine's programs may reach the handler.
+// Caddy listens everywhere for a site called http://127.0.0.1:9180: a name is what a
+// request says, not where it comes from.
+func (s *Sign) warnOfStrangers(addresses []string) {
+	for _, text := range addresses {
+		address, err := caddy.ParseNetworkAddress(text)
+		if err != nil || address.IsUnixNetwork() || address.Host == "localhost" || net.ParseIP(address.Host).IsLoopback() {
+			continue
+		}
+		s.log.Warn("doku_sign can be reached from other machines, and whoever reaches it acts in your name: write `bind 127.0.0.1` in its site, unless only the app gets through to it",
+			"listens", text)
+	}
 }
 
 // Validate checks the options.
@@ -324,17 +342,27 @@ func (s *Sign) settle(ctx context.Context, c *call) {
 	}
 }
 
-// tell logs a call that has DOKU's answer: of the others, a warning tells.
+// tell logs a call that has DOKU's answer: of the others, a warning has told.
 func (s *Sign) tell(ctx context.Context, c *call) {
-	if outboundHints[c.outcome] != "" || !s.log.Enabled(ctx, slog.LevelDebug) {
+	level, message, hint := slog.LevelDebug, "call to DOKU answered", answeredHints[c.outcome]
+	if hint != "" {
+		level, message = slog.LevelWarn, "DOKU has not carried out a call"
+	}
+	if outboundHints[c.outcome] != "" || !s.log.Enabled(ctx, level) {
 		return
 	}
 	status, replayed := c.status, c.outcome == outcomeReplayed
 	if replayed {
 		status = c.repeatable.Answer.Status
 	}
-	s.log.LogAttrs(ctx, slog.LevelDebug, "call to DOKU answered", slog.String("account", c.name()), slog.String("service", string(c.service)),
-		slog.String("external_id", c.externalID), slog.String("outcome", c.outcome), slog.Int("status", status), slog.Duration("took", s.now().Sub(c.began)))
+	attrs := []slog.Attr{
+		slog.String("account", c.name()), slog.String("service", string(c.service)), slog.String("external_id", c.externalID),
+		slog.String("outcome", c.outcome), slog.Int("status", status), slog.Duration("took", s.now().Sub(c.began)),
+	}
+	if hint != "" {
+		attrs = append(attrs, slog.String("reason", c.outcome), slog.String("hint", hint))
+	}
+	s.log.LogAttrs(ctx, level, message, attrs...) //nolint:sloglint // one of two
 }
 
 // prepare reads the app's request. The call it returns is never nil.
@@ -528,6 +556,7 @@ func noToken(err error) error {
 // have received it.
 func (c *call) failure(err error) error {
 	local, ok := errors.AsType[*localError](err)
+	err = plain(err)
 	switch {
 	case c.written.Load():
 		return &localError{snap.Timeout.With("[outcome: unknown; DOKU may have carried this out: ask for its status, do not create it again]"), "outcome_unknown", err}

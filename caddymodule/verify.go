@@ -368,11 +368,13 @@ func (v *Verify) deliver(in *inbound, refuse refuser, w http.ResponseWriter, r *
 		return replay(w, &out.Answer)
 	case out.Answer.Status < 200 || out.Answer.Status > 299:
 		outcome = outcomeAppRefused
+		message, hint := "the app has not taken a call of DOKU's", "the app's own log says why; if it was not asked, something in front of it answers, such as a `respond` without a matcher"
 		if out.Answer.Status != app.status {
-			v.guard.log.LogAttrs(ctx, slog.LevelWarn, "the app has answered with an HTTP status that says yes and a responseCode that says no: DOKU is told no",
-				slog.String("account", in.account.Name), slog.String("service", string(in.service)), slog.String("external_id", in.id.ExternalID),
-				slog.Int("app_status", app.status), slog.Int("status", out.Answer.Status), slog.String("reason", outcomeAppRefused))
+			message, hint = "the app has answered with an HTTP status that says yes and a responseCode that says no: DOKU is told no", "the app must answer 2xx only with a responseCode of 2xx"
 		}
+		v.guard.log.LogAttrs(ctx, slog.LevelWarn, message, //nolint:sloglint // one of two
+			slog.String("account", in.account.Name), slog.String("service", string(in.service)), slog.String("external_id", in.id.ExternalID),
+			slog.Int("app_status", app.status), slog.Int("status", out.Answer.Status), slog.String("reason", outcomeAppRefused), slog.String("hint", hint))
 	}
 	refuse.count(outcome)
 	v.tell(ctx, in, outcome, out.Answer.Status)
@@ -424,16 +426,15 @@ func (v *Verify) ask(ctx context.Context, app *captured, next caddyhttp.Handler,
 	r, delivered := startDelivery(r, true, v.traces)
 	err := app.whole(func() error { return next.ServeHTTP(app, r) })
 	delivered(app.status, err)
-	var failure *caddyhttp.HandlerError
-	handled := errors.As(err, &failure)
+	failure, handled := errors.AsType[caddyhttp.HandlerError](err)
 	if why, ok := inboxRefusal(err); ok {
 		return why
 	}
 	switch {
 	case handled && failure.StatusCode == http.StatusGatewayTimeout || err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded):
-		return refusal{snap.Timeout, "app_timeout", err}
+		return refusal{snap.Timeout, "app_timeout", plain(err)}
 	case err != nil:
-		return refusal{snap.ExternalError, "app_unreachable", err}
+		return refusal{snap.ExternalError, "app_unreachable", plain(err)}
 	case app.status == 0:
 		return refusal{snap.GeneralError, "app_missing", errors.New("no handler answered: expected a reverse_proxy to the app after doku_verify, for the same path")}
 	}

@@ -76,6 +76,9 @@ func TestOnlyAFinalAnswerOfTheAppsIsDOKUs(t *testing.T) {
 			_, err := io.WriteString(w, yes)
 			return err
 		}, 200, ""},
+		{"a proxy that has waited in vain", func(http.ResponseWriter) error {
+			return caddyhttp.Error(http.StatusGatewayTimeout, errors.New("timeout awaiting response headers"))
+		}, 504, "app_timeout"},
 		{"an answer that breaks off", func(w http.ResponseWriter) error {
 			write(w, 200, yes[:5])
 			panic(http.ErrAbortHandler)
@@ -113,7 +116,7 @@ func TestOnlyAFinalAnswerOfTheAppsIsDOKUs(t *testing.T) {
 			if test.reason == "" {
 				return
 			}
-			if !strings.Contains(string(got.Body), `"responseCode":"500250`) || got.Header.Get("Content-Encoding") != "" || got.Header.Get("ETag") != "" {
+			if !strings.Contains(string(got.Body), fmt.Sprintf(`"responseCode":"%d250`, test.status)) || got.Header.Get("Content-Encoding") != "" || got.Header.Get("ETag") != "" {
 				t.Errorf("the app's headers go out with the sidecar's own answer: %v %s", got.Header, got.Body)
 			}
 			if again, err := h.notify(t, address, simulator.Outgoing{ExternalID: "1"}); err != nil || again.Status != 200 || calls.Load() != 2 {

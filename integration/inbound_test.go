@@ -450,6 +450,7 @@ func TestAppThatIsNotThere(t *testing.T) {
 	t.Parallel()
 	w := start(t, options{app: programs.FreeAddress(t)})
 	w.notify(t, simulator.Outgoing{}).expect(t, 500, "5002502")
+	w.awaitLog(t, `"reason":"app_unreachable","error":"dial tcp `, 1)
 }
 
 func TestAnAnswerOfTheAppsThatBreaksOffIsNoAnswer(t *testing.T) {

@@ -293,7 +293,7 @@ func TestTheStateOfASidecarCanBeAskedForAndATokenFetched(t *testing.T) {
 }
 
 // TestEachCallHasOneLineInTheLog: one at debug for each that is made, one at warn
-// with a hint for each that is not, one at info for each token; with the trace.
+// with a hint for each that is not, or is refused, one at info for each token; with the trace.
 func TestEachCallHasOneLineInTheLog(t *testing.T) {
 	t.Parallel()
 	w := start(t, options{})
@@ -304,6 +304,10 @@ func TestEachCallHasOneLineInTheLog(t *testing.T) {
 	w.notify(t, paid).expect(t, http.StatusOK, "2002500")
 	w.notify(t, paid).expect(t, http.StatusOK, "2002500")
 	w.notify(t, simulator.Outgoing{Body: payment("P-2"), Bearer: "forged"}).expect(t, http.StatusUnauthorized, "4012501")
+	w.app.setAnswer(func(appCall) (int, string) { return http.StatusNotFound, `{"responseCode":"4042512"}` })
+	w.notify(t, simulator.Outgoing{Body: payment("P-3"), Bearer: paid.Bearer}).expect(t, http.StatusNotFound, "4042512")
+	w.doku.SetFault(createPath, &simulator.Fault{Status: http.StatusUnauthorized, Body: `{"responseCode":"4012700"}`})
+	w.call(t, http.MethodPost, createPath, bill("2", "B", "1000.00", "C", "")).expect(t, http.StatusUnauthorized, "4012700")
 	tests := []struct {
 		level, message, fields string
 		traced, hint           bool
@@ -316,6 +320,8 @@ func TestEachCallHasOneLineInTheLog(t *testing.T) {
 		{"debug", "call from DOKU verified", `"outcome":"accepted","status":200`, true, false},
 		{"debug", "call from DOKU verified", `"outcome":"replayed","status":200`, true, false},
 		{"warn", "call from DOKU not accepted", `"reason":"token_invalid"`, true, true},
+		{"warn", "the app has not taken a call of DOKU's", `"app_status":404,"status":404,"reason":"app_refused"`, true, true},
+		{"warn", "DOKU has not carried out a call", `"reason":"unauthorized"`, true, true},
 	}
 	for _, test := range tests {
 		w.awaitLog(t, test.fields, 1)
