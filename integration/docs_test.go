@@ -2,6 +2,7 @@ package integration
 
 import (
 	"io/fs"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/caddy-doku/caddy-doku/simulator"
 )
@@ -32,7 +34,7 @@ func (w *world) example(t *testing.T) string {
 	for old, replacement := range map[string]string{
 		"\n{\n":                 "\n{\nadmin " + strings.TrimPrefix(w.admin, "http://") + "\npersist_config off\n",
 		"environment sandbox":   "environment " + w.environment,
-		"http://127.0.0.1:9180": w.outward,
+		"http://:9180":          strings.Replace(w.outward, "127.0.0.1", "", 1),
 		"\n:8443":               "\n" + w.inward,
 		"127.0.0.1:3000":        w.appAddress,
 	} {
@@ -67,6 +69,38 @@ func TestTheExampleConfigurationWorks(t *testing.T) {
 		if resp.StatusCode != http.StatusNotFound {
 			t.Errorf("%s: HTTP %d, which DOKU may take for a yes", address, resp.StatusCode)
 		}
+	}
+}
+
+func TestTheExampleListensForTheAppOnThisMachineOnly(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.env = []string{"OTEL_TRACES_EXPORTER=none"}
+	w.run(t, w.example(t))
+	_, port, _ := strings.Cut(strings.TrimPrefix(w.outward, "http://"), ":")
+	// All of 127.0.0.0/8 is this machine, where it is set up: who listens everywhere is found there.
+	if conn, err := net.DialTimeout("tcp", "127.0.0.2:"+port, time.Second); err == nil {
+		conn.Close()
+		t.Error("others than this machine's programs can call DOKU in the merchant's name")
+	}
+	resp, err := http.Post("http://localhost:"+port+createPath, "application/json", strings.NewReader(bill("1", "A", "1000.00", "C", "")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if resp.Header.Get("X-Doku-External-Id") == "" {
+		t.Errorf("HTTP %d from Caddy by itself, which the app may take for a yes", resp.StatusCode)
+	}
+	if strings.Contains(w.log.String(), "can be reached from other machines") {
+		t.Error("the example is warned of")
+	}
+}
+
+func TestASiteThatListensForOthersIsWarnedOf(t *testing.T) {
+	t.Parallel()
+	w := start(t, options{}) // whose site is called http://127.0.0.1:<port>, and no more
+	if !strings.Contains(w.log.String(), "can be reached from other machines") {
+		t.Error("there is no warning")
 	}
 }
 

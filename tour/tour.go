@@ -142,6 +142,7 @@ func (s *stage) start(ctx context.Context, o Options) (<-chan error, error) {
 const caddyfile = `{
 	admin off
 	persist_config off
+	default_bind 127.0.0.1
 	log {
 		level WARN
 	}
