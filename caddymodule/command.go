@@ -199,10 +199,7 @@ func adminAddress(flags caddycmd.Flags) (string, error) {
 
 // asking returns the error of a request of the admin API.
 func asking(address string, err error) error {
-	if _, unanswered := errors.AsType[*url.Error](err); !unanswered {
-		return fmt.Errorf("the sidecar's admin API at %s: %w", address, err)
-	}
-	return fmt.Errorf("asking the sidecar's admin API at %s (is it running? --address and --config name another one): %w", address, err)
+	return fmt.Errorf("asking the admin API of the sidecar that runs at %s (--address or --config name another one): %w", address, err)
 }
 
 // readAccounts reads the state of all accounts, or of one.

@@ -32,11 +32,11 @@ func (w *world) example(t *testing.T) string {
 	t.Helper()
 	config := readDoc(t, "Caddyfile.example")
 	for old, replacement := range map[string]string{
-		"\n{\n":                 "\n{\nadmin " + strings.TrimPrefix(w.admin, "http://") + "\npersist_config off\n",
-		"environment sandbox":   "environment " + w.environment,
-		"http://:9180":          strings.Replace(w.outward, "127.0.0.1", "", 1),
-		"\n:8443":               "\n" + w.inward,
-		"127.0.0.1:3000":        w.appAddress,
+		"\n{\n":               "\n{\nadmin " + strings.TrimPrefix(w.admin, "http://") + "\npersist_config off\n",
+		"environment sandbox": "environment " + w.environment,
+		"http://:9180":        strings.Replace(w.outward, "127.0.0.1", "", 1),
+		"\n:8443":             "\n" + w.inward,
+		"127.0.0.1:3000":      w.appAddress,
 	} {
 		if strings.Count(config, old) != 1 {
 			t.Fatalf("expected %q once in Caddyfile.example", old)
@@ -160,11 +160,74 @@ func TestTheReadmeShowsTheExampleConfiguration(t *testing.T) {
 	}
 }
 
+// docs returns the names of README.md and of what is in docs/.
+func docs(t *testing.T) []string {
+	t.Helper()
+	names, err := filepath.Glob("../docs/*.md")
+	if err != nil || len(names) < 5 {
+		t.Fatalf("found %v, %v", names, err)
+	}
+	for i, name := range names {
+		names[i] = "docs/" + filepath.Base(name)
+	}
+	return append(names, "README.md")
+}
+
+func allDocs(t *testing.T) string {
+	t.Helper()
+	var all strings.Builder
+	for _, name := range docs(t) {
+		all.WriteString(readDoc(t, name))
+	}
+	return all.String()
+}
+
+var (
+	link        = regexp.MustCompile(`\]\(([^)\s]+)\)`)
+	heading     = regexp.MustCompile(`(?m)^#+ (.+)$`)
+	notInAnchor = regexp.MustCompile(`[^a-z0-9 _-]`)
+)
+
+// anchor returns what GitHub calls a heading in a link.
+func anchor(heading string) string {
+	return strings.ReplaceAll(notInAnchor.ReplaceAllString(strings.ToLower(heading), ""), " ", "-")
+}
+
+func TestTheLinksOfTheDocsLeadSomewhere(t *testing.T) {
+	t.Parallel()
+	for _, name := range docs(t) {
+		for _, found := range link.FindAllStringSubmatch(readDoc(t, name), -1) {
+			path, wanted, deep := strings.Cut(found[1], "#")
+			if strings.Contains(path, "://") {
+				continue
+			}
+			target := filepath.Join(filepath.Dir(name), path)
+			if path == "" {
+				target = name
+			}
+			if _, err := os.Stat("../" + target); err != nil {
+				t.Errorf("%s leads to %s: %v", name, found[1], err)
+				continue
+			}
+			if !deep {
+				continue
+			}
+			led := false
+			for _, title := range heading.FindAllStringSubmatch(readDoc(t, target), -1) {
+				led = led || anchor(title[1]) == wanted
+			}
+			if !led {
+				t.Errorf("%s leads to %s, and there is no such heading", name, found[1])
+			}
+		}
+	}
+}
+
 // TestEveryConfigurationInTheDocsAdapts: what is shown can be used as it stands.
 func TestEveryConfigurationInTheDocsAdapts(t *testing.T) {
 	t.Parallel()
-	shown := regexp.MustCompile("(?s)```caddyfile\n(.*?)```").FindAllStringSubmatch(readDoc(t, "README.md")+readDoc(t, "docs/operations.md"), -1)
-	if len(shown) < 3 {
+	shown := regexp.MustCompile("(?s)```caddyfile\n(.*?)```").FindAllStringSubmatch(allDocs(t), -1)
+	if len(shown) < 4 {
 		t.Fatalf("found %d configurations", len(shown))
 	}
 	for _, config := range shown {
