@@ -237,7 +237,7 @@ func (a *Account) provision(app *App) error {
 	return nil
 }
 
-var clientIDForm = regexp.MustCompile("^[!-~]+$")
+var clientIDForm = regexp.MustCompile(`^[[:graph:]]+$`)
 
 // checkClientID returns an error for what cannot be a client id. A secret key in its
 // place is not repeated: a client id is shown and sent.
