@@ -6,10 +6,12 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -29,15 +31,39 @@ func Need(t testing.TB, program string) {
 	t.Skipf("skipped, because %s is not installed", program)
 }
 
-// FreeAddress returns a loopback address that nobody listens on.
+// The ports that tests use are below those that systems choose for outgoing
+// connections, one of which could otherwise take a port that was free a moment ago.
+const (
+	portsFrom = 16 << 10
+	ports     = 16 << 10
+)
+
+var (
+	givenMu sync.Mutex
+	given   = make(map[int]bool)
+)
+
+// FreeAddress returns a loopback address that nobody listens on, and that it has
+// not returned before.
 func FreeAddress(t testing.TB) string {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 1000 {
+		port := portsFrom + rand.IntN(ports)
+		givenMu.Lock()
+		taken := given[port]
+		given[port] = true
+		givenMu.Unlock()
+		if taken {
+			continue
+		}
+		address := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
+		if listener, err := net.Listen("tcp", address); err == nil {
+			listener.Close()
+			return address
+		}
 	}
-	defer listener.Close()
-	return listener.Addr().String()
+	t.Fatal("no free port was found")
+	return ""
 }
 
 const (
