@@ -41,9 +41,9 @@ func (w *world) inboxCommand(t *testing.T, args ...string) (string, error) {
 func (w *world) kept(t *testing.T) (waiting, dead int) {
 	t.Helper()
 	var states []struct{ Waiting, Dead int }
-	if err := json.Unmarshal([]byte(w.ask("/doku/inbox")), &states); err != nil || len(states) != 1 {
-		t.Fatalf("/doku/inbox answers %s (%v)", w.ask("/doku/inbox"), err)
-	}
+	await(t, "the admin API to have the configuration, which comes after its sites", func() bool {
+		return json.Unmarshal([]byte(w.ask("/doku/inbox")), &states) == nil && len(states) == 1
+	})
 	return states[0].Waiting, states[0].Dead
 }
 
