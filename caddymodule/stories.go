@@ -92,7 +92,8 @@ const (
 
 // stories knows the traces of the calls about a virtual account, so that one about
 // its payment, hours later and maybe in another sidecar, can be linked with that of
-// its creation. It matters to nothing but traces, and holds up no call.
+// its creation. It matters to nothing but traces, and holds up a traced call for
+// storyTimeout at most, if the store hangs.
 type stories struct {
 	store store.Store
 	now   func() time.Time
