@@ -17,6 +17,7 @@ import (
 	"github.com/caddy-doku/caddy-doku/inbox"
 	"github.com/caddy-doku/caddy-doku/snap"
 	"github.com/caddy-doku/caddy-doku/store"
+	"github.com/caddy-doku/caddy-doku/verifier"
 )
 
 func init() {
@@ -251,20 +252,20 @@ func acknowledgement(c inbox.Call) *store.Answer {
 }
 
 // laneOf returns what the order of a notification is kept within: its virtual
-// account, or the transaction that it tells of.
-func laneOf(account string, service snap.Service, body []byte, key string) string {
+// account, or the transaction that it tells of. body must be canonical.
+func laneOf(id verifier.Identity, body []byte) string {
 	subject := ""
-	switch service {
+	switch id.Service {
 	case snap.ServiceVAPayment:
 		subject = snap.StringField(body, "virtualAccountNo")
 	case snap.ServiceDebitNotify:
 		subject = snap.StringField(body, "originalExternalId")
 	}
 	if subject == "" {
-		return account + "/" + key
+		return id.Account + "/" + id.Key()
 	}
-	sum := sha256.Sum256([]byte(string(service) + "\x00" + subject))
-	return account + "/" + hex.EncodeToString(sum[:16])
+	sum := sha256.Sum256([]byte(string(id.Service) + "\x00" + subject))
+	return id.Account + "/" + hex.EncodeToString(sum[:16])
 }
 
 // inboxRefusal returns the refusal that an error of an inbox is, if it is one.

@@ -309,7 +309,7 @@ func (v *Verify) check(in *inbound, w http.ResponseWriter, r *http.Request) (why
 	}
 	if in.service.Notification() {
 		in.id.PaymentID = verifier.PaymentID(in.service, in.verified.Canonical)
-		in.lane = laneOf(account.Name, in.service, in.verified.Canonical, in.id.Key())
+		in.lane = laneOf(in.id, in.verified.Canonical)
 	}
 	recycle(in.verified.Canonical)
 	in.verified.Canonical = nil

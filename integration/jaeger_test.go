@@ -263,19 +263,19 @@ func TestJaegerShowsThePathOfAPayment(t *testing.T) {
 	if receipt, err := w.doku.Pay(t.Context(), partnerServiceID+"47114711", "11500.00"); err != nil || !receipt.Inquired || !receipt.Notification.OK() {
 		t.Fatalf("direct inquiry: %+v, %v", receipt, err)
 	}
+	shown := map[string]jaegerTrace{ // before the app is killed, which tells of a span after it has answered
+		"create":  backend.await(t, "toko: create a virtual account", "caddy-doku: POST "+createPath, "caddy-doku: doku.token.fetch"),
+		"inquiry": backend.await(t, "toko: answer DOKU", "caddy-doku: POST "+inquiryPath),
+		"payment": backend.await(t, "toko: answer DOKU", "caddy-doku: POST "+paymentPath, "caddy-doku: doku.verify"),
+	}
 	server.Kill()
 	if _, err := w.doku.Call(t.Context(), simulator.Outgoing{URL: w.inward + paymentPath, Body: payment("P-9")}); err != nil {
 		t.Fatal(err)
 	}
 	programs.Start(t, new(programs.Log), python("serve", port), address)
 
+	shown["kept"] = backend.await(t, "toko: answer DOKU", "caddy-doku: doku.redeliver")
 	doc := readDoc(t, "docs/observability.md")
-	shown := map[string]jaegerTrace{
-		"create":  backend.await(t, "toko: create a virtual account", "caddy-doku: POST "+createPath, "caddy-doku: doku.token.fetch"),
-		"inquiry": backend.await(t, "toko: answer DOKU", "caddy-doku: POST "+inquiryPath),
-		"payment": backend.await(t, "toko: answer DOKU", "caddy-doku: POST "+paymentPath, "caddy-doku: doku.verify"),
-		"kept":    backend.await(t, "toko: answer DOKU", "caddy-doku: doku.redeliver"),
-	}
 	for name, trace := range shown {
 		if tree := trace.String(); !strings.Contains(doc, tree) {
 			t.Errorf("docs/observability.md does not show the trace %q as Jaeger has it:\n%s", name, tree)
