@@ -149,6 +149,7 @@ func (w *world) endure(t *testing.T, policy string, o options, sidecars int) {
 	for i := range all {
 		all[i] = w.another(t)
 		all[i].log = programs.Watched(b)
+		all[i].env = []string{"OTEL_TRACES_EXPORTER=none"}
 		begin(i)
 	}
 	token := all[0].token(t) // good for all, and after each start: it carries its own proof

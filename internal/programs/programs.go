@@ -154,7 +154,12 @@ type Log struct {
 	watch io.Writer
 }
 
-// Watched returns a log which also hands to w what is written, as it is.
+// watchedMost is how much is kept of a log that is watched: of programs that run for
+// long, and that there may be many of.
+const watchedMost = 64 << 10
+
+// Watched returns a log which also hands to w what is written, as it is, and keeps
+// only the end of it.
 func Watched(w io.Writer) *Log { return &Log{watch: w} }
 
 func (l *Log) Write(p []byte) (int, error) {
@@ -162,6 +167,7 @@ func (l *Log) Write(p []byte) (int, error) {
 	defer l.mu.Unlock()
 	if l.watch != nil {
 		_, _ = l.watch.Write(p)
+		l.b.Next(max(0, l.b.Len()+len(p)-watchedMost))
 	}
 	return l.b.Write(p)
 }
