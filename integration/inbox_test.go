@@ -50,7 +50,12 @@ func (w *world) kept(t *testing.T) (waiting, dead int) {
 // await waits until something is so.
 func await(t *testing.T, what string, so func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(2 * time.Minute)
+	awaitFor(t, 2*time.Minute, what, so)
+}
+
+func awaitFor(t *testing.T, most time.Duration, what string, so func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(most)
 	for !so() {
 		if time.Now().After(deadline) {
 			t.Fatalf("waited in vain for: %s", what)

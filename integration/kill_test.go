@@ -184,7 +184,8 @@ func (w *world) endure(t *testing.T, policy string, o options, sidecars int) {
 	}
 	stop()
 	load.Wait()
-	await(t, "the inbox to be empty", func() bool { waiting, _ := all[0].kept(t); return waiting == 0 })
+	// What has piled up is handed over account by account, with a second's wait after each refusal.
+	awaitFor(t, 2*time.Minute+time.Duration(kills(t))*3*time.Second, "the inbox to be empty", func() bool { waiting, _ := all[0].kept(t); return waiting == 0 })
 	if lost := b.lost(); len(lost) > 0 {
 		t.Errorf("%d payments were acknowledged and never delivered: %v", len(lost), lost)
 	}
