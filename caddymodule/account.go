@@ -285,7 +285,7 @@ func (a *Account) begin(app *App, c *credentials) (_ *session, err error) {
 		}
 	}()
 	// The session may outlive the configuration that has opened the store.
-	if _, err = hold(&s.held, app.storeID, func() (caddy.Destructor, error) { return nil, errors.New("the store is closed") }); err != nil {
+	if err = s.held.join(app.storeID); err != nil {
 		return nil, err
 	}
 	log := slog.New(s.log)
@@ -459,10 +459,8 @@ func (c *chooser) account(r *http.Request) (*Account, error) {
 		if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
 			name = repl.ReplaceAll(c.value, "")
 		}
-		for _, account := range c.app.Accounts {
-			if account.Name == name {
-				return account, nil
-			}
+		if account := c.app.named(name); account != nil {
+			return account, nil
 		}
 		return nil, fmt.Errorf("%w: %s is %.60q", errNoAccount, c.value, name)
 	}

@@ -248,14 +248,24 @@ func (a *App) account(name string) (*Account, error) {
 		}
 		return nil, fmt.Errorf("there are %d accounts; write `account <name>` to say which one", len(a.Accounts))
 	}
+	if account := a.named(name); account != nil {
+		return account, nil
+	}
 	names := make([]string, len(a.Accounts))
 	for i, account := range a.Accounts {
-		if account.Name == name {
-			return account, nil
-		}
 		names[i] = account.Name
 	}
 	return nil, fmt.Errorf("no account is called %.60q; the accounts are: %s", name, strings.Join(names, ", "))
+}
+
+// named returns the account called name, or nil.
+func (a *App) named(name string) *Account {
+	for _, account := range a.Accounts {
+		if account.Name == name {
+			return account
+		}
+	}
+	return nil
 }
 
 // findApp returns the app.

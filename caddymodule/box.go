@@ -3,9 +3,7 @@ package caddymodule
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"crypto/tls"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -33,6 +31,7 @@ import (
 // box is an inbox of a configuration, with the way to the app.
 type box struct {
 	name     string
+	place    string // that it is kept in; see [placeOf]
 	settings []byte // of its handlers, to compare
 	handler  *Inbox // the first with its name
 	app      *App
@@ -58,7 +57,7 @@ func (a *App) enrol(i *Inbox, settings []byte) (*box, error) {
 			return nil, fmt.Errorf("doku_inbox: the inboxes %q and %q are in the same folder, but differ in max_size", other.name, i.Name)
 		}
 	}
-	b := &box{name: i.Name, settings: settings, handler: i, app: a, traces: autoprop.NewTextMapPropagator()}
+	b := &box{name: i.Name, place: placeOf(i.Folder, a.storeID), settings: settings, handler: i, app: a, traces: autoprop.NewTextMapPropagator()}
 	b.open = sync.OnceValues(b.begin)
 	a.boxes = append(a.boxes, b)
 	writable := newCheck(checkInbox, b)
@@ -81,7 +80,7 @@ func (k *keeping) Destruct() error { return k.close() }
 
 // begin opens the box.
 func (b *box) begin() (*inbox.Inbox, error) {
-	kept, err := hold(&b.held, b.keptIn(), b.keep)
+	kept, err := hold(&b.held, b.place, b.keep)
 	if err != nil {
 		return nil, err
 	}
@@ -92,7 +91,7 @@ func (b *box) begin() (*inbox.Inbox, error) {
 	giveUpAfter := time.Duration(b.handler.GiveUpAfter)
 	return inbox.New(inbox.Config{
 		Box: b.name, Store: b.calls, Lanes: kept.lanes, Deliver: b.deliver,
-		Lenient:      func() bool { return b.app.OnStoreError == storeErrorContinue },
+		Lenient:      b.app.OnStoreError == storeErrorContinue,
 		AnswerWithin: time.Duration(b.handler.AnswerWithin), AttemptTimeout: time.Duration(b.handler.AttemptTimeout),
 		GiveUpAfter: giveUpAfter, Remember: giveUpAfter + 48*time.Hour, // DOKU's last try is 18.5 h after its first
 		Concurrency: b.handler.Concurrency, Now: time.Now,
@@ -109,13 +108,12 @@ func (b *box) Ready(ctx context.Context) error {
 	return opened.Ready(ctx, b.app.Accounts[0].Name)
 }
 
-// keptIn returns a text that is the same for the same place and for no other.
-func (b *box) keptIn() string {
-	if b.handler.Folder == "" {
-		return "inbox/" + b.app.storeID
+// placeOf returns a text that is the same for the same place and for no other.
+func placeOf(folder, storeID string) string {
+	if folder == "" {
+		return "inbox/" + storeID
 	}
-	sum := sha256.Sum256([]byte(b.handler.Folder))
-	return "inbox/folder/" + hex.EncodeToString(sum[:])
+	return "inbox/folder/" + folder
 }
 
 // keep opens what the box is kept in.
@@ -124,7 +122,7 @@ func (b *box) keep() (*keeping, error) {
 	k.log.current.Store(b.app.log)
 	if b.handler.Folder == "" {
 		var held shares // the lanes may outlive the configuration that has opened the store
-		if _, err := hold(&held, b.app.storeID, func() (caddy.Destructor, error) { return nil, errors.New("the store is closed") }); err != nil {
+		if err := held.join(b.app.storeID); err != nil {
 			return nil, err
 		}
 		k.lanes, k.close = inbox.NewLanes(b.app.store, verifier.DefaultLease), held.giveBack
@@ -144,10 +142,8 @@ func (b *box) keep() (*keeping, error) {
 
 // scope returns an account's scope in the store, or nil if there is no such account.
 func (a *App) scope(account string) *store.Scoped {
-	for _, candidate := range a.Accounts {
-		if candidate.Name == account {
-			return candidate.scope
-		}
+	if found := a.named(account); found != nil {
+		return found.scope
 	}
 	return nil
 }
@@ -182,7 +178,7 @@ func (a *App) warnOfUnused() {
 // called: requests may outlive their configuration.
 func (b *box) hold() func() {
 	var held shares
-	if _, err := hold(&held, b.keptIn(), func() (*keeping, error) { return nil, errors.New("the inbox is closed") }); err != nil {
+	if err := held.join(b.place); err != nil {
 		return func() {}
 	}
 	return func() {
@@ -203,7 +199,7 @@ func (b *box) orphans(ctx context.Context) []string {
 		b.app.log.Warn("whether other inboxes keep notifications cannot be told", "inbox", b.name, "error", err)
 	}
 	return slices.DeleteFunc(names, func(name string) bool {
-		return slices.ContainsFunc(b.app.boxes, func(other *box) bool { return other.name == name && other.keptIn() == b.keptIn() })
+		return slices.ContainsFunc(b.app.boxes, func(other *box) bool { return other.name == name && other.place == b.place })
 	})
 }
 

@@ -233,13 +233,12 @@ func (i *Inbox) call(in *inbound, r *http.Request) inbox.Call {
 	for _, name := range append(i.box.traces.Fields(), headerAttempt) {
 		h.Del(name)
 	}
-	c := inbox.Call{
+	return inbox.Call{
 		Key: in.id.Key(), Box: i.Name, Account: in.account.Name, Lane: in.lane,
 		Service: in.service, ExternalID: in.id.ExternalID, PaymentID: in.id.PaymentID,
 		Host: r.Host, Target: r.URL.RequestURI(), Header: h, Remote: r.RemoteAddr, TLS: r.TLS != nil, Body: in.body,
 		Received: time.Now(), Trace: traceOf(r.Context()),
 	}
-	return c
 }
 
 // acknowledgement returns the answer that accepts a call.

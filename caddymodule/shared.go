@@ -27,6 +27,14 @@ func hold[T caddy.Destructor](s *shares, key string, create func() (T, error)) (
 	return value.(T), nil
 }
 
+// join takes a share in what somebody else keeps under key already.
+func (s *shares) join(key string) error {
+	_, err := hold(s, key, func() (caddy.Destructor, error) { return nil, errClosed })
+	return err
+}
+
+var errClosed = errors.New("it is closed already")
+
 // giveBack gives all shares back. What nobody holds any more is destructed.
 func (s *shares) giveBack() error {
 	var errs []error

@@ -631,10 +631,8 @@ func (b *box) startAttempt(r *http.Request, c inbox.Call) (*http.Request, func(r
 
 // provider returns the provider for spans of an account's that no request begins.
 func (a *App) provider(account string) trace.TracerProvider {
-	for _, candidate := range a.Accounts {
-		if candidate.Name == account {
-			return candidate.session.provider.get()
-		}
+	if found := a.named(account); found != nil {
+		return found.session.provider.get()
 	}
 	return new(seenProvider).get()
 }

@@ -22,7 +22,7 @@ func BenchmarkDrain(b *testing.B) {
 				var delivered atomic.Int64
 				ctx, stop := context.WithCancel(context.Background())
 				i := New(Config{
-					Box: "box", Store: s, Lanes: NewLanes(memory, 10*time.Second), Lenient: func() bool { return false },
+					Box: "box", Store: s, Lanes: NewLanes(memory, 10*time.Second),
 					Deliver: func(context.Context, Call) (store.Answer, error) {
 						if delivered.Add(1) == int64(kept) {
 							stop()

@@ -44,7 +44,7 @@ type Config struct {
 	Deliver func(ctx context.Context, c Call) (store.Answer, error)
 
 	// Lenient says whether Pass hands calls over while the store is away.
-	Lenient func() bool
+	Lenient bool
 
 	AnswerWithin   time.Duration // that Pass may take
 	AttemptTimeout time.Duration // of one attempt
@@ -170,7 +170,7 @@ func (i *Inbox) Pass(ctx context.Context, c Call) (store.Answer, error) {
 	switch {
 	case err == nil:
 		defer place.leave(ctx)
-	case ctx.Err() == nil && i.cfg.Lenient():
+	case ctx.Err() == nil && i.cfg.Lenient:
 		i.cfg.Logger.WarnContext(ctx, "the store is away: a call is handed over without regard to others", "error", err)
 	default: // others of its lane are at it, or the store is away
 		return store.Answer{}, i.keep(ctx, c, err)
@@ -179,7 +179,7 @@ func (i *Inbox) Pass(ctx context.Context, c Call) (store.Answer, error) {
 	switch {
 	case err == nil && taken != nil:
 		return *taken, nil
-	case err != nil && !i.cfg.Lenient():
+	case err != nil && !i.cfg.Lenient:
 		return store.Answer{}, i.keep(ctx, c, err)
 	}
 	for wait := passShortest; ; wait = min(2*wait, passLongest) {
@@ -213,7 +213,7 @@ func (i *Inbox) pass(ctx context.Context, place *place, c *Call, least time.Dura
 			return store.Answer{}, errLate
 		}
 		head, err := i.cfg.Store.Head(ctx, c.Box, c.Lane)
-		if err != nil && !i.cfg.Lenient() {
+		if err != nil && !i.cfg.Lenient {
 			return store.Answer{}, fmt.Errorf("whether earlier calls of the same virtual account wait cannot be told: %w", err)
 		}
 		if err != nil {

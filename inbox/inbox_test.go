@@ -110,7 +110,7 @@ func newHouse(t *testing.T, s Store, lanes store.Store) *house {
 	t.Helper()
 	h := &house{app: &app{t: t}, store: s, events: make(map[Event]int), log: new(lockedWriter)}
 	h.Inbox = New(Config{
-		Box: "box", Store: s, Lanes: NewLanes(lanes, 10*time.Second), Deliver: h.app.deliver, Lenient: func() bool { return false },
+		Box: "box", Store: s, Lanes: NewLanes(lanes, 10*time.Second), Deliver: h.app.deliver,
 		AnswerWithin: 20 * time.Second, AttemptTimeout: 10 * time.Second, GiveUpAfter: 72 * time.Hour, Remember: 48 * time.Hour, Concurrency: 4,
 		Now: time.Now, Logger: slog.New(slog.NewTextHandler(h.log, nil)),
 		Observe: func(e Event, _ Call) {
@@ -347,7 +347,7 @@ func TestPassing(t *testing.T) {
 			if _, err := h.Pass(t.Context(), now("k", "va")); !errors.Is(err, ErrLost) || len(h.app.given()) != given {
 				t.Errorf("without its store, the app was given %v, error %v", h.app.given()[given:], err)
 			}
-			h.cfg.Lenient = func() bool { return true }
+			h.cfg.Lenient = true
 			if answer, err := h.Pass(t.Context(), now("k", "va")); err != nil || answer.Status != 200 {
 				t.Errorf("an app that is well needs no store, if it is so configured: %+v, %v", answer, err)
 			}
