@@ -632,11 +632,7 @@ func (b *Bolt) taken(tx *bolt.Tx, box, key string) (*store.Answer, error) {
 
 // Take implements [Store].
 func (b *Bolt) Take(_ context.Context, c Call, answer store.Answer, ttl time.Duration) error {
-	text, err := answer.Encode()
-	if err != nil {
-		return fmt.Errorf("%w: %w", ErrStore, err)
-	}
-	record := append(binary.BigEndian.AppendUint64(nil, uint64(b.now().Add(ttl).UnixNano())), text...)
+	record := append(binary.BigEndian.AppendUint64(nil, uint64(b.now().Add(ttl).UnixNano())), answer.Encode()...)
 	return b.write(&boltWrite{
 		key:   string(takenKey(c.Box, c.Key)),
 		frees: b.kept(c.Box, c.Key) != nil,

@@ -297,15 +297,11 @@ func (r *Redis) Taken(ctx context.Context, box, key string) (*store.Answer, erro
 
 // Take implements [Store].
 func (r *Redis) Take(ctx context.Context, c Call, answer store.Answer, ttl time.Duration) error {
-	text, err := answer.Encode()
-	if err != nil {
-		return fmt.Errorf("%w: %w", ErrStore, err)
-	}
 	scope := r.scope(c.Account)
 	if scope == nil {
 		return fmt.Errorf("%w: %w: %s", ErrStore, errNoAccount, c.Account)
 	}
-	sealed := scope.Seal(r.base(c.Box)+"taken", text)
+	sealed := scope.Seal(r.base(c.Box)+"taken", answer.Encode())
 	return redisFailed(r.run(ctx, "take", c.Box, c.Key, c.Account+"\x00"+string(sealed), ttl.Milliseconds()).Err())
 }
 

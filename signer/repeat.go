@@ -186,11 +186,7 @@ func (r *Repeatable) Answered(ctx context.Context, a store.Answer) error {
 	if !Final(a.Status) || len(a.Body) > AnswerLargest {
 		return r.turn.Release(ctx)
 	}
-	value, err := a.Encode()
-	if err != nil {
-		return errors.Join(err, r.turn.Release(ctx))
-	}
-	done, err := r.turn.Finish(ctx, RepeatsKept, value)
+	done, err := r.turn.Finish(ctx, RepeatsKept, a.Encode())
 	if err == nil && !done {
 		err = fmt.Errorf("%w: another sidecar has taken over meanwhile", store.ErrStore)
 	}

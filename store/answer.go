@@ -2,7 +2,6 @@ package store
 
 import (
 	"encoding/binary"
-	"encoding/json"
 	"fmt"
 	"net/http"
 )
@@ -14,36 +13,93 @@ type Answer struct {
 	Body   []byte
 }
 
-// answerHead is what comes before the body in an answer as kept.
-type answerHead struct {
-	Status int         `json:"status"`
-	Header http.Header `json:"header,omitempty"`
+// answerFormat is the first byte of an answer as kept.
+const answerFormat = 1
+
+// momentary are the headers of one connection or moment, which are not kept.
+var momentary = map[string]bool{
+	"Connection": true, "Keep-Alive": true, "Date": true, "Server": true, "Via": true,
+	"Content-Length": true, "Transfer-Encoding": true, "Trailer": true, "Alt-Svc": true,
 }
 
-// Encode returns a as a value to keep: the length of the head, the head in JSON,
-// and the body as it is.
-func (a Answer) Encode() ([]byte, error) {
-	head, err := json.Marshal(answerHead{a.Status, a.Header})
-	if err != nil {
-		return nil, fmt.Errorf("keeping an answer: %w", err)
+// Encode returns a as a value to keep, without the headers of one connection or
+// moment: the number of the format, the status, the number of values in the header,
+// name and value of each, and the body. Numbers are varints, and each text of the
+// header has its length before it.
+func (a Answer) Encode() []byte {
+	values, size := 0, 1+3*binary.MaxVarintLen16+len(a.Body)
+	for name, all := range a.Header {
+		if momentary[name] {
+			continue
+		}
+		for _, value := range all {
+			values++
+			size += 2*binary.MaxVarintLen16 + len(name) + len(value)
+		}
 	}
-	value := make([]byte, 0, binary.MaxVarintLen32+len(head)+len(a.Body))
-	value = binary.AppendUvarint(value, uint64(len(head)))
-	value = append(value, head...)
-	return append(value, a.Body...), nil
+	kept := append(make([]byte, 0, size), answerFormat)
+	kept = binary.AppendUvarint(kept, uint64(a.Status)) //nolint:gosec // a status is positive
+	kept = binary.AppendUvarint(kept, uint64(values))
+	for name, all := range a.Header {
+		if momentary[name] {
+			continue
+		}
+		for _, value := range all {
+			kept = appendText(appendText(kept, name), value)
+		}
+	}
+	return append(kept, a.Body...)
+}
+
+func appendText(kept []byte, text string) []byte {
+	return append(binary.AppendUvarint(kept, uint64(len(text))), text...)
 }
 
 // DecodeAnswer returns the answer that was kept as value. The body is part of
 // value. The error wraps [ErrStore].
 func DecodeAnswer(value []byte) (*Answer, error) {
-	length, n := binary.Uvarint(value)
-	if n <= 0 || length > uint64(len(value)-n) { //nolint:gosec // n is at most len(value)
+	if len(value) == 0 || value[0] != answerFormat {
+		return nil, fmt.Errorf("%w: a kept answer is of another version's format", ErrStore)
+	}
+	r := reader{rest: value[1:]}
+	a := &Answer{Status: int(r.number())} //nolint:gosec // checked below
+	for n := r.number(); n > 0 && !r.short; n-- {
+		name := r.text()
+		if a.Header == nil {
+			a.Header = make(http.Header)
+		}
+		a.Header[name] = append(a.Header[name], r.text())
+	}
+	if r.short || a.Status < 100 || a.Status > 999 {
 		return nil, fmt.Errorf("%w: a kept answer is cut short", ErrStore)
 	}
-	begin := n + int(length) //nolint:gosec // at most len(value)
-	var head answerHead
-	if err := json.Unmarshal(value[n:begin], &head); err != nil {
-		return nil, fmt.Errorf("%w: a kept answer: %w", ErrStore, err)
+	a.Body = r.rest
+	return a, nil
+}
+
+// reader reads what [Answer.Encode] has written.
+type reader struct {
+	rest  []byte
+	short bool // it has ended too early
+}
+
+func (r *reader) number() uint64 {
+	number, n := binary.Uvarint(r.rest)
+	if n <= 0 {
+		r.short = true
+		return 0
 	}
-	return &Answer{head.Status, head.Header, value[begin:]}, nil
+	r.rest = r.rest[n:]
+	return number
+}
+
+func (r *reader) text() string {
+	length := r.number()
+	if length > uint64(len(r.rest)) {
+		r.short = true
+		return ""
+	}
+	text := string(r.rest[:length])
+	r.rest = r.rest[length:]
+	return text
 }

@@ -3,6 +3,9 @@ package store
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -17,20 +20,41 @@ const sweepEvery = 10 * time.Minute
 // restart a repeated call is new again. Its errors are only about a wrong use.
 // Its zero value is not usable.
 type Memory struct {
-	mu     sync.Mutex // held by what must be atomic
-	values *cache.Cache
-	leases *cache.Cache // owner by key
+	mu     sync.Mutex       // held by what must be atomic
+	values *cache.Cache     // *string by key
+	leases map[string]lease // by key; few, for they last as long as a call
+	now    func() time.Time // the cache's clock
+
+	// A day's calls are hundreds of thousands of keys and values, and the garbage
+	// collector looks at each piece of memory again and again. So they are written one
+	// behind the other into pieces that have room for hundreds of them. A piece goes
+	// when all that is in it has expired.
+	texts     strings.Builder // keys and values
+	addresses []string        // values, as the cache points to them
 
 	stop chan struct{}
 	done chan struct{}
 }
+
+// lease is a key's.
+type lease struct {
+	owner  string
+	until  time.Time
+	valued bool // the key was given a value since
+}
+
+const (
+	textsSize     = 64 << 10
+	addressesSize = 1 << 10
+)
 
 // NewMemory returns an empty store. End it with [Memory.Close].
 func NewMemory() *Memory {
 	m := &Memory{
 		// The cache's own sweeper would end only when garbage collected; ours ends with Close.
 		values: cache.New(cache.NoExpiration, 0),
-		leases: cache.New(cache.NoExpiration, 0),
+		leases: make(map[string]lease),
+		now:    time.Now, //nolint:forbidigo // the cache has no other
 		stop:   make(chan struct{}),
 		done:   make(chan struct{}),
 	}
@@ -48,7 +72,7 @@ func (m *Memory) sweep() {
 			return
 		case <-ticker.C:
 			m.values.DeleteExpired()
-			m.leases.DeleteExpired()
+			m.dropLeases()
 		}
 	}
 }
@@ -59,15 +83,63 @@ func (m *Memory) Get(_ context.Context, key string) ([]byte, error) {
 }
 
 func (m *Memory) value(key string) []byte {
-	value, _ := m.values.Get(key)
-	text, _ := value.([]byte)
-	return text
+	if value, ok := m.values.Get(key); ok {
+		return []byte(*value.(*string))
+	}
+	return nil
 }
 
-func (m *Memory) holder(key string) string {
-	owner, _ := m.leases.Get(key)
-	text, _ := owner.(string)
-	return text
+// put keeps value under key. m.mu is held.
+func (m *Memory) put(key string, value []byte, ttl time.Duration) {
+	texts, size := &m.texts, len(key)+len(value)
+	switch {
+	case size > textsSize/4:
+		texts = new(strings.Builder)
+		texts.Grow(size)
+	case size > texts.Cap()-texts.Len():
+		texts.Reset()
+		texts.Grow(textsSize)
+	}
+	texts.WriteString(key)
+	texts.Write(value)
+	both := texts.String()[texts.Len()-size:]
+	if len(m.addresses) == cap(m.addresses) {
+		m.addresses = make([]string, 0, addressesSize)
+	}
+	m.addresses = append(m.addresses, both[len(key):])
+	m.values.Set(both[:len(key)], &m.addresses[len(m.addresses)-1], ttl)
+	if l, ok := m.leases[key]; ok {
+		l.valued = true
+		m.leases[key] = l
+	}
+}
+
+// dropLeases drops those that have run out.
+func (m *Memory) dropLeases() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := m.now()
+	maps.DeleteFunc(m.leases, func(_ string, l lease) bool { return !now.Before(l.until) })
+}
+
+// holder returns the owner of the lease of key, or "". m.mu is held.
+func (m *Memory) holder(key string, now time.Time) string {
+	if l, ok := m.leases[key]; ok && now.Before(l.until) {
+		return l.owner
+	}
+	return ""
+}
+
+// free reports whether key has no value and is leased to nobody but owner. m.mu is
+// held.
+func (m *Memory) free(owner, key string, now time.Time) bool {
+	if l, ok := m.leases[key]; ok && now.Before(l.until) {
+		if l.owner != owner || !l.valued {
+			return l.owner == owner // it had no value when it was leased
+		}
+	}
+	_, has := m.values.Get(key)
+	return !has
 }
 
 // Set implements [Store].
@@ -77,7 +149,7 @@ func (m *Memory) Set(_ context.Context, key string, value []byte, ttl time.Durat
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.values.Set(key, value, ttl)
+	m.put(key, value, ttl)
 	return nil
 }
 
@@ -91,28 +163,27 @@ func (m *Memory) Add(_ context.Context, key string, value []byte, ttl time.Durat
 	if kept := m.value(key); kept != nil {
 		return kept, nil
 	}
-	m.values.Set(key, value, ttl)
+	m.put(key, value, ttl)
 	return nil, nil
 }
 
 // Claim implements [Store].
-func (m *Memory) Claim(_ context.Context, owner string, lease time.Duration, keys ...string) (Claim, error) {
-	if err := check(lease); err != nil {
+func (m *Memory) Claim(_ context.Context, owner string, duration time.Duration, keys ...string) (Claim, error) {
+	if err := check(duration); err != nil {
 		return Claim{}, err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	c := Claim{Held: true, Values: make([][]byte, len(keys)), Holders: make([]string, len(keys))}
-	for i, key := range keys {
-		c.Values[i], c.Holders[i] = m.value(key), m.holder(key)
-		if c.Values[i] != nil || c.Holders[i] != "" && c.Holders[i] != owner {
-			c.Held = false
-		}
-	}
-	if c.Held {
+	now := m.now()
+	if !slices.ContainsFunc(keys, func(key string) bool { return !m.free(owner, key, now) }) {
 		for _, key := range keys {
-			m.leases.Set(key, owner, lease)
+			m.leases[key] = lease{owner: owner, until: now.Add(duration)}
 		}
+		return Claim{Held: true}, nil
+	}
+	c := Claim{Values: make([][]byte, len(keys)), Holders: make([]string, len(keys))}
+	for i, key := range keys {
+		c.Values[i], c.Holders[i] = m.value(key), m.holder(key, now)
 	}
 	return c, nil
 }
@@ -126,14 +197,15 @@ func (m *Memory) Finish(_ context.Context, owner string, ttl time.Duration, entr
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	now := m.now()
 	for _, e := range entries {
-		if holder := m.holder(e.Key); holder != "" && holder != owner || m.value(e.Key) != nil {
+		if !m.free(owner, e.Key, now) {
 			return false, nil
 		}
 	}
 	for _, e := range entries {
-		m.values.Set(e.Key, e.Value, ttl)
-		m.leases.Delete(e.Key)
+		delete(m.leases, e.Key)
+		m.put(e.Key, e.Value, ttl)
 	}
 	return true, nil
 }
@@ -142,9 +214,10 @@ func (m *Memory) Finish(_ context.Context, owner string, ttl time.Duration, entr
 func (m *Memory) Release(_ context.Context, owner string, keys ...string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	now := m.now()
 	for _, key := range keys {
-		if m.holder(key) == owner {
-			m.leases.Delete(key)
+		if m.holder(key, now) == owner {
+			delete(m.leases, key)
 		}
 	}
 	return nil
@@ -156,7 +229,6 @@ func (m *Memory) Close() error {
 	close(m.stop)
 	<-m.done
 	m.values.Flush()
-	m.leases.Flush()
 	return nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -20,7 +21,6 @@ var (
 const (
 	pollShortest = 20 * time.Millisecond
 	pollLongest  = 500 * time.Millisecond
-	storeTimeout = 5 * time.Second // for what must be done whether or not somebody still waits
 )
 
 // Once has things done once for each of their keys, by this process or another
@@ -31,15 +31,18 @@ const (
 type Once struct {
 	store Store
 	lease time.Duration
+	name  string           // its own among all processes
+	now   func() time.Time // the timers' clock
 
 	mu    sync.Mutex
 	turns map[string]*Turn // in this process, by key
+	taken uint64           // so far
 }
 
 // NewOnce returns one that keeps what was done in s. lease is for how long at most
 // the death of a process keeps others waiting.
 func NewOnce(s Store, lease time.Duration) *Once {
-	return &Once{store: s, lease: lease, turns: make(map[string]*Turn)}
+	return &Once{store: s, lease: lease, name: rand.Text(), now: time.Now, turns: make(map[string]*Turn)} //nolint:forbidigo // timers have no other clock
 }
 
 // Turn is the right and duty to do something: it must be ended by [Turn.Finish]
@@ -48,12 +51,14 @@ type Turn struct {
 	once  *Once
 	owner string
 	keys  []string
-	ended chan struct{} // closed when the turn is over
+	ended chan struct{} // closed when the turn is over; nil until somebody waits for that
 
-	mu     sync.Mutex  // held while the lease is prolonged
-	timer  *time.Timer // prolongs it; nil when there is nothing to prolong
-	expiry *time.Timer // sets lost, when the lease has run out
-	lost   atomic.Bool
+	mu    sync.Mutex  // held while the lease is prolonged
+	timer *time.Timer // prolongs it; nil when there is nothing to prolong
+
+	began time.Time
+	until atomic.Int64 // when the lease runs out: a duration from began on
+	lost  atomic.Bool  // the lease has run out, whatever came after
 }
 
 // Take returns a turn for keys if nothing has been done for any of them, or else
@@ -64,7 +69,7 @@ type Turn struct {
 // ended meanwhile.
 func (o *Once) Take(ctx context.Context, label string, keys ...string) (*Turn, [][]byte, error) {
 	for {
-		t, earlier := o.begin(label, keys)
+		t, earlier, ended := o.begin(label, keys)
 		if earlier == nil {
 			values, err := t.claim(ctx, label)
 			if values != nil || err != nil {
@@ -77,7 +82,7 @@ func (o *Once) Take(ctx context.Context, label string, keys ...string) (*Turn, [
 			return nil, nil, ErrTaken
 		}
 		select {
-		case <-earlier.ended:
+		case <-ended:
 		case <-ctx.Done():
 			return nil, nil, inFlight(ctx)
 		}
@@ -88,7 +93,7 @@ func (o *Once) Take(ctx context.Context, label string, keys ...string) (*Turn, [
 // [ErrInFlight] at once. It goes on if ctx ends, until the store answers or gives
 // up, so that no lease is left behind.
 func (o *Once) Try(ctx context.Context, label string, keys ...string) (*Turn, [][]byte, error) {
-	t, earlier := o.begin(label, keys)
+	t, earlier, _ := o.begin(label, keys)
 	switch {
 	case earlier != nil && labelOf(earlier.owner) != label:
 		return nil, nil, ErrTaken
@@ -154,41 +159,53 @@ func (t *Turn) ask(ctx context.Context, label string) (held bool, values [][]byt
 // lease claims the keys. A lease that is had runs out a time after it was asked for,
 // not after the answer. t.mu is held.
 func (t *Turn) lease(ctx context.Context) (Claim, error) {
-	expiry := time.AfterFunc(t.once.lease, func() { t.lost.Store(true) })
+	until := t.age() + t.once.lease
 	claim, err := t.once.store.Claim(ctx, t.owner, t.once.lease, t.keys...)
-	if err != nil || !claim.Held {
-		expiry.Stop()
-		return Claim{Values: claim.Values, Holders: claim.Holders}, err
+	if err != nil {
+		return Claim{}, err
 	}
-	if t.expiry != nil {
-		t.expiry.Stop()
+	if !claim.Held {
+		return claim, nil
 	}
-	t.expiry = expiry
+	if t.timer != nil && t.Lost() { // somebody may have come and gone
+		t.lost.Store(true)
+	}
+	t.until.Store(int64(until))
 	return claim, nil
 }
 
 // Lost reports whether somebody else may be at it by now, because the lease could
 // not be prolonged in time. What was begun should not be gone on with then.
-func (t *Turn) Lost() bool { return t.lost.Load() }
+func (t *Turn) Lost() bool {
+	return t.lost.Load() || int64(t.age()) >= t.until.Load()
+}
+
+// age is for how long there has been the turn.
+func (t *Turn) age() time.Duration { return t.once.now().Sub(t.began) }
 
 func inFlight(ctx context.Context) error {
 	return fmt.Errorf("%w: %w", ErrInFlight, context.Cause(ctx))
 }
 
-// begin makes a turn for keys, unless one of them has a turn in this process.
-func (o *Once) begin(label string, keys []string) (t, earlier *Turn) {
+// begin makes a turn for keys, or else returns the one in this process that has one
+// of them, and what is closed when that ends.
+func (o *Once) begin(label string, keys []string) (t, earlier *Turn, ended <-chan struct{}) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for _, key := range keys {
 		if earlier := o.turns[key]; earlier != nil {
-			return nil, earlier
+			if earlier.ended == nil {
+				earlier.ended = make(chan struct{})
+			}
+			return nil, earlier, earlier.ended
 		}
 	}
-	t = &Turn{once: o, owner: label + "/" + rand.Text(), keys: keys, ended: make(chan struct{})}
+	o.taken++
+	t = &Turn{once: o, owner: label + "/" + o.name + strconv.FormatUint(o.taken, 10), keys: keys, began: o.now()}
 	for _, key := range keys {
 		o.turns[key] = t
 	}
-	return t, nil
+	return t, nil, nil
 }
 
 func labelOf(owner string) string {
@@ -222,9 +239,6 @@ func (t *Turn) settle() {
 		t.timer.Stop()
 		t.timer = nil
 	}
-	if t.expiry != nil {
-		t.expiry.Stop()
-	}
 }
 
 // Finish leaves values behind, one for each key of the turn and in their order,
@@ -238,9 +252,7 @@ func (t *Turn) Finish(ctx context.Context, ttl time.Duration, values ...[]byte) 
 	for i, value := range values {
 		entries = append(entries, Entry{t.keys[i], value})
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
-	defer cancel()
-	return t.once.store.Finish(ctx, t.owner, ttl, entries...)
+	return t.once.store.Finish(context.WithoutCancel(ctx), t.owner, ttl, entries...)
 }
 
 // Release ends the turn with nothing left behind: the next one may begin. It is
@@ -248,9 +260,7 @@ func (t *Turn) Finish(ctx context.Context, ttl time.Duration, values ...[]byte) 
 func (t *Turn) Release(ctx context.Context) error {
 	t.settle()
 	defer t.end()
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
-	defer cancel()
-	return t.once.store.Release(ctx, t.owner, t.keys...)
+	return t.once.store.Release(context.WithoutCancel(ctx), t.owner, t.keys...)
 }
 
 // end wakes those who wait in this process.
@@ -260,5 +270,7 @@ func (t *Turn) end() {
 	for _, key := range t.keys {
 		delete(t.once.turns, key)
 	}
-	close(t.ended)
+	if t.ended != nil {
+		close(t.ended)
+	}
 }

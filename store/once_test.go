@@ -330,10 +330,28 @@ func TestWhoTriesDoesNotWait(t *testing.T) {
 	})
 }
 
+func TestAClaimWhoseAnswerIsLostIsNotProlonged(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m := NewMemory()
+		defer m.Close()
+		if _, _, err := NewOnce(lossy{m}, 10*time.Second).Take(t.Context(), "label", "a"); !errors.Is(err, ErrStore) {
+			t.Errorf("error %v", err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
+		defer cancel()
+		turn, _, err := NewOnce(m, 10*time.Second).Take(ctx, "label", "a")
+		if err != nil {
+			t.Fatalf("longer than a lease after it: %v", err)
+		}
+		_ = turn.Release(t.Context())
+	})
+}
+
 // lossy is a store whose answers get lost on their way.
 type lossy struct{ Store }
 
 func (l lossy) Claim(ctx context.Context, owner string, lease time.Duration, keys ...string) (Claim, error) {
-	_, err := l.Store.Claim(ctx, owner, lease, keys...)
-	return Claim{}, errors.Join(ErrStore, err)
+	claim, err := l.Store.Claim(ctx, owner, lease, keys...)
+	return claim, errors.Join(ErrStore, err)
 }

@@ -256,6 +256,9 @@ func (r *Redis) Claim(ctx context.Context, owner string, lease time.Duration, ke
 	if len(answer) != 2*len(keys)+1 {
 		return Claim{}, fmt.Errorf("%w: expected an answer of %d parts, found %d", ErrStore, 2*len(keys)+1, len(answer))
 	}
+	if held, _ := answer[2*len(keys)].(int64); held == 1 {
+		return Claim{Held: true}, nil
+	}
 	c := Claim{Values: make([][]byte, len(keys)), Holders: make([]string, len(keys))}
 	for i := range keys {
 		if value, _ := answer[2*i].(string); value != "" {
@@ -263,8 +266,6 @@ func (r *Redis) Claim(ctx context.Context, owner string, lease time.Duration, ke
 		}
 		c.Holders[i], _ = answer[2*i+1].(string)
 	}
-	held, _ := answer[2*len(keys)].(int64)
-	c.Held = held == 1
 	return c, nil
 }
 

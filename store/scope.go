@@ -118,8 +118,8 @@ func (s *Scoped) Claim(ctx context.Context, owner string, lease time.Duration, k
 	if err != nil {
 		return Claim{}, err
 	}
-	for i, key := range keys {
-		if c.Values[i], err = s.Open(key, c.Values[i]); err != nil {
+	for i, value := range c.Values {
+		if c.Values[i], err = s.Open(keys[i], value); err != nil {
 			return Claim{}, err
 		}
 	}

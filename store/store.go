@@ -57,7 +57,8 @@ type Entry struct {
 
 // Claim is what came of claiming keys.
 type Claim struct {
-	Held    bool     // whether all keys are leased to the one who asked
+	Held bool // whether all keys are leased to the one who asked; then there is nothing else to tell
+
 	Values  [][]byte // for each key its value, or nil
-	Holders []string // for each key the owner of its lease before, or ""
+	Holders []string // for each key the owner of its lease, or ""
 }

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/caddy-doku/caddy-doku/snap"
@@ -67,7 +66,12 @@ type Identity struct {
 // Key returns a text that is the same for the same call and for no other, to
 // hand to the app as Idempotency-Key: 32 hexadecimal digits.
 func (id Identity) Key() string {
-	sum := sha256.Sum256([]byte(strings.Join([]string{id.Account, string(id.Service), id.call(), string(id.Digest[:])}, "\x00")))
+	var room [512]byte
+	text := room[:0]
+	for _, part := range []string{id.Account, string(id.Service), id.call()} {
+		text = append(append(text, part...), 0)
+	}
+	sum := sha256.Sum256(append(text, id.Digest[:]...))
 	return hex.EncodeToString(sum[:16])
 }
 
@@ -79,21 +83,35 @@ func (id Identity) call() string {
 	return id.ExternalID
 }
 
-// keys returns the keys under which a call is known: its external id, which no
-// other call of the day may have, and payment or external id together with the body.
-func (id Identity) keys() (external, call string) {
-	external = "ledger/" + string(id.Service) + "/external/" + id.Day + "/" + id.ExternalID
-	kind := "/call/"
-	if id.PaymentID != "" {
-		kind = "/payment/"
-	}
-	return external, "ledger/" + string(id.Service) + kind + id.digest() + "/" + id.call()
+// keys are those under which a call is known, as parts of one text.
+type keys struct {
+	external string // its external id, which no other call of the day may have
+	call     string // payment or external id together with the body
+	paid     string // of a notification: the payment, whose value is the body that was accepted
+	digest   string // of the body
 }
 
-// paid returns the key of the body that was accepted for a payment.
-func (id Identity) paid() string { return "ledger/" + string(id.Service) + "/paid/" + id.PaymentID }
-
-func (id Identity) digest() string { return hex.EncodeToString(id.Digest[:]) }
+func (id Identity) keys() keys {
+	var room [512]byte
+	text := append(room[:0], "ledger/"+string(id.Service)...)
+	service := len(text)
+	text = append(append(append(append(text, "/external/"...), id.Day...), '/'), id.ExternalID...)
+	external := len(text)
+	text = append(text, text[:service]...)
+	if id.PaymentID != "" {
+		text = append(text, "/payment/"...)
+	} else {
+		text = append(text, "/call/"...)
+	}
+	digest := len(text)
+	text = append(append(hex.AppendEncode(text, id.Digest[:]), '/'), id.call()...)
+	call := len(text)
+	if id.PaymentID != "" {
+		text = append(append(append(text, text[:service]...), "/paid/"...), id.PaymentID...)
+	}
+	whole := string(text)
+	return keys{whole[:external], whole[external:call], whole[call:], whole[digest:][:hex.EncodedLen(sha256.Size)]}
+}
 
 // PaymentID returns the id of the payment that the body of a notification
 // tells of, or "" if it has none: paymentRequestId for service 25, and
@@ -115,11 +133,9 @@ func PaymentID(service snap.Service, body []byte) string {
 type Outcome struct {
 	Answer   store.Answer // to give to DOKU, with the status of [snap.AnswerStatus]
 	Replayed bool         // it was given before, and the app was not called
-
 	// Changed says that the app has accepted a notification of the same payment
 	// with another body before. It was called all the same.
 	Changed bool
-
 	// Unkept is why the ledger does not know of the outcome, if nobody else need
 	// be told: a repeat may have to wait, or reach the app again.
 	Unkept error
@@ -137,23 +153,24 @@ var (
 // accepted if [snap.AnswerStatus] is 2xx. Errors are app's own, as it is; [ErrConflict] in
 // a [*Refusal]; [ErrInFlight] if ctx ended while the same call was waited for; and,
 // of a ledger that is not lenient, [ErrLedger] and [ErrNotRecorded]. After each of
-// them, DOKU must be told to try again.
+// them, DOKU must be told to try again. What the app has accepted is recorded even if
+// ctx has ended.
 func (l *Ledger) Deliver(ctx context.Context, id Identity, app func() (store.Answer, error)) (out Outcome, err error) {
-	external, call := id.keys()
-	turn, values, err := l.once.Take(ctx, id.digest(), external, call)
+	keys := id.keys()
+	turn, values, err := l.once.Take(ctx, keys.digest, keys.external, keys.call)
 	switch {
 	case errors.Is(err, store.ErrTaken):
 		return out, conflict(id)
 	case errors.Is(err, store.ErrInFlight):
 		return out, fmt.Errorf("%w: %w", ErrInFlight, err)
-	case err != nil && (ctx.Err() != nil || !l.Lenient): // if DOKU has hung up, it tries again in any case
+	case err != nil && (ctx.Err() != nil || !l.Lenient): // too late for the app, DOKU tries again in any case
 		return out, fmt.Errorf("%w: %w", ErrLedger, err)
 	case err != nil:
 		out.Unkept = err
 		out.Answer, err = judged(app)
 		return out, err
 	case turn == nil:
-		return l.replay(id, values)
+		return replay(id, values)
 	}
 	open := true
 	defer func() {
@@ -161,17 +178,23 @@ func (l *Ledger) Deliver(ctx context.Context, id Identity, app func() (store.Ans
 			out.Unkept = turn.Release(ctx)
 		}
 	}()
-	out.Changed = l.changed(ctx, id)
 	if out.Answer, err = judged(app); err != nil || out.Answer.Status < 200 || out.Answer.Status > 299 {
+		out.Changed = l.changed(ctx, id, keys)
 		return out, err
 	}
 	open = false
-	if err := l.record(ctx, turn, id, out.Answer); err != nil {
-		if l.Lenient {
-			out.Unkept = err
-			return out, nil
-		}
+	digest, value := entries(id, out.Answer)
+	done, err := turn.Finish(ctx, answersKept, digest, value)
+	if err == nil && !done {
+		err = errors.New("another sidecar has taken over, because the lease had run out")
+	}
+	switch {
+	case err != nil && l.Lenient:
+		out.Unkept = err
+	case err != nil:
 		return out, fmt.Errorf("%w: %w", ErrNotRecorded, err)
+	default:
+		out.Changed = l.paid(ctx, keys, digest)
 	}
 	return out, nil
 }
@@ -184,7 +207,7 @@ func judged(app func() (store.Answer, error)) (store.Answer, error) {
 }
 
 // replay returns the answer that was left behind for a call.
-func (l *Ledger) replay(id Identity, values [][]byte) (Outcome, error) {
+func replay(id Identity, values [][]byte) (Outcome, error) {
 	if body := values[0]; body != nil && !bytes.Equal(body, id.Digest[:]) {
 		return Outcome{}, conflict(id)
 	}
@@ -199,45 +222,39 @@ func conflict(id Identity) error {
 	return refuse(snap.Conflict, "%w: X-EXTERNAL-ID %s", ErrConflict, id.ExternalID)
 }
 
-// changed reports whether a notification of the same payment was accepted with
-// another body. If the store cannot tell, it is not worth more than that.
-func (l *Ledger) changed(ctx context.Context, id Identity) bool {
-	if id.PaymentID == "" {
-		return false
-	}
-	ctx, cancel := context.WithTimeout(ctx, noteTimeout)
-	defer cancel()
-	body, err := l.store.Get(ctx, id.paid())
-	return err == nil && body != nil && !bytes.Equal(body, id.Digest[:])
-}
-
-// record keeps the app's answer, and ends the turn.
-func (l *Ledger) record(ctx context.Context, turn *store.Turn, id Identity, answer store.Answer) error {
+// entries returns what is kept for an accepted call under its two keys.
+func entries(id Identity, answer store.Answer) (digest, value []byte) {
 	if len(answer.Body) > AnswerLargest {
 		// Of the headers none need be true of another body, such as Content-Encoding.
 		answer.Header, answer.Body = http.Header{"Content-Type": {"application/json"}}, snap.Successful.Answer(id.Service)
 	}
-	value, err := answer.Encode()
-	if err != nil {
-		return errors.Join(err, turn.Release(ctx))
+	return id.Digest[:], answer.Encode()
+}
+
+// paid notes the body that was accepted for a payment, and reports whether it was
+// another one before. If the store cannot tell, it is not worth more than that: it
+// is for a warning only.
+func (l *Ledger) paid(ctx context.Context, keys keys, digest []byte) (changed bool) {
+	if keys.paid == "" {
+		return false
 	}
-	done, err := turn.Finish(ctx, answersKept, id.Digest[:], value)
-	if err != nil {
-		return err
+	earlier, err := l.store.Add(ctx, keys.paid, digest, answersKept)
+	if err != nil || earlier == nil || bytes.Equal(earlier, digest) {
+		return false
 	}
-	if !done {
-		return errors.New("another sidecar has taken over, because the lease had run out")
+	_ = l.store.Set(ctx, keys.paid, digest, answersKept)
+	return true
+}
+
+// changed reports whether a notification of the same payment was accepted with
+// another body. It is for a warning only, as [Ledger.paid] is.
+func (l *Ledger) changed(ctx context.Context, id Identity, keys keys) bool {
+	if keys.paid == "" {
+		return false
 	}
-	if id.PaymentID != "" {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), noteTimeout)
-		defer cancel()
-		_ = l.store.Set(ctx, id.paid(), id.Digest[:], answersKept) // only for the warning of Changed
-	}
-	return nil
+	body, err := l.store.Get(ctx, keys.paid)
+	return err == nil && body != nil && !bytes.Equal(body, id.Digest[:])
 }
 
 // answersKept is longer than what is left of any WIB day, and than DOKU's retries go on.
 const answersKept = 24 * time.Hour
-
-// noteTimeout is for what is only for the warning of Changed.
-const noteTimeout = time.Second

@@ -212,9 +212,8 @@ func (r modelRun) run(t *testing.T, s store.Store) (m *model) {
 		payment := pick(r.payments)
 		id := identity(fmt.Sprintf("E%d-%d", payment, pick(3)), fmt.Sprint("P", payment), fmt.Sprint("body", payment))
 		begin, which := between(r.spread), pick(r.replicas)
-		_, call := id.keys()
 		mu.Lock()
-		keys[call] = id.Key()
+		keys[id.keys().call] = id.Key()
 		mu.Unlock()
 		wg.Go(func() {
 			time.Sleep(begin)
