@@ -36,8 +36,8 @@ type credentials struct {
 }
 
 // verifier returns what checks DOKU's calls, with the settings of a handler.
-func (c *credentials) verifier(token verifier.TokenMode, forms []verifier.SignatureForm) *verifier.Verifier {
-	return &verifier.Verifier{
+func (c *credentials) verifier(token verifier.TokenMode, forms []verifier.SignatureForm) verifier.Verifier {
+	return verifier.Verifier{
 		PartnerID: c.partnerID, Secrets: c.secrets, Keys: c.dokuKeys, Tokens: c.issuer, Token: token, Signatures: forms, Window: verifier.DefaultWindow,
 		PartnerServices: c.services,
 	}

@@ -27,6 +27,8 @@ type Clock struct {
 	correct atomic.Bool
 
 	mu      sync.Mutex
+	date    string          // the last Date that was read
+	read    time.Time       // what it says
 	samples []time.Duration // the latest ones, in a ring
 	next    int
 	said    time.Time // when the log was last told of an offset
@@ -40,16 +42,22 @@ func (c *Clock) SetCorrect(correct bool) { c.correct.Store(correct) }
 // answered at received, by this machine's clock. Answers without a Date, and
 // those that took long, are left out.
 func (c *Clock) Observe(sent, received time.Time, h http.Header) {
-	date, err := http.ParseTime(h.Get("Date"))
 	trip := received.Sub(sent)
-	if err != nil || trip < 0 || trip > clockWorst {
+	if trip < 0 || trip > clockWorst {
 		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if date := h.Get("Date"); date != c.date { // else it is the same second still
+		read, err := http.ParseTime(date)
+		if err != nil {
+			return
+		}
+		c.date, c.read = date, read
 	}
 	// Date is cut to whole seconds, so on average the time was half a second
 	// later, and it was taken about halfway between sending and receiving.
-	sample := date.Add(time.Second / 2).Sub(sent.Add(trip / 2))
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	sample := c.read.Add(time.Second / 2).Sub(sent.Add(trip / 2))
 	if len(c.samples) < clockSamples {
 		c.samples = append(c.samples, sample)
 	} else {
@@ -77,7 +85,9 @@ func (c *Clock) Observe(sent, received time.Time, h http.Header) {
 
 // median returns the median of the samples, of which there is at least one.
 func (c *Clock) median() time.Duration {
-	sorted := slices.Sorted(slices.Values(c.samples))
+	var room [clockSamples]time.Duration
+	sorted := append(room[:0], c.samples...)
+	slices.Sort(sorted)
 	return sorted[len(sorted)/2]
 }
 

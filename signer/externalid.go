@@ -8,7 +8,8 @@ import (
 )
 
 const (
-	externalIDRandom  = 19 // digits, so 32 in all, after the 13 of the time in milliseconds
+	externalIDTime    = 13 // digits of the time in milliseconds
+	externalIDRandom  = 19 // digits, so 32 in all
 	externalIDLongest = 36 // what DOKU takes; that it be numeric is the standard's word
 )
 
@@ -27,8 +28,18 @@ func ExternalID(now time.Time, random io.Reader) (string, error) {
 		// Numbers beyond the largest multiple of the space are drawn again, so
 		// that all ids are equally likely. 10^19 fits once into 64 bits.
 		if n := binary.BigEndian.Uint64(b[:]); n < space {
-			return fmt.Sprintf("%013d%0*d", now.UnixMilli(), externalIDRandom, n), nil
+			var id [externalIDTime + externalIDRandom]byte
+			digits(id[:externalIDTime], uint64(now.UnixMilli()))
+			digits(id[externalIDTime:], n)
+			return string(id[:]), nil
 		}
+	}
+}
+
+// digits writes n into all of text, with zeros in front.
+func digits(text []byte, n uint64) {
+	for i := len(text) - 1; i >= 0; i-- {
+		text[i], n = '0'+byte(n%10), n/10
 	}
 }
 

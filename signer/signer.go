@@ -39,7 +39,7 @@ type Call struct {
 // base64 of HMAC-SHA512 over the string to sign (DOKU, "Symmetric Signature").
 // It is safe for concurrent use.
 func Symmetric(secret *snap.Secret, c Call) string {
-	var room [512]byte // the longest part is the token; a longer one moves this to the heap
+	var room [1024]byte // the longest part is the token; a longer one moves this to the heap
 	return secret.Signature(snap.AppendStringToSign(room[:0], c.Method, c.Target, c.Token, c.Digest, c.Timestamp))
 }
 

@@ -1,6 +1,7 @@
 package snap
 
 import (
+	"bytes"
 	"encoding/binary"
 	"math/bits"
 	"unicode/utf8"
@@ -11,11 +12,59 @@ import (
 // put out. Of members with the same name it takes the last, as most readers do.
 // It is much faster than decoding the whole.
 func StringField(body []byte, name string) string {
+	value := member(body, name)
+	if len(value) < 2 || value[0] != '"' || bytes.IndexByte(value, '\\') >= 0 {
+		return ""
+	}
+	return string(value[1 : len(value)-1])
+}
+
+// member returns the value, as it stands, of the member called name of the JSON
+// object body, or nil if there is none or its value is an object or array. See
+// [StringField].
+//
+// In canonical form a key stands in one way only. So it is searched for as text,
+// and only if that is found twice is all of body read.
+func member(body []byte, name string) (value []byte) {
+	var room [64]byte
+	key := append(append(append(room[:0], '"'), name...), '"', ':')
+	i := bytes.Index(body, key)
+	if i < 0 {
+		return nil
+	}
+	rest := body[i+len(key):]
+	if i == 0 || body[i-1] != '{' && body[i-1] != ',' || bytes.Contains(rest, key) {
+		return lastMember(body, name)
+	}
+	// All brackets are in pairs, so what comes before the key has as many that stay
+	// open as what comes after it closes.
+	if i < len(rest) && nesting(body[:i]) == 1 || i >= len(rest) && nesting(rest) == -1 {
+		return scalar(rest)
+	}
+	return nil
+}
+
+// nesting returns how many brackets text opens, less those that it closes. It must
+// not begin within a string.
+func nesting(text []byte) (depth int) {
+	for i := 0; i < len(text); i++ {
+		switch text[i] {
+		case '{', '[':
+			depth++
+		case '}', ']':
+			depth--
+		case '"':
+			i = stringEnd(text, i)
+		}
+	}
+	return depth
+}
+
+// lastMember is [member] for a body that has the key more than once, maybe.
+func lastMember(body []byte, name string) (value []byte) {
 	var (
-		found string
 		depth int
 		isKey bool // whether the next string at depth 1 is a key
-		match bool // whether the key before was name
 	)
 	for i := 0; i < len(body); i++ {
 		switch body[i] {
@@ -27,31 +76,42 @@ func StringField(body []byte, name string) string {
 		case ',':
 			isKey = depth == 1
 		case '"':
-			start := i + 1
-			escaped := false
-			for i = care(body, start); i < len(body) && body[i] != '"'; i = care(body, i) {
-				if body[i] == '\\' {
-					escaped = true
-					i++
-				}
-				i++
+			end := stringEnd(body, i)
+			if isKey && string(body[min(i+1, end):end]) == name && at(body, end+1) == ':' {
+				value = scalar(body[end+2:])
 			}
-			text := body[min(start, len(body)):min(i, len(body))]
-			switch {
-			case depth == 1 && isKey:
-				isKey = false
-				if match = !escaped && string(text) == name; match {
-					found = "" // an earlier member's
-				}
-			case depth == 1 && match:
-				match = false
-				if !escaped {
-					found = string(text)
-				}
-			}
+			isKey = false
+			i = end
 		}
 	}
-	return found
+	return value
+}
+
+// stringEnd returns the index of the closing quote of the string that begins at i,
+// or len(body) if there is none.
+func stringEnd(body []byte, i int) int {
+	for i = care(body, i+1); i < len(body) && body[i] != '"'; i = care(body, i) {
+		if body[i] == '\\' {
+			i++
+		}
+		i++
+	}
+	return min(i, len(body))
+}
+
+// scalar returns the string, number or literal that text begins with, or nil.
+func scalar(text []byte) []byte {
+	if len(text) == 0 || text[0] == '{' || text[0] == '[' {
+		return nil
+	}
+	end := 0
+	if text[0] == '"' {
+		end = min(stringEnd(text, 0)+1, len(text))
+	}
+	for end < len(text) && text[end] != ',' && text[end] != '}' {
+		end++
+	}
+	return text[:end]
 }
 
 // care returns the first index from i on of a byte in a string that is not

@@ -1,6 +1,7 @@
 package snap
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -103,13 +104,14 @@ func (c ResponseCode) Case() (status, number int, ok bool) {
 // status, unless it says yes (2xx) while the responseCode in body says no. Then it
 // is the code's, or 500 if that is neither 4xx nor 5xx.
 func AnswerStatus(status int, body []byte) int {
-	var fields struct {
-		ResponseCode ResponseCode `json:"responseCode"`
-	}
-	if status < 200 || status > 299 || json.Unmarshal(body, &fields) != nil {
+	if status < 200 || status > 299 || saysYes(body) {
 		return status
 	}
-	told, _, ok := fields.ResponseCode.Case()
+	canonical, _, err := AppendCanonical(nil, body)
+	if err != nil {
+		return status
+	}
+	told, _, ok := ResponseCode(bytes.Trim(member(canonical, "responseCode"), `"`)).Case()
 	switch {
 	case !ok || 200 <= told && told <= 299:
 		return status
@@ -117,4 +119,22 @@ func AnswerStatus(status int, body []byte) int {
 		return told
 	}
 	return http.StatusInternalServerError
+}
+
+// saysYes reports whether the one place in body that can be a responseCode says yes.
+// Then no other can say no, and the rest of body need not be read. It is false if it
+// cannot tell.
+func saysYes(body []byte) bool {
+	const name = `"responseCode"`
+	i := bytes.Index(body, []byte(name))
+	if i < 0 || bytes.IndexByte(body, '\\') >= 0 || bytes.LastIndex(body, []byte(name)) != i {
+		return false
+	}
+	value := bytes.TrimLeft(body[i+len(name):], " \t\r\n:")
+	text, quoted := bytes.CutPrefix(value, []byte{'"'})
+	if !quoted || len(text) < 8 || text[7] != '"' {
+		return false
+	}
+	told, _, ok := ResponseCode(text[:7]).Case()
+	return ok && 200 <= told && told <= 299
 }

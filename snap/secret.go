@@ -16,34 +16,51 @@ const SignatureSize = sha512.Size
 // Secret is a DOKU secret key, the shared key of the symmetric signature. It
 // prints, logs and encodes as "[redacted]". It is safe for concurrent use.
 type Secret struct {
-	macs sync.Pool // of hash.Hash: keying HMAC-SHA512 anew costs as much as signing
+	macs sync.Pool // of *mac: keying HMAC-SHA512 anew costs as much as signing
 	key  []byte
 }
+
+// mac is a keyed HMAC-SHA512 with memory to work in: what is given to a
+// [hash.Hash] is on the heap.
+type mac struct {
+	hash.Hash
+	message []byte
+	sum     [SignatureSize]byte
+}
+
+// messageKept is the longest message whose memory is kept for the next one.
+const messageKept = 8 << 10
 
 // NewSecret returns the secret whose bytes are key, as the dashboard shows it,
 // with any "SK-" in front. It keeps a copy of key.
 func NewSecret(key []byte) *Secret {
 	s := &Secret{key: append([]byte(nil), key...)}
-	s.macs.New = func() any { return hmac.New(sha512.New, s.key) }
+	s.macs.New = func() any { return &mac{Hash: hmac.New(sha512.New, s.key)} }
 	return s
 }
 
 // MAC returns HMAC-SHA512 of message under s: the symmetric signature before
 // its base64 encoding.
-func (s *Secret) MAC(message []byte) (mac [SignatureSize]byte) {
-	h := s.macs.Get().(hash.Hash)
-	h.Reset()
-	h.Write(message)
-	h.Sum(mac[:0])
-	s.macs.Put(h)
-	return mac
+func (s *Secret) MAC(message []byte) [SignatureSize]byte {
+	m := s.macs.Get().(*mac)
+	m.Reset()
+	m.message = append(m.message[:0], message...)
+	m.Write(m.message)
+	m.Sum(m.sum[:0])
+	sum := m.sum
+	if cap(m.message) <= messageKept {
+		s.macs.Put(m)
+	}
+	return sum
 }
 
 // Signature returns the X-SIGNATURE of the string to sign, message: [Secret.MAC]
 // in standard base64 with padding.
 func (s *Secret) Signature(message []byte) string {
-	mac := s.MAC(message)
-	return base64.StdEncoding.EncodeToString(mac[:])
+	sum := s.MAC(message)
+	var text [(SignatureSize + 2) / 3 * 4]byte
+	base64.StdEncoding.Encode(text[:], sum[:])
+	return string(text[:])
 }
 
 // Bytes returns the key itself, to derive other keys from. The caller must not

@@ -3,6 +3,7 @@ package snap
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"net/http"
 )
 
 // The headers of a SNAP call, spelled as the standard spells them. HTTP
@@ -16,6 +17,26 @@ const (
 	HeaderClientKey     = "X-CLIENT-KEY"
 	HeaderAuthorization = "Authorization"
 )
+
+// HeaderValues returns the values in h of the header with one of the names above. It
+// is [http.Header.Values] without spelling the name anew for each call.
+func HeaderValues(h http.Header, name string) []string {
+	switch name {
+	case HeaderTimestamp:
+		return h["X-Timestamp"]
+	case HeaderSignature:
+		return h["X-Signature"]
+	case HeaderPartnerID:
+		return h["X-Partner-Id"]
+	case HeaderExternalID:
+		return h["X-External-Id"]
+	case HeaderChannelID:
+		return h["Channel-Id"]
+	case HeaderClientKey:
+		return h["X-Client-Key"]
+	}
+	return h.Values(name)
+}
 
 // Digest returns the SHA-256 of body, which enters the string to sign in
 // lower-case hexadecimal. It hashes body as it is: minify or canonicalize it

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"os"
 	"testing"
@@ -94,6 +95,25 @@ func TestTimestamps(t *testing.T) {
 	}
 	if got := Day(time.Date(2024, 3, 26, 17, 0, 0, 0, time.UTC)); got != "2024-03-27" {
 		t.Errorf("the WIB day at 17:00 UTC is %s", got)
+	}
+}
+
+func TestTheTextOfASecondOrDayIsNotThatOfAnother(t *testing.T) {
+	t.Parallel()
+	random := rand.New(rand.NewPCG(1, 1))
+	instants := []time.Time{{}, time.Unix(-1, 0), time.Unix(0, 0)}
+	for _, day := range []int{28, 29, 30} {
+		midnight := time.Date(2024, 2, day, 17, 0, 0, 0, time.UTC) // WIB's
+		instants = append(instants, midnight.Add(-1), midnight, midnight.Add(1))
+	}
+	for range 1000 {
+		at := instants[random.IntN(len(instants))].Add(time.Duration(random.IntN(3)) * time.Second / 2)
+		if got, want := Timestamp(at), at.In(WIB).Format(time.RFC3339); got != want {
+			t.Fatalf("timestamp %s, expected %s", got, want)
+		}
+		if got, want := Day(at), at.In(WIB).Format(time.DateOnly); got != want {
+			t.Fatalf("day %s, expected %s", got, want)
+		}
 	}
 }
 

@@ -3,6 +3,7 @@ package snap
 import (
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 )
 
@@ -19,9 +20,7 @@ const timestampLayout = "2006-01-02T15:04:05-07:00"
 // Timestamp returns t as an X-TIMESTAMP: whole seconds with the offset of
 // WIB, such as "2024-03-26T16:01:41+07:00". DOKU's pages show this form and
 // "Z"; both are in use.
-func Timestamp(t time.Time) string {
-	return t.In(WIB).Format(timestampLayout)
-}
+func Timestamp(t time.Time) string { return timestamps.of(t, 1, timestampLayout) }
 
 // ParseTimestamp reads an X-TIMESTAMP: RFC 3339 with "T", seconds, an optional
 // fraction after a point, and "Z" or an offset. It is for judging the age of a
@@ -46,6 +45,28 @@ func ParseTimestamp(s string) (time.Time, error) {
 }
 
 // Day returns the WIB day of t, such as "2024-03-26".
-func Day(t time.Time) string {
-	return t.In(WIB).Format(time.DateOnly)
+func Day(t time.Time) string { return days.of(t, 24*60*60, time.DateOnly) }
+
+// period is a second or a day of WIB as text. Many calls are of the same one, so the
+// text of the last one is kept.
+type period struct{ last atomic.Pointer[periodText] }
+
+type periodText struct {
+	begin int64 // in seconds since 1970 began in WIB
+	text  string
+}
+
+var timestamps, days period
+
+// of returns the text of the period of so many seconds that t is in.
+func (p *period) of(t time.Time, seconds int64, layout string) string {
+	t = t.In(WIB)
+	begin := t.Unix() + 7*60*60
+	begin -= (begin%seconds + seconds) % seconds
+	if last := p.last.Load(); last != nil && last.begin == begin {
+		return last.text
+	}
+	text := t.Format(layout)
+	p.last.Store(&periodText{begin, text})
+	return text
 }

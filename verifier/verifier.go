@@ -118,24 +118,27 @@ var DefaultWindow = Window{Past: 10 * time.Minute, Future: 2 * time.Minute}
 
 func (w Window) check(text string, now time.Time) (time.Time, error) {
 	t, err := snap.ParseTimestamp(text)
-	refused := snap.InvalidFieldFormat.With(snap.HeaderTimestamp)
 	if err != nil {
-		return time.Time{}, refuse(refused, "%w: %w", ErrTimestampFormat, err)
+		return time.Time{}, refuseTimestamp("%w: %w", ErrTimestampFormat, err)
 	}
 	switch { // times are compared, and not durations, whose range ends after 292 years
 	case t.Before(now.Add(-w.Past)):
-		return t, refuse(refused, "%w: %s is %s before this machine's clock, at most %s is allowed", ErrTimestampOld, text, now.Sub(t).Round(time.Second), w.Past)
+		return t, refuseTimestamp("%w: %s is %s before this machine's clock, at most %s is allowed", ErrTimestampOld, text, now.Sub(t).Round(time.Second), w.Past)
 	case t.After(now.Add(w.Future)):
-		return t, refuse(refused, "%w: %s is %s ahead of this machine's clock, at most %s is allowed", ErrTimestampFuture, text, t.Sub(now).Round(time.Second), w.Future)
+		return t, refuseTimestamp("%w: %s is %s ahead of this machine's clock, at most %s is allowed", ErrTimestampFuture, text, t.Sub(now).Round(time.Second), w.Future)
 	}
 	return t, nil
+}
+
+func refuseTimestamp(format string, args ...any) *Refusal {
+	return refuse(snap.InvalidFieldFormat.With(snap.HeaderTimestamp), format, args...)
 }
 
 const headerLongest = 4096
 
 // header returns the value of a header that must be there exactly once.
 func header(h http.Header, name string) (string, error) {
-	values := h.Values(name)
+	values := snap.HeaderValues(h, name)
 	switch {
 	case len(values) > 1:
 		return "", refuse(snap.InvalidFieldFormat.With(name), "%w: %s, %d times", ErrHeaderRepeated, name, len(values))

@@ -104,18 +104,16 @@ type Verified struct {
 // time, then token. So a stranger is refused before any of its body is read.
 // target is path and query as DOKU called them, before any rewrite. The error is a
 // [*Refusal]; what was found until then is in the head all the same.
-func (v *Verifier) Head(method, target string, h http.Header, now time.Time) (*Head, error) {
-	head := &Head{verifier: v, method: method, target: target}
+func (v *Verifier) Head(method, target string, h http.Header, now time.Time) (head Head, err error) {
+	head = Head{verifier: v, method: method, target: target}
 	sent, err := head.read(h)
 	if err != nil {
 		return head, err
 	}
-	form, err := v.formOf(sent)
-	if err != nil {
+	if head.form, err = v.formOf(sent); err != nil {
 		return head, err
 	}
-	head.form = form
-	if head.token, err = v.bearer(form, h); err != nil {
+	if head.token, err = v.bearer(head.form, h); err != nil {
 		return head, err
 	}
 	if head.Timestamp, err = v.Window.check(head.timestamp, now); !head.Timestamp.IsZero() {
@@ -127,12 +125,12 @@ func (v *Verifier) Head(method, target string, h http.Header, now time.Time) (*H
 	if subtle.ConstantTimeCompare([]byte(head.PartnerID), []byte(v.PartnerID)) != 1 {
 		return head, refuse(snap.UnknownClient, "%w: X-PARTNER-ID is %.40q", ErrClientUnknown, head.PartnerID)
 	}
-	if form == Symmetric && v.issued() {
+	if head.form == Symmetric && v.issued() {
 		if err := v.Tokens.Check(head.token); err != nil {
 			return head, err
 		}
 	}
-	head.signature, err = v.decode(form, sent)
+	head.signature, err = v.decode(head.form, sent)
 	return head, err
 }
 
@@ -277,7 +275,7 @@ func (v *Verifier) bearer(form SignatureForm, h http.Header) (string, error) {
 	switch {
 	case form == Asymmetric, v.Token == TokenNone:
 		return "", nil
-	case v.Token == TokenAny && len(h.Values(snap.HeaderAuthorization)) == 0:
+	case v.Token == TokenAny && len(snap.HeaderValues(h, snap.HeaderAuthorization)) == 0:
 		return "", nil
 	}
 	return bearer(h)
@@ -285,7 +283,7 @@ func (v *Verifier) bearer(form SignatureForm, h http.Header) (string, error) {
 
 // bearer returns the token in Authorization. The scheme's case does not matter.
 func bearer(h http.Header) (string, error) {
-	values := h.Values(snap.HeaderAuthorization)
+	values := snap.HeaderValues(h, snap.HeaderAuthorization)
 	if len(values) > 1 {
 		return "", refuse(snap.InvalidFieldFormat.With(snap.HeaderAuthorization), "%w: Authorization, %d times", ErrHeaderRepeated, len(values))
 	}
