@@ -36,18 +36,25 @@ var errTooLarge = errors.New("the body is too large")
 
 func tooLarge(limit int64) error { return fmt.Errorf("%w: more than %d bytes", errTooLarge, limit) }
 
-// readBody reads a request's body of at most limit bytes, into memory that may be
-// recycled. With an error, which wraps [errTooLarge] if the body is larger, it
+// readBody reads a request's body of at most limit bytes, into what room gives for
+// a size. With an error, which wraps [errTooLarge] if the body is larger, it
 // returns what it has read.
-func readBody(r *http.Request, limit int64) ([]byte, error) {
+func readBody(r *http.Request, limit int64, room func(n int) []byte) ([]byte, error) {
 	if r.Body == nil || r.ContentLength == 0 {
 		return nil, nil
 	}
 	if r.ContentLength > limit {
 		return nil, tooLarge(limit)
 	}
-	// Room to see the end without growing again, if the length is known.
-	buffer := bytes.NewBuffer(memory(int(max(r.ContentLength, 0)) + bytes.MinRead))
+	if r.ContentLength > 0 {
+		body := room(int(r.ContentLength))[:r.ContentLength]
+		n, err := io.ReadFull(r.Body, body) // the server lets nobody send more
+		if errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF
+		}
+		return body[:n], err
+	}
+	buffer := bytes.NewBuffer(room(bytes.MinRead))
 	_, err := buffer.ReadFrom(io.LimitReader(r.Body, limit+1))
 	if err == nil && int64(buffer.Len()) > limit {
 		err = tooLarge(limit)
@@ -55,13 +62,13 @@ func readBody(r *http.Request, limit int64) ([]byte, error) {
 	return buffer.Bytes(), err
 }
 
-// readInbound is readBody for a body from the net, which has to arrive in time.
-// What it returns must not be recycled: a proxy may read it after it has answered.
+// readInbound is readBody for a body from the net, which has to arrive in time. It
+// has memory of its own, since a proxy may read it after it has answered.
 func readInbound(w http.ResponseWriter, r *http.Request, limit int64, within time.Duration) ([]byte, error) {
 	control := http.NewResponseController(w)
 	// Not every writer has deadlines; then the server's own idle timeout holds.
 	limited := control.SetReadDeadline(time.Now().Add(within)) == nil
-	body, err := readBody(r, limit)
+	body, err := readBody(r, limit, func(n int) []byte { return make([]byte, 0, n) })
 	if limited && err == nil {
 		err = control.SetReadDeadline(time.Time{})
 	}

@@ -22,6 +22,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.opentelemetry.io/contrib/propagators/autoprop"
 	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/caddy-doku/caddy-doku/inbox"
 	"github.com/caddy-doku/caddy-doku/store"
@@ -273,7 +274,7 @@ func (b *box) deliver(ctx context.Context, c inbox.Call) (answer store.Answer, e
 	began := time.Now()
 	err = w.whole(func() error { return b.handler.Deliver.ServeHTTP(w, r, nothing) })
 	if err == nil || ctx.Err() != nil {
-		observe(ctx, appDuration.WithLabelValues(c.Account, string(c.Service)), time.Since(began))
+		observe(trace.SpanFromContext(ctx), appDuration.WithLabelValues(c.Account, string(c.Service)), time.Since(began))
 	}
 	switch {
 	case err != nil:

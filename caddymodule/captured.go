@@ -6,8 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net/http"
+	"slices"
 	"strconv"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -15,19 +15,38 @@ import (
 	"github.com/caddy-doku/caddy-doku/store"
 )
 
-// captured is the app's answer. Nothing of it reaches DOKU by itself: neither its
-// headers, if something else is answered in the end, nor a status that is only
-// informational (1xx), nor the connection.
+// captured is the app's answer. Nothing of it reaches DOKU by itself, neither a
+// status that is only informational (1xx) nor the connection.
 type captured struct {
 	header http.Header
-	status int // 0 until there is a final one
+	before []field // of header, before the app
+	status int     // 0 until there is a final one
 	body   *bytes.Buffer
 }
 
-// capture returns a writer for the app's answer, whose body goes into buffer. It
-// begins with the headers that w has already.
+// field is a header with its values.
+type field struct {
+	name   string
+	values []string
+}
+
+// capture returns a writer for the app's answer, whose body goes into buffer. Its
+// headers are those of w: if something else is answered in the end, they must be
+// taken back by [captured.undo].
 func capture(w http.ResponseWriter, buffer *bytes.Buffer) *captured {
-	return &captured{header: w.Header().Clone(), body: buffer}
+	c := &captured{header: w.Header(), body: buffer}
+	for name, values := range c.header {
+		c.before = append(c.before, field{name, slices.Clone(values)})
+	}
+	return c
+}
+
+// undo takes back what the app has done to the headers.
+func (c *captured) undo() {
+	clear(c.header)
+	for _, f := range c.before {
+		c.header[f.name] = f.values
+	}
 }
 
 // Header implements [http.ResponseWriter].
@@ -58,18 +77,18 @@ func (c *captured) Write(p []byte) (int, error) {
 // but there is nobody to flush to.
 func (c *captured) FlushError() error { return nil }
 
-// answer returns the answer, to be kept.
+// answer returns the answer, to be kept, without the headers that are ours.
 func (c *captured) answer() store.Answer {
-	return store.Answer{Status: c.status, Header: kept(c.header), Body: c.body.Bytes()}
+	for _, name := range []string{headerError, headerReplayed, headerExternalID} {
+		delete(c.header, name)
+	}
+	return store.Answer{Status: c.status, Header: c.header, Body: c.body.Bytes()}
 }
 
-// give answers with what was captured, and status.
+// give answers with what was captured, and status. w is that of [capture].
 func (c *captured) give(w http.ResponseWriter, status int) error {
-	h := w.Header()
-	clear(h)
-	maps.Copy(h, c.header)
 	if c.body.Len() > 0 {
-		h.Set("Content-Length", strconv.Itoa(c.body.Len()))
+		c.header["Content-Length"] = []string{strconv.Itoa(c.body.Len())}
 	}
 	w.WriteHeader(status)
 	_, err := w.Write(c.body.Bytes())
@@ -110,7 +129,7 @@ func (c *captured) whole(f func() error) (err error) {
 // middle of it looks like its end, which nobody else notices.
 func (c *captured) cut() bool {
 	body := c.body.Bytes()
-	if c.header.Get("Content-Length") != "" || !bytes.HasPrefix(body, []byte("{")) || json.Valid(body) {
+	if len(c.header["Content-Length"]) > 0 || !bytes.HasPrefix(body, []byte("{")) || json.Valid(body) {
 		return false
 	}
 	return errors.Is(json.NewDecoder(bytes.NewReader(body)).Decode(new(json.RawMessage)), io.ErrUnexpectedEOF)

@@ -234,7 +234,7 @@ func (i *Inbox) call(in *inbound, r *http.Request) inbox.Call {
 		h.Del(name)
 	}
 	return inbox.Call{
-		Key: in.id.Key(), Box: i.Name, Account: in.account.Name, Lane: in.lane,
+		Key: in.id.Key(), Box: i.Name, Account: in.account.Name, Lane: laneOf(in.id, in.body),
 		Service: in.service, ExternalID: in.id.ExternalID, PaymentID: in.id.PaymentID,
 		Host: r.Host, Target: r.URL.RequestURI(), Header: h, Remote: r.RemoteAddr, TLS: r.TLS != nil, Body: in.body,
 		Received: time.Now(), Trace: traceOf(r.Context()),
@@ -251,14 +251,17 @@ func acknowledgement(c inbox.Call) *store.Answer {
 }
 
 // laneOf returns what the order of a notification is kept within: its virtual
-// account, or the transaction that it tells of. body must be canonical.
+// account, or the transaction that it tells of.
 func laneOf(id verifier.Identity, body []byte) string {
+	canonical, _, err := snap.AppendCanonical(memory(len(body)), body)
+	defer recycle(canonical)
 	subject := ""
-	switch id.Service {
-	case snap.ServiceVAPayment:
-		subject = snap.StringField(body, "virtualAccountNo")
-	case snap.ServiceDebitNotify:
-		subject = snap.StringField(body, "originalExternalId")
+	switch {
+	case err != nil: // not of what was verified
+	case id.Service == snap.ServiceVAPayment:
+		subject = snap.StringField(canonical, "virtualAccountNo")
+	case id.Service == snap.ServiceDebitNotify:
+		subject = snap.StringField(canonical, "originalExternalId")
 	}
 	if subject == "" {
 		return id.Account + "/" + id.Key()

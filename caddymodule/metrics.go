@@ -44,6 +44,9 @@ var (
 		"Time that the sidecar itself has added to a call that was answered: without DOKU, the app, the caller's sending, and waiting for a token.",
 		[]float64{.00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, 1}, "direction")
 
+	addedOut = addedDuration.WithLabelValues(directionOut)
+	addedIn  = addedDuration.WithLabelValues(directionIn)
+
 	tokenRefreshes = counter("token_refreshes_total",
 		"Fetches of a B2B token, by why it was needed and how it went.", "account", "reason", "result")
 	storeErrors = counter("store_errors_total",
@@ -73,12 +76,11 @@ func histogram(name, help string, buckets []float64, labels ...string) *promethe
 	}, labels)
 }
 
-// observe takes note of a duration, with the trace that ctx belongs to, if it is
+// observe takes note of a duration, with the trace that span belongs to, if it is
 // recorded, as its example.
-func observe(ctx context.Context, o prometheus.Observer, d time.Duration) {
-	span := trace.SpanContextFromContext(ctx)
-	if with, ok := o.(prometheus.ExemplarObserver); ok && span.IsSampled() {
-		with.ObserveWithExemplar(d.Seconds(), prometheus.Labels{"trace_id": span.TraceID().String()})
+func observe(span trace.Span, o prometheus.Observer, d time.Duration) {
+	if with, ok := o.(prometheus.ExemplarObserver); ok && span.SpanContext().IsSampled() {
+		with.ObserveWithExemplar(d.Seconds(), prometheus.Labels{"trace_id": span.SpanContext().TraceID().String()})
 		return
 	}
 	o.Observe(d.Seconds())

@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	dto "github.com/prometheus/client_model/go"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/caddy-doku/caddy-doku/signer"
 	"github.com/caddy-doku/caddy-doku/snap"
@@ -351,13 +352,13 @@ func TestTheAppsTimeIsNotTheSidecars(t *testing.T) { //nolint:paralleltest // ot
 	clock := &hands{now: time.Now()}
 	account := h.app.Accounts[0]
 	account.Name = t.Name()
-	in := &inbound{account: account, service: snap.ServiceVAPayment, began: clock.Now()}
+	in := &inbound{account: account, service: snap.ServiceVAPayment, began: clock.Now(), span: trace.SpanFromContext(t.Context())}
 	for _, failed := range []refusal{{}, {reason: "app_timeout", err: context.DeadlineExceeded}, {reason: "app_unreachable", err: io.ErrUnexpectedEOF}} {
-		in.tookApp(t.Context(), time.Second, failed)
+		in.tookApp(time.Second, failed)
 	}
 	for _, policy := range []string{policyAfterApp, policyDurable} {
 		in.boxed = policy
-		in.tookApp(t.Context(), time.Second, refusal{})
+		in.tookApp(time.Second, refusal{})
 	}
 	app := measured(t, appDuration.WithLabelValues(t.Name(), "25"))
 	if app.GetSampleCount() != 2 || app.GetSampleSum() != 2 || in.elsewhere != 4*time.Second {

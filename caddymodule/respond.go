@@ -38,19 +38,6 @@ func answer(w http.ResponseWriter, service snap.Service, c snap.Case, reason str
 	return err
 }
 
-// kept returns the headers of an answer that its repeat has too: without those of
-// one connection or moment, and without those of ours that it is given anew.
-func kept(h http.Header) http.Header {
-	h = maps.Clone(h)
-	for _, name := range []string{
-		"Connection", "Keep-Alive", "Date", "Server", "Via", "Content-Length", "Transfer-Encoding", "Trailer", "Alt-Svc",
-		headerError, headerReplayed, headerExternalID,
-	} {
-		delete(h, name)
-	}
-	return h
-}
-
 // replay gives an earlier answer again.
 func replay(w http.ResponseWriter, earlier *store.Answer) error {
 	h := w.Header()

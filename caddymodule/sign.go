@@ -278,7 +278,7 @@ func (s *Sign) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.
 		err = s.send(ctx, c, w, r, next)
 	}
 	if err == nil {
-		observe(ctx, addedDuration.WithLabelValues(directionOut), s.now().Sub(began)-c.elsewhere)
+		observe(trace.SpanFromContext(ctx), addedOut, s.now().Sub(began)-c.elsewhere)
 		return nil
 	}
 	failed, ok := errors.AsType[*localError](err)
@@ -463,7 +463,7 @@ func (s *Sign) repeat(ctx context.Context, c *call, r *http.Request) error {
 // partner refuses a call that the app means for another account than the one that
 // was chosen.
 func (c *call) partner(h http.Header) error {
-	values := h.Values(snap.HeaderPartnerID)
+	values := snap.HeaderValues(h, snap.HeaderPartnerID)
 	if len(values) == 0 || len(values) == 1 && values[0] == c.account.clientID {
 		return nil
 	}
@@ -475,7 +475,7 @@ func (c *call) partner(h http.Header) error {
 
 // identify gives the call the app's X-EXTERNAL-ID or a new one.
 func (s *Sign) identify(c *call, h http.Header) (err error) {
-	values := h.Values(snap.HeaderExternalID)
+	values := snap.HeaderValues(h, snap.HeaderExternalID)
 	if len(values) == 0 {
 		if c.externalID, err = signer.ExternalID(s.now(), s.random); err != nil {
 			return &localError{snap.GeneralError, "external_id", err}
@@ -498,7 +498,7 @@ func (s *Sign) readBody(ctx context.Context, c *call, w http.ResponseWriter, r *
 	control := http.NewResponseController(w)
 	deadline, _ := ctx.Deadline()
 	limited := control.SetReadDeadline(deadline) == nil // not every writer has deadlines
-	raw, err := readBody(r, s.MaxBody)
+	raw, err := readBody(r, s.MaxBody, memory)
 	if limited && err == nil {
 		err = control.SetReadDeadline(time.Time{})
 	}

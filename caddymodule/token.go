@@ -9,6 +9,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/caddy-doku/caddy-doku/snap"
 	"github.com/caddy-doku/caddy-doku/verifier"
@@ -73,7 +74,7 @@ const tokenRequestLargest = 16 << 10
 // ServeHTTP answers a token request. It never calls next.
 func (t *Token) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
 	const service = snap.ServiceB2BToken
-	cleanse(r.Context())
+	cleanse(trace.SpanFromContext(r.Context()))
 	_, span := startSpan(r.Context(), "doku.issue_token")
 	defer span.End()
 	refuse := refuser{guard: t.guard, service: service}

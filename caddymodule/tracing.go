@@ -154,15 +154,14 @@ func errorType(err error) string {
 // cleanse makes text on the span that the tracing directive has begun valid: one
 // call with bytes that are no text would otherwise cost the export of hundreds of
 // spans.
-func cleanse(ctx context.Context) {
-	span, ok := trace.SpanFromContext(ctx).(interface {
+func cleanse(span trace.Span) {
+	begun, ok := span.(interface {
 		Attributes() []attribute.KeyValue
-		SetAttributes(...attribute.KeyValue)
 	})
 	if !ok {
 		return
 	}
-	for _, attr := range span.Attributes() {
+	for _, attr := range begun.Attributes() {
 		if text := attr.Value.AsString(); !utf8.ValidString(text) {
 			span.SetAttributes(attr.Key.String(strings.ToValidUTF8(text, "\ufffd")))
 		}
@@ -467,7 +466,7 @@ func (in *inbound) bill() bill {
 // join links the trace of a verified call with those of the calls before it that
 // are about the same bill.
 func (in *inbound) join(ctx context.Context) {
-	span := trace.SpanFromContext(ctx)
+	span := in.span
 	if !span.IsRecording() {
 		return
 	}
@@ -482,7 +481,7 @@ func (in *inbound) join(ctx context.Context) {
 
 // traceEnd tells the trace of DOKU's request what has become of it.
 func (in *inbound) traceEnd(ctx context.Context, outcome string, answer []byte) {
-	span := trace.SpanFromContext(ctx)
+	span := in.span
 	if !span.IsRecording() {
 		return
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptrace"
 	"time"
@@ -145,7 +146,7 @@ func (t *Transport) send(req *http.Request, c *call) (*http.Response, string, er
 	took := c.account.clock.Now().Sub(sent)
 	c.elsewhere += took
 	if c.written.Load() {
-		observe(ctx, upstreamDuration.WithLabelValues(c.account.Name, string(c.service)), took)
+		observe(span, upstreamDuration.WithLabelValues(c.account.Name, string(c.service)), took)
 	}
 	if err != nil {
 		return nil, "", err
@@ -183,7 +184,7 @@ const answerRead = 1 << 20
 // take reads DOKU's answer, unless it is too large, and leaves it in resp as it was.
 func (c *call) take(resp *http.Response) error {
 	for _, name := range []string{headerError, headerExternalID, headerReplayed, headerEarlier} {
-		resp.Header.Del(name)
+		delete(resp.Header, name)
 	}
 	if c.uncertain && (resp.StatusCode < 200 || resp.StatusCode > 299) {
 		resp.Header.Set(headerEarlier, "unknown")
@@ -203,8 +204,11 @@ func (c *call) take(resp *http.Response) error {
 	}
 	resp.Body.Close()
 	resp.Body = io.NopCloser(bytes.NewReader(start))
-	c.answer = &store.Answer{Status: resp.StatusCode, Header: kept(resp.Header), Body: start}
-	c.answer.Header[headerExternalID] = []string{c.externalID}
+	c.answer = &store.Answer{Status: resp.StatusCode, Body: start}
+	if c.repeatable != nil {
+		c.answer.Header = maps.Clone(resp.Header) // the proxy changes it
+		c.answer.Header[headerExternalID] = []string{c.externalID}
+	}
 	return nil
 }
 
@@ -229,20 +233,19 @@ func headers(req *http.Request, c *call, token signer.Token) http.Header {
 	if len(c.body) > 0 {
 		h["Content-Type"] = contentType
 	}
-	// The names are written in net/http's spelling, which saves converting them each time.
 	h["User-Agent"] = userAgent
-	h["X-Timestamp"] = []string{timestamp}
-	h["X-Partner-Id"] = []string{c.account.clientID}
-	h["X-External-Id"] = []string{c.externalID}
-	h["Channel-Id"] = []string{c.channelID}
-	h["Authorization"] = []string{"Bearer " + token.Value}
-	h["X-Signature"] = []string{signer.Symmetric(c.credentials.secrets[0], signer.Call{
+	// The names are written in net/http's spelling, which saves converting them each
+	// time, and the values are on the heap as one.
+	values := [...]string{timestamp, c.account.clientID, c.externalID, c.channelID, "Bearer " + token.Value, signer.Symmetric(c.credentials.secrets[0], signer.Call{
 		Method:    req.Method,
 		Target:    snap.RequestTarget(req.URL.RequestURI()),
 		Token:     token.Value,
 		Digest:    c.digest,
 		Timestamp: timestamp,
 	})}
+	for i, name := range [len(values)]string{"X-Timestamp", "X-Partner-Id", "X-External-Id", "Channel-Id", "Authorization", "X-Signature"} {
+		h[name] = values[i : i+1 : i+1]
+	}
 	return h
 }
 

@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -17,6 +19,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.opentelemetry.io/contrib/propagators/autoprop"
 	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/caddy-doku/caddy-doku/snap"
 	"github.com/caddy-doku/caddy-doku/store"
@@ -219,12 +222,12 @@ type inbound struct {
 	read     bool // whether body is all that came
 	verified verifier.Verified
 	id       verifier.Identity // once it is verified
-	lane     string            // of a notification; see [laneOf]
 	trusted  bool              // whether it is verified, and enforced
 	age      time.Duration     // of its X-TIMESTAMP, by then
 	aged     bool              // whether that is known
 	billed   *bill             // once it was asked for
 
+	span      trace.Span // of the request
 	began     time.Time
 	elsewhere time.Duration // that the app, and the caller's sending, have taken
 	boxed     string        // the policy of the inbox that has the call, if one has
@@ -232,7 +235,7 @@ type inbound struct {
 
 // ServeHTTP verifies a call, hands it on unless it is a repeat, and answers it.
 func (v *Verify) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	in := &inbound{began: v.now()}
+	in := &inbound{began: v.now(), span: trace.SpanFromContext(r.Context())}
 	in.method, in.target = v.asCalled(r)
 	if in.service = snap.Service(v.Service); in.service == "" {
 		in.service, _ = snap.ServiceOf(in.method, in.target)
@@ -259,7 +262,7 @@ func (v *Verify) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhtt
 
 // verify verifies a call inside a span, and completes in.
 func (v *Verify) verify(in *inbound, w http.ResponseWriter, r *http.Request) (why refusal, ok bool) {
-	cleanse(r.Context())
+	cleanse(in.span)
 	_, span := startSpan(r.Context(), "doku.verify")
 	defer span.End()
 	if why, ok = v.check(in, w, r); span.IsRecording() {
@@ -309,7 +312,6 @@ func (v *Verify) check(in *inbound, w http.ResponseWriter, r *http.Request) (why
 	}
 	if in.service.Notification() {
 		in.id.PaymentID = verifier.PaymentID(in.service, in.verified.Canonical)
-		in.lane = laneOf(in.id, in.verified.Canonical)
 	}
 	recycle(in.verified.Canonical)
 	in.verified.Canonical = nil
@@ -321,7 +323,8 @@ var answers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 
 // deliver hands a verified call to the app, unless it is a repeat, and answers DOKU.
 func (v *Verify) deliver(in *inbound, refuse refuser, w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	ctx, cancel := context.WithTimeout(r.Context(), time.Duration(v.Timeout))
+	// The app is let finish, and its answer recorded, even if DOKU hangs up.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), time.Duration(v.Timeout))
 	defer cancel()
 	buffer := answers.Get().(*bytes.Buffer)
 	buffer.Reset()
@@ -334,19 +337,19 @@ func (v *Verify) deliver(in *inbound, refuse refuser, w http.ResponseWriter, r *
 	ctx, span := startSpan(ctx, "doku.ledger")
 	defer span.End()
 	app := capture(w, buffer)
-	// The app is let finish, and its answer recorded, even if DOKU hangs up.
-	asking, stop := detach(ctx)
-	defer stop()
 	var failed refusal // the app's failure, if it has failed
 	out, err := in.account.ledger.Deliver(ctx, in.id, func() (store.Answer, error) {
 		asked := v.now()
-		failed = v.ask(asking, app, next, v.forApp(asking, r, in))
-		in.tookApp(ctx, v.now().Sub(asked), failed)
+		failed = v.ask(ctx, app, next, v.forApp(ctx, r, in))
+		in.tookApp(v.now().Sub(asked), failed)
 		if failed.err != nil {
 			return store.Answer{}, failed.err
 		}
 		return app.answer(), nil
 	})
+	if err != nil {
+		app.undo()
+	}
 	v.note(ctx, in, out)
 	if span.IsRecording() {
 		span.SetAttributes(keyLedger.String(ledgerResult(out, err)))
@@ -379,19 +382,19 @@ func (v *Verify) deliver(in *inbound, refuse refuser, w http.ResponseWriter, r *
 	refuse.count(outcome)
 	v.tell(ctx, in, outcome, out.Answer.Status)
 	in.traceEnd(r.Context(), outcome, out.Answer.Body)
-	observe(ctx, addedDuration.WithLabelValues(directionIn), v.now().Sub(in.began)-in.elsewhere)
+	observe(in.span, addedIn, v.now().Sub(in.began)-in.elsewhere)
 	return app.give(w, out.Answer.Status)
 }
 
 // tookApp takes note of the time for which the app had the call. An inbox takes
 // note of its tries by itself, and to keep a call is the sidecar's own work.
-func (in *inbound) tookApp(ctx context.Context, took time.Duration, failed refusal) {
+func (in *inbound) tookApp(took time.Duration, failed refusal) {
 	if in.boxed == policyDurable {
 		return
 	}
 	in.elsewhere += took
 	if in.boxed == "" && (failed.err == nil || failed.reason == "app_timeout") {
-		observe(ctx, appDuration.WithLabelValues(in.account.Name, string(in.service)), took)
+		observe(in.span, appDuration.WithLabelValues(in.account.Name, string(in.service)), took)
 	}
 }
 
@@ -409,6 +412,9 @@ func (v *Verify) tell(ctx context.Context, in *inbound, outcome string, status i
 
 // note logs what is odd about a delivery.
 func (v *Verify) note(ctx context.Context, in *inbound, out verifier.Outcome) {
+	if !out.Changed && out.Unkept == nil {
+		return
+	}
 	attrs := []slog.Attr{slog.String("account", in.account.Name), slog.String("service", string(in.service)), slog.String("external_id", in.id.ExternalID)}
 	if out.Changed {
 		changedPayments.WithLabelValues(in.account.Name).Inc()
@@ -444,7 +450,7 @@ func (v *Verify) ask(ctx context.Context, app *captured, next caddyhttp.Handler,
 // report passes a call on, whatever was found, and tells.
 func (v *Verify) report(in *inbound, why refusal, ok bool, refuse refuser, w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) (err error) {
 	out := r.Clone(context.WithValue(r.Context(), inboundKey{}, in))
-	v.mark(out.Header, in, ok)
+	in.mark(out.Header, ours, ok)
 	out.Trailer = nil // see forApp
 	switch {
 	case in.read:
@@ -470,40 +476,57 @@ func (v *Verify) report(in *inbound, why refusal, ok bool, refuse refuser, w htt
 
 // ours are the headers that nobody else may set for the app. Those of a connection
 // are among them: in Connection somebody could name others for a proxy to remove.
-var ours = []string{
-	headerError, headerExternalID, headerReplayed, headerAccount, headerIdempotent, headerAttempt,
+var ours = names(
+	headerError, headerExternalID, headerReplayed, headerAccount, headerService, headerVerified, headerIdempotent, headerAttempt,
 	"Connection", "Keep-Alive", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade",
+)
+
+// settled are those that the app has no use for any more once a call is verified.
+// What it says must be readable, so it is not asked to compress it.
+var settled = names(append(slices.Collect(maps.Keys(ours)), snap.HeaderAuthorization, snap.HeaderSignature, "Accept-Encoding")...)
+
+func names(all ...string) map[string]bool {
+	set := make(map[string]bool, len(all))
+	for _, name := range all {
+		set[http.CanonicalHeaderKey(name)] = true
+	}
+	return set
 }
 
-// mark sets the headers by which the app knows a call.
-func (v *Verify) mark(h http.Header, in *inbound, ok bool) {
-	for _, name := range ours {
-		h.Del(name)
+// mark removes the headers named by without from h, and sets ours, by which the app
+// knows a call.
+func (in *inbound) mark(h http.Header, without map[string]bool, ok bool) {
+	for name := range h {
+		if without[name] {
+			delete(h, name)
+		}
 	}
-	h.Set(headerService, string(in.service))
-	h.Set(headerVerified, strconv.FormatBool(ok))
+	values := make([]string, 0, 4) // on the heap as one
+	set := func(name, value string) {
+		values = append(values, value)
+		h[name] = values[len(values)-1 : len(values) : len(values)]
+	}
+	set(headerService, string(in.service))
+	set(headerVerified, strconv.FormatBool(ok))
 	if in.account != nil {
-		h.Set(headerAccount, in.account.Name)
+		set(headerAccount, in.account.Name)
 	}
 	if ok {
-		h.Set(headerIdempotent, in.id.Key())
+		set(headerIdempotent, in.id.Key())
 	}
 }
 
 // forApp returns the request as the app sees it. What came behind the body is not
-// signed, and some servers take it for headers. What the app says must be readable,
-// so it is not asked to compress it.
+// signed, and some servers take it for headers.
 func (v *Verify) forApp(ctx context.Context, r *http.Request, in *inbound) *http.Request {
 	in.trusted = true
 	out := r.WithContext(context.WithValue(ctx, inboundKey{}, in))
-	out.Header = r.Header.Clone()
-	out.Header.Del(snap.HeaderAuthorization)
-	out.Header.Del(snap.HeaderSignature)
-	out.Header.Del("Accept-Encoding")
-	v.mark(out.Header, in, true)
-	out.Header.Set("Content-Length", strconv.Itoa(len(in.body)))
+	in.mark(out.Header, settled, true)
 	out.Body = io.NopCloser(bytes.NewReader(in.body))
-	out.ContentLength = int64(len(in.body))
+	if out.ContentLength != int64(len(in.body)) { // it came without a length
+		out.ContentLength = int64(len(in.body))
+		out.Header.Set("Content-Length", strconv.Itoa(len(in.body)))
+	}
 	out.TransferEncoding, out.Trailer = nil, nil
 	return out
 }
