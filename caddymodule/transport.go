@@ -224,7 +224,7 @@ var (
 // of SNAP.
 func headers(req *http.Request, c *call, token signer.Token) http.Header {
 	timestamp := snap.Timestamp(c.account.clock.Time())
-	h := make(http.Header, 12)
+	h := make(http.Header) // eight headers, if the app has nothing to add, for which a map needs no table
 	for _, name := range passed {
 		if values := req.Header[name]; len(values) > 0 {
 			h[name] = values
