@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/url"
 	"os"
@@ -282,5 +283,7 @@ func (b *box) deliver(ctx context.Context, c inbox.Call) (answer store.Answer, e
 	case w.status == 0:
 		return answer, errors.New("no handler answered: expected a reverse_proxy to the app in doku_inbox")
 	}
-	return w.answer(), nil
+	answer = w.answer()
+	maps.DeleteFunc(answer.Header, func(name string, _ []string) bool { return store.Momentary(name) })
+	return answer, nil
 }

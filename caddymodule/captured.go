@@ -16,7 +16,8 @@ import (
 )
 
 // captured is the app's answer. Nothing of it reaches DOKU by itself, neither a
-// status that is only informational (1xx) nor the connection.
+// status that is only informational (1xx) nor the connection; its headers do, unless
+// they are taken back by [captured.undo].
 type captured struct {
 	header http.Header
 	before []field // of header, before the app
@@ -31,8 +32,7 @@ type field struct {
 }
 
 // capture returns a writer for the app's answer, whose body goes into buffer. Its
-// headers are those of w: if something else is answered in the end, they must be
-// taken back by [captured.undo].
+// headers are those of w.
 func capture(w http.ResponseWriter, buffer *bytes.Buffer) *captured {
 	c := &captured{header: w.Header(), body: buffer}
 	for name, values := range c.header {

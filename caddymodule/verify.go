@@ -516,8 +516,9 @@ func (in *inbound) mark(h http.Header, without map[string]bool, ok bool) {
 	}
 }
 
-// forApp returns the request as the app sees it. What came behind the body is not
-// signed, and some servers take it for headers.
+// forApp returns the request as the app sees it, whose headers are those of r,
+// changed. What came behind the body is not signed, and some servers take it for
+// headers.
 func (v *Verify) forApp(ctx context.Context, r *http.Request, in *inbound) *http.Request {
 	in.trusted = true
 	out := r.WithContext(context.WithValue(ctx, inboundKey{}, in))

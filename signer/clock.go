@@ -27,7 +27,7 @@ type Clock struct {
 	correct atomic.Bool
 
 	mu      sync.Mutex
-	date    string          // the last Date that was read
+	date    string          // the last Date that could be read; empty before the first
 	read    time.Time       // what it says
 	samples []time.Duration // the latest ones, in a ring
 	next    int
@@ -42,13 +42,13 @@ func (c *Clock) SetCorrect(correct bool) { c.correct.Store(correct) }
 // answered at received, by this machine's clock. Answers without a Date, and
 // those that took long, are left out.
 func (c *Clock) Observe(sent, received time.Time, h http.Header) {
-	trip := received.Sub(sent)
-	if trip < 0 || trip > clockWorst {
+	date, trip := h.Get("Date"), received.Sub(sent)
+	if date == "" || trip < 0 || trip > clockWorst {
 		return
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if date := h.Get("Date"); date != c.date { // else it is the same second still
+	if date != c.date { // else it is the same second still
 		read, err := http.ParseTime(date)
 		if err != nil {
 			return

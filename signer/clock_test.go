@@ -28,6 +28,10 @@ func TestTheOffsetIsTheMedianOfTheLastAnswers(t *testing.T) {
 			t.Errorf("offset %s, expected about %s", got, want)
 		}
 	}
+	c.Observe(noon, noon, http.Header{})
+	if got := c.Status(); got.Samples != 0 {
+		t.Errorf("after an answer without a Date: %+v", got)
+	}
 	for i := range 20 {
 		answered(c, noon.Add(time.Duration(i)*137*time.Millisecond), 200*time.Millisecond, 42*time.Second)
 		if i%5 == 0 {

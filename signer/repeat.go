@@ -135,8 +135,10 @@ func (r *Repeats) Begin(ctx context.Context, c Keyed) (*Repeatable, error) {
 	case err != nil:
 		return call, err
 	case turn == nil:
-		call.Answer, err = store.DecodeAnswer(values[0])
-		return call, err
+		if call.Answer, err = store.DecodeAnswer(values[0]); err != nil {
+			return call, errors.Join(err, call.begin(ctx, c.Own)) // the external id is known nonetheless
+		}
+		return call, nil
 	}
 	// Only now: while somebody else is at it, what the note says may change.
 	if err := call.begin(ctx, c.Own); err != nil {

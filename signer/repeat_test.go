@@ -52,6 +52,28 @@ func must(t *testing.T, err error) {
 
 var created = store.Answer{Status: http.StatusOK, Header: http.Header{"Content-Type": {"application/json"}}, Body: []byte(`{"responseCode":"2002700"}`)}
 
+func TestAnAnswerThatCannotBeReadLeavesTheExternalID(t *testing.T) {
+	t.Parallel()
+	memory := store.NewMemory()
+	t.Cleanup(func() { _ = memory.Close() })
+	r := NewRepeats(unreadable{memory}, time.Minute)
+	must(t, begin(t, r, "k", "1", false).Answered(t.Context(), created))
+	call, err := r.Begin(t.Context(), keyed("k", of("b"), "2", false))
+	if !errors.Is(err, store.ErrStore) || call.ExternalID != "1" || !call.Uncertain {
+		t.Errorf("found %+v, error %v, expected the first one's external id", call, err)
+	}
+}
+
+// unreadable is a store whose answers nobody can read.
+type unreadable struct{ store.Store }
+
+func (u unreadable) Finish(ctx context.Context, owner string, ttl time.Duration, entries ...store.Entry) (bool, error) {
+	for i := range entries {
+		entries[i].Value = []byte("garbage")
+	}
+	return u.Store.Finish(ctx, owner, ttl, entries...)
+}
+
 func TestARepeatHasTheSameExternalIDAndAnswer(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -2,6 +2,7 @@ package store
 
 import (
 	"encoding/binary"
+	"encoding/json"
 	"fmt"
 	"net/http"
 )
@@ -16,7 +17,10 @@ type Answer struct {
 // answerFormat is the first byte of an answer as kept.
 const answerFormat = 1
 
-// momentary are the headers of one connection or moment, which are not kept.
+// Momentary reports whether a header is one of a connection or moment, which is not
+// kept. name is spelled as [net/http] spells it.
+func Momentary(name string) bool { return momentary[name] }
+
 var momentary = map[string]bool{
 	"Connection": true, "Keep-Alive": true, "Date": true, "Server": true, "Via": true,
 	"Content-Length": true, "Transfer-Encoding": true, "Trailer": true, "Alt-Svc": true,
@@ -59,7 +63,7 @@ func appendText(kept []byte, text string) []byte {
 // value. The error wraps [ErrStore].
 func DecodeAnswer(value []byte) (*Answer, error) {
 	if len(value) == 0 || value[0] != answerFormat {
-		return nil, fmt.Errorf("%w: a kept answer is of another version's format", ErrStore)
+		return decodeEarlier(value)
 	}
 	r := reader{rest: value[1:]}
 	a := &Answer{Status: int(r.number())} //nolint:gosec // checked below
@@ -75,6 +79,25 @@ func DecodeAnswer(value []byte) (*Answer, error) {
 	}
 	a.Body = r.rest
 	return a, nil
+}
+
+// decodeEarlier reads the format before the first with a number, so that an upgrade
+// forgets nothing: the length of the head, the head in JSON, and the body. A head has
+// more than one byte, so it does not begin with [answerFormat].
+func decodeEarlier(value []byte) (*Answer, error) {
+	r := reader{rest: value}
+	var head struct {
+		Status int         `json:"status"`
+		Header http.Header `json:"header"`
+	}
+	text := r.text()
+	if r.short {
+		return nil, fmt.Errorf("%w: a kept answer is cut short", ErrStore)
+	}
+	if err := json.Unmarshal([]byte(text), &head); err != nil {
+		return nil, fmt.Errorf("%w: a kept answer: %w", ErrStore, err)
+	}
+	return &Answer{head.Status, head.Header, r.rest}, nil
 }
 
 // reader reads what [Answer.Encode] has written.

@@ -29,10 +29,21 @@ func TestHeadersOfAMomentAreNotKept(t *testing.T) {
 	}
 }
 
+func TestAnAnswerThatAnEarlierVersionKeptIsRead(t *testing.T) {
+	t.Parallel()
+	head := `{"status":200,"header":{"Content-Type":["application/json"]}}`
+	value := append(append([]byte{byte(len(head))}, head...), "body"...)
+	want := Answer{Status: 200, Header: http.Header{"Content-Type": {"application/json"}}, Body: []byte("body")}
+	if got, err := DecodeAnswer(value); err != nil || !reflect.DeepEqual(*got, want) {
+		t.Errorf("found %+v, %v, expected %+v", got, err, want)
+	}
+}
+
 func FuzzDecodeAnswer(f *testing.F) {
 	f.Add(Answer{Status: 200, Header: http.Header{"A": {"b"}}, Body: []byte("body")}.Encode())
 	f.Add([]byte{answerFormat, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1})
 	f.Add([]byte{answerFormat, 200, 1, 0xff, 0xff, 0xff, 0xff, 0x0f, 1, 'a', 1, 'b'})
+	f.Add([]byte("\x0e{\"status\":200}body"))
 	f.Add([]byte(nil))
 	f.Fuzz(func(t *testing.T, value []byte) {
 		a, err := DecodeAnswer(value)

@@ -27,8 +27,8 @@ type Memory struct {
 
 	// A day's calls are hundreds of thousands of keys and values, and the garbage
 	// collector looks at each piece of memory again and again. So they are written one
-	// behind the other into pieces that have room for hundreds of them. A piece goes
-	// when all that is in it has expired.
+	// behind the other into pieces that have room for hundreds of them. A piece stays
+	// until all of them have expired, and all that came in the same thousand.
 	texts     strings.Builder // keys and values
 	addresses []string        // values, as the cache points to them
 
@@ -72,7 +72,7 @@ func (m *Memory) sweep() {
 			return
 		case <-ticker.C:
 			m.values.DeleteExpired()
-			m.dropLeases()
+			m.tidy()
 		}
 	}
 }
@@ -91,33 +91,43 @@ func (m *Memory) value(key string) []byte {
 
 // put keeps value under key. m.mu is held.
 func (m *Memory) put(key string, value []byte, ttl time.Duration) {
-	texts, size := &m.texts, len(key)+len(value)
-	switch {
-	case size > textsSize/4:
-		texts = new(strings.Builder)
-		texts.Grow(size)
-	case size > texts.Cap()-texts.Len():
-		texts.Reset()
-		texts.Grow(textsSize)
+	if len(key)+len(value) > textsSize/4 { // of its own, so that it goes when it expires
+		text := string(value)
+		m.values.Set(key, &text, ttl)
+	} else {
+		key, address := m.write(key, value)
+		m.values.Set(key, address, ttl)
 	}
-	texts.WriteString(key)
-	texts.Write(value)
-	both := texts.String()[texts.Len()-size:]
-	if len(m.addresses) == cap(m.addresses) {
-		m.addresses = make([]string, 0, addressesSize)
-	}
-	m.addresses = append(m.addresses, both[len(key):])
-	m.values.Set(both[:len(key)], &m.addresses[len(m.addresses)-1], ttl)
 	if l, ok := m.leases[key]; ok {
 		l.valued = true
 		m.leases[key] = l
 	}
 }
 
-// dropLeases drops those that have run out.
-func (m *Memory) dropLeases() {
+// write writes key and value into the pieces. m.mu is held.
+func (m *Memory) write(key string, value []byte) (string, *string) {
+	size := len(key) + len(value)
+	if size > m.texts.Cap()-m.texts.Len() {
+		m.texts.Reset()
+		m.texts.Grow(textsSize)
+	}
+	m.texts.WriteString(key)
+	m.texts.Write(value)
+	both := m.texts.String()[m.texts.Len()-size:]
+	if len(m.addresses) == cap(m.addresses) {
+		m.addresses = make([]string, 0, addressesSize)
+	}
+	m.addresses = append(m.addresses, both[len(key):])
+	return both[:len(key)], &m.addresses[len(m.addresses)-1]
+}
+
+// tidy drops the leases that have run out, and begins new pieces of memory: those that
+// are begun could not go before they are full.
+func (m *Memory) tidy() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.texts.Reset()
+	m.addresses = nil
 	now := m.now()
 	maps.DeleteFunc(m.leases, func(_ string, l lease) bool { return !now.Before(l.until) })
 }

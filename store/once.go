@@ -268,7 +268,9 @@ func (t *Turn) end() {
 	t.once.mu.Lock()
 	defer t.once.mu.Unlock()
 	for _, key := range t.keys {
-		delete(t.once.turns, key)
+		if t.once.turns[key] == t {
+			delete(t.once.turns, key)
+		}
 	}
 	if t.ended != nil {
 		close(t.ended)

@@ -238,6 +238,7 @@ func (l *Ledger) paid(ctx context.Context, keys keys, digest []byte) (changed bo
 	if keys.paid == "" {
 		return false
 	}
+	ctx = context.WithoutCancel(ctx)
 	earlier, err := l.store.Add(ctx, keys.paid, digest, answersKept)
 	if err != nil || earlier == nil || bytes.Equal(earlier, digest) {
 		return false
@@ -252,7 +253,7 @@ func (l *Ledger) changed(ctx context.Context, id Identity, keys keys) bool {
 	if keys.paid == "" {
 		return false
 	}
-	body, err := l.store.Get(ctx, keys.paid)
+	body, err := l.store.Get(context.WithoutCancel(ctx), keys.paid)
 	return err == nil && body != nil && !bytes.Equal(body, id.Digest[:])
 }
 
