@@ -31,6 +31,7 @@ const (
 	rowSign
 	rowPlainInbound
 	rowVerify
+	rowBuffered
 	rowDurable
 )
 
@@ -40,6 +41,7 @@ var kinds = [...]kind{
 	rowSign:         {name: "doku_sign", slug: "sign", option: dokuOption, site: signSite, server: rowSign, seen: seenSigned, base: rowPlain},
 	rowPlainInbound: {name: "reverse_proxy, DOKU's calls", slug: "plain-inbound", server: rowPlain, inbound: true, seen: seenSigned, base: rowPlainInbound},
 	rowVerify:       {name: "doku_verify, DOKU's calls", slug: "verify", option: dokuOption, site: verifySite, server: rowVerify, inbound: true, seen: seenVerified, base: rowPlainInbound},
+	rowBuffered:     {name: "doku_verify, request_buffers, DOKU's calls", slug: "buffered", option: dokuOption, site: bufferedSite, server: rowBuffered, inbound: true, seen: seenVerified, base: rowPlainInbound},
 	rowDurable:      {name: "doku_inbox durable, DOKU's calls", slug: "durable", option: dokuOption, site: durableSite, server: rowDurable, inbound: true, base: rowPlainInbound, durable: true},
 }
 
@@ -174,7 +176,7 @@ func (c *benchCase) warm(ctx context.Context) error {
 		}
 		break
 	}
-	if err := c.round(ctx, []int{rowPlain, rowNull, rowSign, rowPlainInbound, rowVerify, rowDurable}); err != nil {
+	if err := c.round(ctx, []int{rowPlain, rowNull, rowSign, rowPlainInbound, rowVerify, rowBuffered, rowDurable}); err != nil {
 		return err
 	}
 	for _, r := range c.rows {

@@ -2,16 +2,18 @@
 // against plain reverse_proxy in the same binary. `make bench` runs it.
 //
 // It starts one upstream, which stands for DOKU and for the merchant's app, and
-// five Caddys in front of it, each a process of its own on loopback: plain
-// reverse_proxy twice, doku_sign, and doku_verify with a reverse_proxy behind
-// it, or with doku_inbox, which keeps each call on the disk before it answers. It drives them in turns over keep-alive connections, with two kinds of calls:
+// six Caddys in front of it, each a process of its own on loopback: plain
+// reverse_proxy twice, doku_sign, and doku_verify with a reverse_proxy behind it,
+// once with its option request_buffers, or with doku_inbox, which keeps each call on
+// the disk before it answers. It drives them in turns over keep-alive connections,
+// with two kinds of calls:
 //
 //   - the app's: creating a virtual account, as Python's json.dumps writes it, to
 //     reverse_proxy, the second reverse_proxy, and doku_sign;
 //   - DOKU's: the notification of a payment, compact, each with a payment id,
-//     external id, time and signature of its own, to reverse_proxy, doku_verify and doku_inbox.
+//     external id, time and signature of its own, to reverse_proxy, doku_verify (both) and doku_inbox.
 //
-// A round is a fixed number of calls to each of these six, in random order. In
+// A round is a fixed number of calls to each of these seven, in random order. In
 // each round CPU time and throughput are divided by those of reverse_proxy with
 // the same calls; the table has the median of these ratios over all rounds, with
 // its 95 % confidence interval. The second reverse_proxy shows how far two equal

@@ -390,6 +390,15 @@ const (
 	verifySite = `
 	doku_token ` + tokenPath + `
 	doku_verify /v1.1/transfer-va/*` + plainSite
+	bufferedSite = `
+	doku_token ` + tokenPath + `
+	doku_verify /v1.1/transfer-va/*
+	reverse_proxy {$BENCH_UPSTREAM} {
+		request_buffers 1MiB
+		transport http {
+			keepalive_idle_conns_per_host 256
+		}
+	}`
 	durableSite = `
 	doku_token ` + tokenPath + `
 	doku_verify /v1.1/transfer-va/*
