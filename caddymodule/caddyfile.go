@@ -342,7 +342,8 @@ func (v *Verify) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 //		}
 //	}
 //
-// Upstreams are those of `reverse_proxy`, and stand for `deliver` with it.
+// Upstreams are those of `reverse_proxy`, and stand for `deliver` with it. A body is
+// in memory anyway, so it goes to the app in one piece with its header.
 func parseInbox(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 	i, d := new(Inbox), h.Dispenser
 	d.Next() // consume the directive's name
@@ -351,7 +352,7 @@ func parseInbox(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 			upstreams[n] = `"` + strings.ReplaceAll(upstream, `"`, `\"`) + `"`
 		}
 		above := strings.Repeat("\n", max(d.Line()-2, 0)) // so that errors have the line of the directive
-		tokens, err := caddyfile.Tokenize([]byte(above+"deliver {\nreverse_proxy "+strings.Join(upstreams, " ")+"\n}\n"), d.File())
+		tokens, err := caddyfile.Tokenize([]byte(above+"deliver {\nreverse_proxy "+strings.Join(upstreams, " ")+" {\nrequest_buffers unlimited\n}\n}\n"), d.File())
 		if err != nil {
 			return nil, d.WrapErr(err)
 		}
