@@ -166,6 +166,13 @@ func start(t *testing.T, o options) *world {
 	t.Helper()
 	w := newWorld(t)
 	w.run(t, w.caddyfile(o))
+	// A site listens a moment before the configuration is the one that is asked.
+	for deadline := time.Now().Add(5 * time.Second); strings.Contains(w.ask("/doku/accounts"), "this configuration has no DOKU accounts"); {
+		if time.Now().After(deadline) {
+			t.Fatal("the admin API does not know the configuration")
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
 	return w
 }
 
