@@ -234,17 +234,19 @@ func headers(req *http.Request, c *call, token signer.Token) http.Header {
 		h["Content-Type"] = contentType
 	}
 	h["User-Agent"] = userAgent
-	// The names are written in net/http's spelling, which saves converting them each
-	// time, and the values are on the heap as one.
-	values := [...]string{timestamp, c.account.clientID, c.externalID, c.channelID, "Bearer " + token.Value, signer.Symmetric(c.credentials.secrets[0], signer.Call{
-		Method:    req.Method,
-		Target:    snap.RequestTarget(req.URL.RequestURI()),
-		Token:     token.Value,
-		Digest:    c.digest,
-		Timestamp: timestamp,
-	})}
-	for i, name := range [len(values)]string{"X-Timestamp", "X-Partner-Id", "X-External-Id", "Channel-Id", "Authorization", "X-Signature"} {
-		h[name] = values[i : i+1 : i+1]
+	values := [...]string{ // on the heap as one
+		timestamp, c.account.clientID, c.externalID, c.channelID, "Bearer " + token.Value, signer.Symmetric(c.credentials.secrets[0], signer.Call{
+			Method:    req.Method,
+			Target:    snap.RequestTarget(req.URL.RequestURI()),
+			Token:     token.Value,
+			Digest:    c.digest,
+			Timestamp: timestamp,
+		}),
+	}
+	for i, name := range [len(values)]string{
+		snap.HeaderTimestamp, snap.HeaderPartnerID, snap.HeaderExternalID, snap.HeaderChannelID, snap.HeaderAuthorization, snap.HeaderSignature,
+	} {
+		h[snap.HeaderKey(name)] = values[i : i+1 : i+1]
 	}
 	return h
 }

@@ -18,25 +18,28 @@ const (
 	HeaderAuthorization = "Authorization"
 )
 
-// HeaderValues returns the values in h of the header with one of the names above. It
-// is [http.Header.Values] without spelling the name anew for each call.
-func HeaderValues(h http.Header, name string) []string {
+// HeaderKey returns the key under which [net/http] has the header with one of the
+// names above in an [http.Header], without spelling it anew for each call.
+func HeaderKey(name string) string {
 	switch name {
 	case HeaderTimestamp:
-		return h["X-Timestamp"]
+		return "X-Timestamp"
 	case HeaderSignature:
-		return h["X-Signature"]
+		return "X-Signature"
 	case HeaderPartnerID:
-		return h["X-Partner-Id"]
+		return "X-Partner-Id"
 	case HeaderExternalID:
-		return h["X-External-Id"]
+		return "X-External-Id"
 	case HeaderChannelID:
-		return h["Channel-Id"]
+		return "Channel-Id"
 	case HeaderClientKey:
-		return h["X-Client-Key"]
+		return "X-Client-Key"
 	}
-	return h.Values(name)
+	return http.CanonicalHeaderKey(name)
 }
+
+// HeaderValues returns the values in h of the header with one of the names above.
+func HeaderValues(h http.Header, name string) []string { return h[HeaderKey(name)] }
 
 // Digest returns the SHA-256 of body, which enters the string to sign in
 // lower-case hexadecimal. It hashes body as it is: minify or canonicalize it

@@ -117,6 +117,15 @@ func TestTheTextOfASecondOrDayIsNotThatOfAnother(t *testing.T) {
 	}
 }
 
+func TestHeaderKeysAreThoseOfNetHTTP(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{HeaderTimestamp, HeaderSignature, HeaderPartnerID, HeaderExternalID, HeaderChannelID, HeaderClientKey, HeaderAuthorization} {
+		if got := HeaderKey(name); got != http.CanonicalHeaderKey(name) {
+			t.Errorf("%s: found %s", name, got)
+		}
+	}
+}
+
 func TestRequestTarget(t *testing.T) {
 	t.Parallel()
 	for in, want := range map[string]string{

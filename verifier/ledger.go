@@ -83,7 +83,8 @@ func (id Identity) call() string {
 	return id.ExternalID
 }
 
-// keys are those under which a call is known, as parts of one text.
+// keys are those under which a call is known, as parts of one text: made one by one,
+// they cost five pieces of memory for each call.
 type keys struct {
 	external string // its external id, which no other call of the day may have
 	call     string // payment or external id together with the body
