@@ -20,9 +20,11 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/caddy-doku/caddy-doku/internal/idempotency"
+	"github.com/caddy-doku/caddy-doku/internal/ledger"
+	"github.com/caddy-doku/caddy-doku/internal/store"
+	"github.com/caddy-doku/caddy-doku/internal/tokens"
 	"github.com/caddy-doku/caddy-doku/signer"
-	"github.com/caddy-doku/caddy-doku/store"
-	"github.com/caddy-doku/caddy-doku/verifier"
 )
 
 // Account is one DOKU client id with its keys.
@@ -86,8 +88,8 @@ type Account struct {
 	// is about to take its place, or has failed to.
 	scope   *store.Scoped
 	sealed  bool
-	repeats *signer.Repeats
-	ledger  *verifier.Ledger
+	repeats *idempotency.Repeats
+	ledger  *ledger.Ledger
 	stories *stories
 
 	inUse atomic.Pointer[credentials]
@@ -99,8 +101,8 @@ type Account struct {
 
 // session is what an account keeps across reloads.
 type session struct {
-	tokens *signer.TokenSource
-	clock  *signer.Clock
+	tokens *tokens.TokenSource
+	clock  *tokens.Clock
 	shared *store.Scoped // where sidecars share the token, or nil
 	log    *liveHandler
 	name   atomic.Pointer[string] // of the account that it works for
@@ -226,8 +228,8 @@ func (a *Account) provision(app *App) error {
 		}
 	}
 	kept := countingStore{a.scope}
-	a.repeats = signer.NewRepeats(kept, verifier.DefaultLease)
-	a.ledger = verifier.NewLedger(kept, verifier.DefaultLease)
+	a.repeats = idempotency.NewRepeats(kept, ledger.DefaultLease)
+	a.ledger = ledger.NewLedger(kept, ledger.DefaultLease)
 	a.stories = newStories(kept, time.Now)
 	a.ledger.Lenient = app.OnStoreError == storeErrorContinue
 	if err := a.join(app, c); err != nil {
@@ -289,7 +291,7 @@ func (a *Account) begin(app *App, c *credentials) (_ *session, err error) {
 		return nil, err
 	}
 	log := slog.New(s.log)
-	s.clock = &signer.Clock{Now: time.Now, Logger: log}
+	s.clock = &tokens.Clock{Now: time.Now, Logger: log}
 	var sharedWith store.Store
 	if a.sealed {
 		s.shared = store.Scope(app.store, a.clientID+"@"+a.base.Host)
@@ -298,7 +300,7 @@ func (a *Account) begin(app *App, c *credentials) (_ *session, err error) {
 		}
 		sharedWith = countingStore{s.shared}
 	}
-	s.tokens, err = signer.NewTokenSource(signer.TokenConfig{
+	s.tokens, err = tokens.NewTokenSource(tokens.TokenConfig{
 		BaseURL:   a.base.String(),
 		ClientID:  a.clientID,
 		Key:       c.privateKey,

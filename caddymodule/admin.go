@@ -14,6 +14,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/caddy-doku/caddy-doku/internal/tokens"
 	"github.com/caddy-doku/caddy-doku/signer"
 )
 
@@ -193,7 +194,7 @@ func (a *Account) status(ctx context.Context, app *App) accountStatus {
 	return s
 }
 
-func statusOf(t signer.TokenStatus, now time.Time) tokenStatus {
+func statusOf(t tokens.TokenStatus, now time.Time) tokenStatus {
 	s := tokenStatus{Fetching: t.Fetching, Held: now.Before(t.Expires)}
 	if s.Held {
 		s.AgeSeconds, s.RefreshInSeconds, s.ExpiresInSeconds = seconds(now.Sub(t.Issued)), seconds(t.Refresh.Sub(now)), seconds(t.Expires.Sub(now))
@@ -203,7 +204,7 @@ func statusOf(t signer.TokenStatus, now time.Time) tokenStatus {
 	}
 	s.LastFetch = &fetchStatus{Reason: string(t.Reason), Ended: t.Fetched, AgoSeconds: *seconds(now.Sub(t.Fetched)), Failures: t.Failures}
 	if t.Error != nil {
-		s.LastFetch.Error, s.LastFetch.Hint = t.Error.Error(), signer.Hint(t.Error)
+		s.LastFetch.Error, s.LastFetch.Hint = t.Error.Error(), tokens.Hint(t.Error)
 		s.LastFetch.NextAttemptSeconds = seconds(max(0, t.RestsTil.Sub(now)))
 	}
 	return s
@@ -253,10 +254,10 @@ func refreshToken(app *App, w http.ResponseWriter, r *http.Request) error {
 	ctx, cancel := context.WithTimeout(r.Context(), refreshWithin)
 	defer cancel()
 	switch _, err := account.tokens.Refresh(ctx); {
-	case errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, signer.ErrTokenUnreachable):
+	case errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, tokens.ErrTokenUnreachable):
 		return apiError(http.StatusGatewayTimeout, fmt.Errorf("no new token within %s; it is still being fetched: %w", refreshWithin, err))
 	case err != nil:
-		return apiError(http.StatusBadGateway, fmt.Errorf("no new token: %w; %s", err, signer.Hint(err)))
+		return apiError(http.StatusBadGateway, fmt.Errorf("no new token: %w; %s", err, tokens.Hint(err)))
 	}
 	return tell(w, account.status(r.Context(), app))
 }

@@ -25,9 +25,9 @@ import (
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 
-	"github.com/caddy-doku/caddy-doku/inbox"
-	"github.com/caddy-doku/caddy-doku/store"
-	"github.com/caddy-doku/caddy-doku/verifier"
+	"github.com/caddy-doku/caddy-doku/internal/inbox"
+	"github.com/caddy-doku/caddy-doku/internal/ledger"
+	"github.com/caddy-doku/caddy-doku/internal/store"
 )
 
 // box is an inbox of a configuration, with the way to the app.
@@ -127,7 +127,7 @@ func (b *box) keep() (*keeping, error) {
 		if err := held.join(b.app.storeID); err != nil {
 			return nil, err
 		}
-		k.lanes, k.close = inbox.NewLanes(b.app.store, verifier.DefaultLease), held.giveBack
+		k.lanes, k.close = inbox.NewLanes(b.app.store, ledger.DefaultLease), held.giveBack
 		return k, nil
 	}
 	file, err := inbox.OpenBolt(inbox.BoltConfig{
@@ -137,7 +137,7 @@ func (b *box) keep() (*keeping, error) {
 		return nil, err
 	}
 	memory := store.NewMemory()
-	k.store, k.lanes = file, inbox.NewLanes(memory, verifier.DefaultLease)
+	k.store, k.lanes = file, inbox.NewLanes(memory, ledger.DefaultLease)
 	k.close = func() error { return errors.Join(file.Close(), memory.Close()) }
 	return k, nil
 }

@@ -12,7 +12,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
-	"github.com/caddy-doku/caddy-doku/store"
+	"github.com/caddy-doku/caddy-doku/internal/store"
 )
 
 // captured is the app's answer. Nothing of it reaches DOKU by itself, neither a

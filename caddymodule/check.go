@@ -7,7 +7,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/caddy-doku/caddy-doku/signer"
+	"github.com/caddy-doku/caddy-doku/internal/tokens"
 )
 
 const (
@@ -124,11 +124,11 @@ func word(check string, err error) string {
 		return "away"
 	case check != checkToken:
 		return "not_ready"
-	case errors.Is(err, signer.ErrTokenRefused):
+	case errors.Is(err, tokens.ErrTokenRefused):
 		return "refused"
-	case errors.Is(err, signer.ErrTokenAnswer):
+	case errors.Is(err, tokens.ErrTokenAnswer):
 		return "unusable"
-	case errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, signer.ErrTokenUnreachable):
+	case errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, tokens.ErrTokenUnreachable):
 		return "pending" // it is being fetched
 	}
 	return "unreachable"

@@ -21,7 +21,7 @@ import (
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"github.com/spf13/cobra"
 
-	"github.com/caddy-doku/caddy-doku/tour"
+	"github.com/caddy-doku/caddy-doku/internal/tour"
 )
 
 func init() {

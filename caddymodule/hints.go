@@ -1,6 +1,6 @@
 package caddymodule
 
-import "github.com/caddy-doku/caddy-doku/signer"
+import "github.com/caddy-doku/caddy-doku/internal/tokens"
 
 // What an operator can do, by the reason in the log: said as `hint` beside it.
 
@@ -69,7 +69,7 @@ var inboundHints = map[string]string{ //nolint:gosec // no credentials, but what
 func checkHint(check string, err error) string {
 	switch check {
 	case checkToken:
-		return signer.Hint(err)
+		return tokens.Hint(err)
 	case checkStore:
 		return "see that the store (Redis) is reachable and takes writes"
 	case checkInbox:

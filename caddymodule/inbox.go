@@ -14,10 +14,10 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
-	"github.com/caddy-doku/caddy-doku/inbox"
+	"github.com/caddy-doku/caddy-doku/internal/inbox"
+	"github.com/caddy-doku/caddy-doku/internal/ledger"
+	"github.com/caddy-doku/caddy-doku/internal/store"
 	"github.com/caddy-doku/caddy-doku/snap"
-	"github.com/caddy-doku/caddy-doku/store"
-	"github.com/caddy-doku/caddy-doku/verifier"
 )
 
 func init() {
@@ -252,7 +252,7 @@ func acknowledgement(c inbox.Call) *store.Answer {
 
 // laneOf returns what the order of a notification is kept within: its virtual
 // account, or the transaction that it tells of.
-func laneOf(id verifier.Identity, body []byte) string {
+func laneOf(id ledger.Identity, body []byte) string {
 	canonical, _, err := snap.AppendCanonical(memory(len(body)), body)
 	defer recycle(canonical)
 	subject := ""

@@ -12,7 +12,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
-	"github.com/caddy-doku/caddy-doku/inbox"
+	"github.com/caddy-doku/caddy-doku/internal/inbox"
 )
 
 func init() {

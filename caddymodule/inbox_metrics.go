@@ -6,7 +6,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/caddy-doku/caddy-doku/inbox"
+	"github.com/caddy-doku/caddy-doku/internal/inbox"
 )
 
 // figuresWithin is how long the figures of an inbox may take. A scrape does not

@@ -10,9 +10,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/caddy-doku/caddy-doku/internal/store"
+	"github.com/caddy-doku/caddy-doku/internal/tokens"
 	"github.com/caddy-doku/caddy-doku/signer"
 	"github.com/caddy-doku/caddy-doku/snap"
-	"github.com/caddy-doku/caddy-doku/store"
 	"github.com/caddy-doku/caddy-doku/verifier"
 )
 
@@ -132,7 +133,7 @@ var (
 	}
 	inboundOutcomes = append([]string{
 		outcomeAccepted, outcomeAppRefused, "app_timeout", "app_unreachable", "app_missing", "kept", "not_kept", "inbox",
-		outcomeReplayed, "in_flight", "store",
+		outcomeReplayed, "in_flight", "store", "conflict",
 		outcomeIssued, "issuing", "method", "service_unknown", "body_too_large", "body_unreadable",
 	}, verifier.Reasons()...)
 )
@@ -167,7 +168,7 @@ func countFromZero(account string) {
 			calls.WithLabelValues(directionIn, account, string(service), outcome)
 		}
 	}
-	for _, reason := range []signer.Reason{signer.ReasonFirst, signer.ReasonAhead, signer.ReasonExpired, signer.ReasonRejected, signer.ReasonForced} {
+	for _, reason := range []tokens.Reason{tokens.ReasonFirst, tokens.ReasonAhead, tokens.ReasonExpired, tokens.ReasonRejected, tokens.ReasonForced} {
 		for _, result := range refreshResults {
 			tokenRefreshes.WithLabelValues(account, string(reason), result.name)
 		}
@@ -187,14 +188,14 @@ var refreshResults = []struct {
 	name string
 }{
 	{nil, "ok"},
-	{signer.ErrTokenRefused, "refused"},
-	{signer.ErrTokenAnswer, "unusable"},
-	{signer.ErrTokenUnreachable, "unreachable"},
+	{tokens.ErrTokenRefused, "refused"},
+	{tokens.ErrTokenAnswer, "unusable"},
+	{tokens.ErrTokenUnreachable, "unreachable"},
 }
 
 // countRefresh counts a fetch of a token when it has ended: see
-// [signer.TokenConfig].
-func (s *session) countRefresh(fetch, _ context.Context, reason signer.Reason) (context.Context, func(error)) {
+// [tokens.TokenConfig].
+func (s *session) countRefresh(fetch, _ context.Context, reason tokens.Reason) (context.Context, func(error)) {
 	return fetch, func(err error) {
 		result := outcomeOther
 		for _, r := range refreshResults {
@@ -202,7 +203,7 @@ func (s *session) countRefresh(fetch, _ context.Context, reason signer.Reason) (
 				result = r.name
 			}
 		}
-		if !errors.Is(err, signer.ErrTokenClosed) {
+		if !errors.Is(err, tokens.ErrTokenClosed) {
 			tokenRefreshes.WithLabelValues(*s.name.Load(), string(reason), result).Inc()
 		}
 	}

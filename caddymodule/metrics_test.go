@@ -21,9 +21,9 @@ import (
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
 
-	"github.com/caddy-doku/caddy-doku/signer"
+	"github.com/caddy-doku/caddy-doku/internal/store"
+	"github.com/caddy-doku/caddy-doku/internal/tokens"
 	"github.com/caddy-doku/caddy-doku/snap"
-	"github.com/caddy-doku/caddy-doku/store"
 )
 
 func TestMetricsAreNamedAsPrometheusWantsIt(t *testing.T) {
@@ -164,13 +164,13 @@ func TestRefreshesAreCountedByReasonAndResult(t *testing.T) {
 		count  float64
 	}{
 		{nil, "ok", 1},
-		{fmt.Errorf("%w: HTTP 401", signer.ErrTokenRefused), "refused", 1},
-		{signer.ErrTokenAnswer, "unusable", 1},
-		{signer.ErrTokenUnreachable, "unreachable", 1},
-		{signer.ErrTokenClosed, outcomeOther, 0}, // the sidecar ends
+		{fmt.Errorf("%w: HTTP 401", tokens.ErrTokenRefused), "refused", 1},
+		{tokens.ErrTokenAnswer, "unusable", 1},
+		{tokens.ErrTokenUnreachable, "unreachable", 1},
+		{tokens.ErrTokenClosed, outcomeOther, 0}, // the sidecar ends
 		{errors.New("no entropy"), outcomeOther, 1},
 	} {
-		_, end := s.countRefresh(t.Context(), t.Context(), signer.ReasonAhead)
+		_, end := s.countRefresh(t.Context(), t.Context(), tokens.ReasonAhead)
 		end(test.err)
 		if got := testutil.ToFloat64(tokenRefreshes.WithLabelValues(name, "ahead", test.result)); got != test.count {
 			t.Errorf("%v: %v of %s, expected %v", test.err, got, test.result, test.count)
@@ -278,7 +278,7 @@ func TestTheSidecarsOwnTimeIsThatOfNobodyElse(t *testing.T) { //nolint:parallelt
 	clock := &hands{now: time.Now()}
 	simulated := newSimulator(t, time.Now)
 	doku := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if strings.HasSuffix(r.URL.Path, signer.TokenPath) {
+		if strings.HasSuffix(r.URL.Path, tokens.TokenPath) {
 			clock.move(3 * time.Second)
 		} else {
 			clock.move(2 * time.Second)

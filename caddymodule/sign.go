@@ -20,9 +20,11 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/net/http/httpguts"
 
+	"github.com/caddy-doku/caddy-doku/internal/idempotency"
+	"github.com/caddy-doku/caddy-doku/internal/store"
+	"github.com/caddy-doku/caddy-doku/internal/tokens"
 	"github.com/caddy-doku/caddy-doku/signer"
 	"github.com/caddy-doku/caddy-doku/snap"
-	"github.com/caddy-doku/caddy-doku/store"
 )
 
 func init() {
@@ -197,11 +199,11 @@ type call struct {
 	began       time.Time
 	elsewhere   time.Duration // that DOKU, the app's sending, and waiting for a token have taken
 
-	repeatable *signer.Repeatable // if the app has given an idempotency key, and the store is there
-	uncertain  bool               // whether an earlier attempt with the key may have reached DOKU
-	answered   bool               // whether DOKU has answered
-	answer     *store.Answer      // DOKU's, if it is small enough to be kept
-	outcome    string             // for the counter, if it is not DOKU's answer that says it
+	repeatable *idempotency.Repeatable // if the app has given an idempotency key, and the store is there
+	uncertain  bool                    // whether an earlier attempt with the key may have reached DOKU
+	answered   bool                    // whether DOKU has answered
+	answer     *store.Answer           // DOKU's, if it is small enough to be kept
+	outcome    string                  // for the counter, if it is not DOKU's answer that says it
 
 	attempts int        // that were signed
 	signing  trace.Span // of the signature that is being made, or nil
@@ -222,7 +224,7 @@ func (c *call) count(outcome string) {
 }
 
 // token returns a token, and takes note of the time that the call waits for it.
-func (c *call) token(ctx context.Context) (signer.Token, error) {
+func (c *call) token(ctx context.Context) (tokens.Token, error) {
 	began := c.account.clock.Now()
 	defer func() { c.elsewhere += c.account.clock.Now().Sub(began) }()
 	return c.account.token(ctx)
@@ -425,16 +427,16 @@ func (s *Sign) repeat(ctx context.Context, c *call, r *http.Request) error {
 	if len(values) == 0 {
 		return nil
 	}
-	if len(values) > 1 || !signer.ValidKey(values[0]) {
+	if len(values) > 1 || !idempotency.ValidKey(values[0]) {
 		return &localError{
 			snap.InvalidFieldFormat.With(s.IdempotencyHeader + " [expected 1 to 255 visible ASCII characters, once]"), "idempotency_key",
 			errors.New("the app's idempotency key is not 1 to 255 visible ASCII characters, once"),
 		}
 	}
 	asking, span := startSpan(ctx, "doku.repeat")
-	again, err := c.account.repeats.Begin(asking, signer.Keyed{
+	again, err := c.account.repeats.Begin(asking, idempotency.Keyed{
 		Key:        values[0],
-		Digest:     signer.CallDigest(r.Method, snap.RequestTarget(r.URL.RequestURI()), c.digest),
+		Digest:     idempotency.CallDigest(r.Method, snap.RequestTarget(r.URL.RequestURI()), c.digest),
 		ExternalID: c.externalID,
 		Own:        c.ownID,
 	})
@@ -446,7 +448,7 @@ func (s *Sign) repeat(ctx context.Context, c *call, r *http.Request) error {
 	case err == nil:
 		c.repeatable, c.externalID, c.uncertain = again, again.ExternalID, again.Uncertain
 		return nil
-	case errors.Is(err, signer.ErrKeyReused):
+	case errors.Is(err, idempotency.ErrKeyReused):
 		return &localError{snap.Unprocessable.With("[" + s.IdempotencyHeader + " was used for another call before; nothing was sent]"), "idempotency_key_reused", err}
 	case errors.Is(err, store.ErrInFlight):
 		return &localError{snap.Timeout.With("[outcome: unknown; a call with the same " + s.IdempotencyHeader + " is still under way]"), "in_flight", err}
@@ -544,9 +546,9 @@ func describe(hazards []snap.Hazard) string {
 
 func noToken(err error) error {
 	what := "[no B2B token: DOKU could not be reached; nothing was sent]"
-	if errors.Is(err, signer.ErrTokenRefused) {
+	if errors.Is(err, tokens.ErrTokenRefused) {
 		what = "[no B2B token: DOKU refused the request for one; check client_id, private_key and environment; nothing was sent]"
-	} else if errors.Is(err, signer.ErrTokenAnswer) {
+	} else if errors.Is(err, tokens.ErrTokenAnswer) {
 		what = "[no B2B token: DOKU's answer was unusable; nothing was sent]"
 	}
 	return &localError{snap.Unavailable.With(what), "token", err}

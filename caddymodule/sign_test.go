@@ -19,10 +19,11 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
-	"github.com/caddy-doku/caddy-doku/signer"
+	"github.com/caddy-doku/caddy-doku/internal/idempotency"
+	"github.com/caddy-doku/caddy-doku/internal/store"
+	"github.com/caddy-doku/caddy-doku/internal/tokens"
 	"github.com/caddy-doku/caddy-doku/simulator"
 	"github.com/caddy-doku/caddy-doku/snap"
-	"github.com/caddy-doku/caddy-doku/store"
 )
 
 func TestWhatTheAppIsToldOfACallThatFailed(t *testing.T) {
@@ -85,7 +86,7 @@ func (h *house) keepIn(t *testing.T) *failing {
 	memory := store.NewMemory()
 	t.Cleanup(func() { _ = memory.Close() })
 	f := &failing{Store: memory}
-	h.app.Accounts[0].repeats = signer.NewRepeats(f, time.Minute)
+	h.app.Accounts[0].repeats = idempotency.NewRepeats(f, time.Minute)
 	return f
 }
 
@@ -130,7 +131,7 @@ func TestWithoutItsStoreACallMayHaveBeenMadeBefore(t *testing.T) {
 		h.app.OnStoreError = storeErrorContinue
 		h.keepIn(t).claim.Store(true)
 		handler := h.sign(t, new(Sign))
-		h.doku.SetFault(signer.TokenPath, &noTokenForYou)
+		h.doku.SetFault(tokens.TokenPath, &noTokenForYou)
 		expect(t, serve(t, handler, keyed(t)), http.StatusGatewayTimeout, "outcome_unknown")
 	})
 	t.Run("it is made with the external id of the attempt before, if that is known", func(t *testing.T) {
@@ -144,8 +145,8 @@ func TestWithoutItsStoreACallMayHaveBeenMadeBefore(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		unsent, err := h.app.Accounts[0].repeats.Begin(t.Context(), signer.Keyed{
-			Key: "INV-1", Digest: signer.CallDigest(r.Method, createPath, snap.Digest(body)), ExternalID: "77",
+		unsent, err := h.app.Accounts[0].repeats.Begin(t.Context(), idempotency.Keyed{
+			Key: "INV-1", Digest: idempotency.CallDigest(r.Method, createPath, snap.Digest(body)), ExternalID: "77",
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -182,7 +183,7 @@ func TestTheAppIsToldOfAFailureBeforeItIsNoted(t *testing.T) {
 	h := newHouse(t)
 	kept := h.keepIn(t)
 	handler := h.sign(t, new(Sign))
-	h.doku.SetFault(signer.TokenPath, &noTokenForYou)
+	h.doku.SetFault(tokens.TokenPath, &noTokenForYou)
 	r := keyed(t)
 	w := httptest.NewRecorder()
 	told := false

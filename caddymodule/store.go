@@ -7,7 +7,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
-	"github.com/caddy-doku/caddy-doku/store"
+	"github.com/caddy-doku/caddy-doku/internal/store"
 )
 
 func init() {

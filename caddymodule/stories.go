@@ -12,7 +12,7 @@ import (
 
 	"go.opentelemetry.io/otel/trace"
 
-	"github.com/caddy-doku/caddy-doku/store"
+	"github.com/caddy-doku/caddy-doku/internal/store"
 )
 
 // bill is what a call or its answer tells of the bill that it is about.

@@ -21,11 +21,11 @@ import (
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	"go.opentelemetry.io/otel/trace"
 
-	"github.com/caddy-doku/caddy-doku/inbox"
-	"github.com/caddy-doku/caddy-doku/signer"
+	"github.com/caddy-doku/caddy-doku/internal/inbox"
+	"github.com/caddy-doku/caddy-doku/internal/store"
+	"github.com/caddy-doku/caddy-doku/internal/tokens"
 	"github.com/caddy-doku/caddy-doku/simulator"
 	"github.com/caddy-doku/caddy-doku/snap"
-	"github.com/caddy-doku/caddy-doku/store"
 )
 
 const inquiryPath = "/v1.1/transfer-va/inquiry"
@@ -226,7 +226,7 @@ func TestATraceShowsWhatACallFailedOf(t *testing.T) {
 	}
 }
 
-const tokenRequestPath = signer.TokenPath
+const tokenRequestPath = tokens.TokenPath
 
 func TestARenewalInTheBackgroundIsOnATraceOfItsOwn(t *testing.T) {
 	t.Parallel()
@@ -274,7 +274,7 @@ func (h *house) merchant(t *testing.T, tr *traces, verify *Verify, app http.Hand
 		defer span.End()
 		r = caddyhttp.PrepareRequest(r.WithContext(ctx), caddy.NewReplacer(), w, &caddyhttp.Server{})
 		var err error
-		if r.URL.Path == signer.TokenPath {
+		if r.URL.Path == tokens.TokenPath {
 			err = token.ServeHTTP(w, r, nobody)
 		} else {
 			err = verify.ServeHTTP(w, r, answers)
@@ -284,7 +284,7 @@ func (h *house) merchant(t *testing.T, tr *traces, verify *Verify, app http.Hand
 		}
 	}))
 	t.Cleanup(server.Close)
-	h.doku.SetMerchantURLs(server.URL+signer.TokenPath, server.URL+inquiryPath, server.URL+paymentPath)
+	h.doku.SetMerchantURLs(server.URL+tokens.TokenPath, server.URL+inquiryPath, server.URL+paymentPath)
 	return server.URL
 }
 
@@ -339,7 +339,7 @@ func TestATraceShowsTheWayOfANotification(t *testing.T) {
 	}
 	same(t, "the external id, which has the number in it", attributeOf(verified, keyExternalID), "VA****9090-1")
 	same(t, "the number", attributeOf(verified, keyVirtualAccount), "****9090")
-	same(t, "the token request", tr.tree("POST "+signer.TokenPath, keyAccount, keyService, keyOutcome, keyResponseCode), "POST "+signer.TokenPath+" default 73 issued 2007300\n  doku.issue_token")
+	same(t, "the token request", tr.tree("POST "+tokens.TokenPath, keyAccount, keyService, keyOutcome, keyResponseCode), "POST "+tokens.TokenPath+" default 73 issued 2007300\n  doku.issue_token")
 }
 
 func TestATraceShowsWhyACallOfDOKUsWasRefused(t *testing.T) {
@@ -389,7 +389,7 @@ func TestWhatIsNoTextCannotSpoilATrace(t *testing.T) {
 	t.Parallel()
 	h, tr := newHouse(t), newTraces()
 	merchant := h.merchant(t, tr, &Verify{Enforce: enforceReport}, accept)
-	for _, path := range []string{"/%ff/transfer-va/payment", signer.TokenPath} {
+	for _, path := range []string{"/%ff/transfer-va/payment", tokens.TokenPath} {
 		_, err := h.doku.Call(t.Context(), simulator.Outgoing{URL: merchant + path, Body: notification(), ExternalID: "\xff", Mutate: func(r *http.Request) {
 			r.Header.Set("User-Agent", "\xff")
 			r.Header.Set("X-PARTNER-ID", "\xff")
@@ -556,7 +556,7 @@ func withoutTracing(c *call, in *inbound, b *box, r *http.Request) {
 	_, span := startSpan(ctx, "doku.token")
 	span.End()
 	c.endSigning("")
-	_, span = c.startAttempt(ctx, r, signer.Token{})
+	_, span = c.startAttempt(ctx, r, tokens.Token{})
 	c.endAttempt(span, nil, nil)
 	traceCall(r, c)
 	in.span = trace.SpanFromContext(ctx)

@@ -23,10 +23,10 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	"go.opentelemetry.io/otel/trace/noop"
 
-	"github.com/caddy-doku/caddy-doku/inbox"
-	"github.com/caddy-doku/caddy-doku/signer"
+	"github.com/caddy-doku/caddy-doku/internal/inbox"
+	"github.com/caddy-doku/caddy-doku/internal/ledger"
+	"github.com/caddy-doku/caddy-doku/internal/tokens"
 	"github.com/caddy-doku/caddy-doku/snap"
-	"github.com/caddy-doku/caddy-doku/verifier"
 )
 
 // The attributes of spans, besides those of OpenTelemetry's conventions. Nothing
@@ -245,7 +245,7 @@ func describeCall(account string, service snap.Service, externalID string, b bil
 }
 
 // startAttempt starts the span of one attempt at a call.
-func (c *call) startAttempt(ctx context.Context, req *http.Request, token signer.Token) (context.Context, trace.Span) {
+func (c *call) startAttempt(ctx context.Context, req *http.Request, token tokens.Token) (context.Context, trace.Span) {
 	if !trace.SpanFromContext(ctx).IsRecording() {
 		return ctx, trace.SpanFromContext(ctx)
 	}
@@ -321,12 +321,12 @@ func traceCall(r *http.Request, c *call) {
 
 // fetchTrace is a fetch of a token, for the traces of those who wait for it.
 type fetchTrace struct {
-	reason signer.Reason
+	reason tokens.Reason
 	span   trace.SpanContext
 }
 
-// aroundFetch traces and counts a fetch of a token: see [signer.TokenConfig].
-func (s *session) aroundFetch(fetch, cause context.Context, reason signer.Reason) (context.Context, func(error)) {
+// aroundFetch traces and counts a fetch of a token: see [tokens.TokenConfig].
+func (s *session) aroundFetch(fetch, cause context.Context, reason tokens.Reason) (context.Context, func(error)) {
 	fetch, counted := s.countRefresh(fetch, cause, reason)
 	fetch, traced := s.traceFetch(fetch, cause, reason)
 	return fetch, func(err error) {
@@ -338,14 +338,14 @@ func (s *session) aroundFetch(fetch, cause context.Context, reason signer.Reason
 // traceFetch puts a fetch of a token on a trace: on that of the call that waits for
 // it, or, if none does, on one of its own, linked with that of the call that has
 // started it.
-func (s *session) traceFetch(fetch, cause context.Context, reason signer.Reason) (context.Context, func(error)) {
+func (s *session) traceFetch(fetch, cause context.Context, reason tokens.Reason) (context.Context, func(error)) {
 	causing := trace.SpanFromContext(cause)
 	if !causing.IsRecording() {
 		s.fetch.Store(&fetchTrace{reason: reason})
 		return fetch, func(error) {}
 	}
 	options := []trace.SpanStartOption{trace.WithAttributes(keyRefreshReason.String(string(reason)))}
-	background := reason == signer.ReasonAhead
+	background := reason == tokens.ReasonAhead
 	if background {
 		options = append(options, trace.WithNewRoot(), trace.WithLinks(trace.Link{SpanContext: causing.SpanContext()}))
 	} else {
@@ -366,7 +366,7 @@ func (s *session) traceFetch(fetch, cause context.Context, reason signer.Reason)
 
 // tokenFailure returns which of its errors a fetch has ended with.
 func tokenFailure(err error) string {
-	for _, known := range []error{signer.ErrTokenRefused, signer.ErrTokenAnswer, signer.ErrTokenUnreachable, signer.ErrTokenClosed} {
+	for _, known := range []error{tokens.ErrTokenRefused, tokens.ErrTokenAnswer, tokens.ErrTokenUnreachable, tokens.ErrTokenClosed} {
 		if errors.Is(err, known) {
 			return known.Error()
 		}
@@ -375,7 +375,7 @@ func tokenFailure(err error) string {
 }
 
 // token returns the B2B token, and if it must be waited for, does so inside a span.
-func (s *session) token(ctx context.Context) (signer.Token, error) {
+func (s *session) token(ctx context.Context) (tokens.Token, error) {
 	if token, ok := s.tokens.Current(ctx); ok {
 		return token, nil
 	}
@@ -493,15 +493,15 @@ func (in *inbound) traceEnd(ctx context.Context, outcome string, answer []byte) 
 }
 
 // ledgerResult says what the ledger has found.
-func ledgerResult(out verifier.Outcome, err error) string {
+func ledgerResult(out ledger.Outcome, err error) string {
 	switch {
-	case errors.Is(err, verifier.ErrConflict):
+	case errors.Is(err, ledger.ErrConflict):
 		return "conflict"
-	case errors.Is(err, verifier.ErrInFlight):
+	case errors.Is(err, ledger.ErrInFlight):
 		return "in_flight"
-	case errors.Is(err, verifier.ErrLedger):
+	case errors.Is(err, ledger.ErrLedger):
 		return "unavailable"
-	case errors.Is(err, verifier.ErrNotRecorded):
+	case errors.Is(err, ledger.ErrNotRecorded):
 		return "not_recorded"
 	case out.Replayed:
 		return "repeat"

@@ -16,9 +16,10 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
+	"github.com/caddy-doku/caddy-doku/internal/store"
+	"github.com/caddy-doku/caddy-doku/internal/tokens"
 	"github.com/caddy-doku/caddy-doku/signer"
 	"github.com/caddy-doku/caddy-doku/snap"
-	"github.com/caddy-doku/caddy-doku/store"
 )
 
 func init() {
@@ -222,7 +223,7 @@ var (
 
 // headers returns the headers of an attempt: what the app may say, and the six
 // of SNAP.
-func headers(req *http.Request, c *call, token signer.Token) http.Header {
+func headers(req *http.Request, c *call, token tokens.Token) http.Header {
 	timestamp := snap.Timestamp(c.account.clock.Time())
 	h := make(http.Header) // eight headers, if the app has nothing to add, for which a map needs no table
 	for _, name := range passed {

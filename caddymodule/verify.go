@@ -21,8 +21,9 @@ import (
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/caddy-doku/caddy-doku/internal/ledger"
+	"github.com/caddy-doku/caddy-doku/internal/store"
 	"github.com/caddy-doku/caddy-doku/snap"
-	"github.com/caddy-doku/caddy-doku/store"
 	"github.com/caddy-doku/caddy-doku/verifier"
 )
 
@@ -221,11 +222,11 @@ type inbound struct {
 	body     []byte
 	read     bool // whether body is all that came
 	verified verifier.Verified
-	id       verifier.Identity // once it is verified
-	trusted  bool              // whether it is verified, and enforced
-	age      time.Duration     // of its X-TIMESTAMP, by then
-	aged     bool              // whether that is known
-	billed   *bill             // once it was asked for
+	id       ledger.Identity // once it is verified
+	trusted  bool            // whether it is verified, and enforced
+	age      time.Duration   // of its X-TIMESTAMP, by then
+	aged     bool            // whether that is known
+	billed   *bill           // once it was asked for
 
 	span      trace.Span // of the request
 	began     time.Time
@@ -307,11 +308,11 @@ func (v *Verify) check(in *inbound, w http.ResponseWriter, r *http.Request) (why
 		return refusal{snap.NotFound, "service_unknown", fmt.Errorf("the path %.200q does not tell which service a genuine call is of; write it in doku_verify, such as `service %s` for payment notifications",
 			in.target, snap.ServiceVAPayment)}, false
 	}
-	in.id = verifier.Identity{
+	in.id = ledger.Identity{
 		Account: account.Name, Service: in.service, ExternalID: head.ExternalID, Day: snap.Day(head.Timestamp), Digest: in.verified.Digest,
 	}
 	if in.service.Notification() {
-		in.id.PaymentID = verifier.PaymentID(in.service, in.verified.Canonical)
+		in.id.PaymentID = ledger.PaymentID(in.service, in.verified.Canonical)
 	}
 	recycle(in.verified.Canonical)
 	in.verified.Canonical = nil
@@ -358,9 +359,11 @@ func (v *Verify) deliver(in *inbound, refuse refuser, w http.ResponseWriter, r *
 	switch {
 	case failed.err != nil:
 		return refuse.refuse(w, r, failed)
-	case errors.Is(err, verifier.ErrInFlight):
+	case errors.Is(err, ledger.ErrConflict):
+		return refuse.refuse(w, r, refusal{snap.Conflict, "conflict", err})
+	case errors.Is(err, ledger.ErrInFlight):
 		return refuse.refuse(w, r, refusal{snap.Timeout, "in_flight", err})
-	case errors.Is(err, verifier.ErrLedger), errors.Is(err, verifier.ErrNotRecorded):
+	case errors.Is(err, ledger.ErrLedger), errors.Is(err, ledger.ErrNotRecorded):
 		return refuse.refuse(w, r, refusal{snap.GeneralError, "store", err})
 	case err != nil:
 		return refuse.refuse(w, r, refusalOf(err))
@@ -411,7 +414,7 @@ func (v *Verify) tell(ctx context.Context, in *inbound, outcome string, status i
 }
 
 // note logs what is odd about a delivery.
-func (v *Verify) note(ctx context.Context, in *inbound, out verifier.Outcome) {
+func (v *Verify) note(ctx context.Context, in *inbound, out ledger.Outcome) {
 	if !out.Changed && out.Unkept == nil {
 		return
 	}

@@ -14,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddy-doku/caddy-doku/internal/programs"
+	"github.com/caddy-doku/caddy-doku/internal/doktest"
 	"github.com/caddy-doku/caddy-doku/simulator"
 )
 
@@ -50,7 +50,7 @@ func startBrands(t *testing.T) *brands {
 			doku_public_key {env.DOKU_PUBLIC_KEY}
 		}`, name, server.URL, id, name)
 	}
-	b.byPlaceholder, b.byArgument = "http://"+programs.FreeAddress(t), "http://"+programs.FreeAddress(t)
+	b.byPlaceholder, b.byArgument = "http://"+doktest.FreeAddress(t), "http://"+doktest.FreeAddress(t)
 	b.run(t, fmt.Sprintf(`{
 	admin %s
 	persist_config off

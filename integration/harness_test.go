@@ -21,7 +21,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddy-doku/caddy-doku/internal/programs"
+	"github.com/caddy-doku/caddy-doku/internal/doktest"
 	"github.com/caddy-doku/caddy-doku/simulator"
 )
 
@@ -143,9 +143,9 @@ type world struct {
 	outward string // base URL for the app
 	inward  string // base URL for DOKU
 	admin   string // base URL of Caddy's admin API
-	log     *programs.Log
+	log     *doktest.Log
 	config  string // the sidecar's Caddyfile
-	sidecar *programs.Process
+	sidecar *doktest.Process
 	env     []string // of the sidecar, in addition
 
 	environment, appAddress string // of doku and app, for the configuration
@@ -256,9 +256,9 @@ func newDOKU(t *testing.T, clientID, secretKey string) *simulator.Simulator {
 // settle gives the sidecar its addresses.
 func (w *world) settle(t *testing.T) {
 	t.Helper()
-	w.log = new(programs.Log)
+	w.log = new(doktest.Log)
 	for _, address := range []*string{&w.outward, &w.inward, &w.admin} {
-		*address = "http://" + programs.FreeAddress(t)
+		*address = "http://" + doktest.FreeAddress(t)
 	}
 	w.doku.SetMerchantURLs(w.inward+tokenPath, w.inward+inquiryPath, w.inward+paymentPath)
 }
@@ -286,7 +286,7 @@ func (w *world) run(t *testing.T, config string, others ...string) {
 	for _, other := range others {
 		sites = append(sites, strings.TrimPrefix(other, "http://"))
 	}
-	w.sidecar = programs.Start(t, w.log, w.command(t, config), sites...)
+	w.sidecar = doktest.Start(t, w.log, w.command(t, config), sites...)
 	t.Cleanup(func() { // before it ends
 		for _, path := range []string{"/config/", "/metrics", "/doku/accounts"} {
 			said[path] = w.ask(path)

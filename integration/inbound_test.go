@@ -21,7 +21,7 @@ import (
 
 	"github.com/golang-jwt/jwt/v5"
 
-	"github.com/caddy-doku/caddy-doku/internal/programs"
+	"github.com/caddy-doku/caddy-doku/internal/doktest"
 	"github.com/caddy-doku/caddy-doku/simulator"
 )
 
@@ -448,7 +448,7 @@ func TestTheAppsAnswerIsRecordedThoughDOKUHasHungUp(t *testing.T) {
 
 func TestAppThatIsNotThere(t *testing.T) {
 	t.Parallel()
-	w := start(t, options{app: programs.FreeAddress(t)})
+	w := start(t, options{app: doktest.FreeAddress(t)})
 	w.notify(t, simulator.Outgoing{}).expect(t, 500, "5002502")
 	w.awaitLog(t, `"reason":"app_unreachable","error":"dial tcp `, 1)
 }

@@ -15,7 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddy-doku/caddy-doku/internal/programs"
+	"github.com/caddy-doku/caddy-doku/internal/doktest"
 	"github.com/caddy-doku/caddy-doku/simulator"
 )
 
@@ -78,7 +78,7 @@ func TestWhatTheAppDoesNotTakeIsKeptAndHandedOver(t *testing.T) {
 	t.Parallel()
 	stores := map[string]func(*testing.T) string{
 		"in a file": func(*testing.T) string { return "" },
-		"in Redis":  func(t *testing.T) string { t.Helper(); return "store redis " + programs.StartRedis(t).URL },
+		"in Redis":  func(t *testing.T) string { t.Helper(); return "store redis " + doktest.StartRedis(t).URL },
 	}
 	for name, store := range stores {
 		t.Run(name, func(t *testing.T) {
@@ -143,7 +143,7 @@ func TestTheCountersOfAnInboxBeginAtZero(t *testing.T) {
 func TestAnAppThatIsAwayForAMomentCostsNobodyAnything(t *testing.T) {
 	t.Parallel()
 	// The app does not even listen at first.
-	address := programs.FreeAddress(t)
+	address := doktest.FreeAddress(t)
 	w := start(t, options{app: address, inbox: "{\n answer_within 15s\n}"})
 	answers := make(chan answer)
 	go func() { answers <- w.notify(t, simulator.Outgoing{}) }()

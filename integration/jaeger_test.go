@@ -17,7 +17,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddy-doku/caddy-doku/internal/programs"
+	"github.com/caddy-doku/caddy-doku/internal/doktest"
 	"github.com/caddy-doku/caddy-doku/simulator"
 )
 
@@ -34,12 +34,12 @@ func startJaeger(t *testing.T) *jaeger {
 	}
 	args := []string{}
 	for _, port := range []string{"admin.http", "collector.grpc-server", "collector.http-server", "collector.otlp.grpc", "query.grpc-server"} {
-		args = append(args, "--"+port+".host-port="+programs.FreeAddress(t))
+		args = append(args, "--"+port+".host-port="+doktest.FreeAddress(t))
 	}
-	otlp, query := programs.FreeAddress(t), programs.FreeAddress(t)
+	otlp, query := doktest.FreeAddress(t), doktest.FreeAddress(t)
 	cmd := exec.Command(path, append(args, "--collector.otlp.http.host-port="+otlp, "--query.http-server.host-port="+query)...)
 	cmd.Env = append(os.Environ(), "SPAN_STORAGE_TYPE=memory", "OTEL_TRACES_SAMPLER=always_off") // none of its own
-	programs.Start(t, new(programs.Log), cmd, otlp, query)
+	doktest.Start(t, new(doktest.Log), cmd, otlp, query)
 	return &jaeger{"http://" + otlp, "http://" + query}
 }
 
@@ -238,15 +238,15 @@ func (tr jaegerTrace) svg() string {
 func TestJaegerShowsThePathOfAPayment(t *testing.T) {
 	t.Parallel()
 	backend := startJaeger(t)
-	programs.Need(t, "python3")
-	address := programs.FreeAddress(t)
+	doktest.Need(t, "python3")
+	address := doktest.FreeAddress(t)
 	_, port, _ := strings.Cut(address, ":")
 	python := func(args ...string) *exec.Cmd {
 		cmd := exec.Command("python3", append([]string{"traced.py"}, args...)...)
 		cmd.Dir, cmd.Env = "apps", append(os.Environ(), "OTEL_EXPORTER_OTLP_ENDPOINT="+backend.otlp)
 		return cmd
 	}
-	server := programs.Start(t, new(programs.Log), python("serve", port), address)
+	server := doktest.Start(t, new(doktest.Log), python("serve", port), address)
 	w := newWorld(t)
 	w.env = []string{
 		"OTEL_TRACES_EXPORTER=otlp", "OTEL_EXPORTER_OTLP_ENDPOINT=" + backend.otlp, "OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf",
@@ -272,7 +272,7 @@ func TestJaegerShowsThePathOfAPayment(t *testing.T) {
 	if _, err := w.doku.Call(t.Context(), simulator.Outgoing{URL: w.inward + paymentPath, Body: payment("P-9")}); err != nil {
 		t.Fatal(err)
 	}
-	programs.Start(t, new(programs.Log), python("serve", port), address)
+	doktest.Start(t, new(doktest.Log), python("serve", port), address)
 
 	shown["kept"] = backend.await(t, "toko: answer DOKU", "caddy-doku: doku.redeliver")
 	doc := readDoc(t, "docs/observability.md")

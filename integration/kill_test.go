@@ -15,7 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddy-doku/caddy-doku/internal/programs"
+	"github.com/caddy-doku/caddy-doku/internal/doktest"
 	"github.com/caddy-doku/caddy-doku/simulator"
 )
 
@@ -126,7 +126,7 @@ func TestNoKillLosesAPayment(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t)
 			w.endure(t, policy, options{
-				global: "store redis " + programs.StartRedis(t).URL,
+				global: "store redis " + doktest.StartRedis(t).URL,
 				inbox:  fmt.Sprintf("{\n policy %s\n answer_within 200ms\n}", policy),
 			}, 2)
 		})
@@ -143,13 +143,13 @@ func (w *world) endure(t *testing.T, policy string, o options, sidecars int) {
 	w.app.setAnswer(b.app)
 	w.app.forget()
 	all := make([]*world, sidecars)
-	running := make([]*programs.Process, sidecars)
+	running := make([]*doktest.Process, sidecars)
 	begin := func(i int) {
-		running[i] = programs.Start(t, all[i].log, all[i].command(t, all[i].caddyfile(o)), strings.TrimPrefix(all[i].inward, "http://"))
+		running[i] = doktest.Start(t, all[i].log, all[i].command(t, all[i].caddyfile(o)), strings.TrimPrefix(all[i].inward, "http://"))
 	}
 	for i := range all {
 		all[i] = w.another(t)
-		all[i].log = programs.Watched(b)
+		all[i].log = doktest.Watched(b)
 		all[i].env = []string{"OTEL_TRACES_EXPORTER=none"}
 		begin(i)
 	}

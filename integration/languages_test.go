@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/caddy-doku/caddy-doku/internal/programs"
+	"github.com/caddy-doku/caddy-doku/internal/doktest"
 )
 
 // language is one of the apps in apps/ and how it is run.
@@ -36,7 +36,7 @@ func TestAppsInAnyLanguage(t *testing.T) {
 	for _, l := range languages {
 		t.Run(l.name, func(t *testing.T) {
 			t.Parallel()
-			programs.Need(t, l.needs)
+			doktest.Need(t, l.needs)
 			l.test(t)
 		})
 	}
@@ -55,12 +55,12 @@ func TestAppsInAnyLanguage(t *testing.T) {
 // test has the app answer DOKU's calls, and another of its processes create a VA.
 func (l language) test(t *testing.T) {
 	t.Helper()
-	address := programs.FreeAddress(t)
+	address := doktest.FreeAddress(t)
 	_, port, _ := strings.Cut(address, ":")
 	command := l.serve(address, port)
 	server := exec.Command(command[0], command[1:]...)
 	server.Dir = "apps"
-	programs.Start(t, new(programs.Log), server, address)
+	doktest.Start(t, new(doktest.Log), server, address)
 	w := start(t, options{app: address})
 
 	create := exec.CommandContext(t.Context(), l.app[0], append(slices.Clone(l.app[1:]), "create", w.outward, "INV-1", "1001")...)

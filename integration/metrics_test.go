@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/caddy-doku/caddy-doku/internal/programs"
+	"github.com/caddy-doku/caddy-doku/internal/doktest"
 	"github.com/caddy-doku/caddy-doku/simulator"
 )
 
@@ -74,7 +74,7 @@ func checkMetrics(t *testing.T, exported string) {
 func TestACallIsCountedAndMeasured(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	shown := "http://" + programs.FreeAddress(t)
+	shown := "http://" + doktest.FreeAddress(t)
 	w.run(t, w.caddyfile(options{})+shown+" {\n\tmetrics\n}\n")
 	w.call(t, http.MethodPost, createPath, bill("1", "A", "1000.00", "C", "")).expect(t, http.StatusOK, "2002700")
 	w.call(t, http.MethodPost, createPath, bill("2", "A", "1000.00", "C", "")) // the trxId is in use

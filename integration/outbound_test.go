@@ -8,7 +8,7 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/caddy-doku/caddy-doku/internal/programs"
+	"github.com/caddy-doku/caddy-doku/internal/doktest"
 	"github.com/caddy-doku/caddy-doku/simulator"
 )
 
@@ -251,7 +251,7 @@ func TestWhenDOKUMisbehaves(t *testing.T) {
 
 func TestDOKUUnreachable(t *testing.T) {
 	t.Parallel()
-	w := start(t, options{environment: "http://" + programs.FreeAddress(t)})
+	w := start(t, options{environment: "http://" + doktest.FreeAddress(t)})
 	got := w.call(t, http.MethodPost, createPath, bill("1", "A", "1000.00", "C", ""))
 	got.expect(t, http.StatusServiceUnavailable, "5032700")
 }

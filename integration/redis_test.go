@@ -8,14 +8,14 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddy-doku/caddy-doku/internal/programs"
+	"github.com/caddy-doku/caddy-doku/internal/doktest"
 	"github.com/caddy-doku/caddy-doku/simulator"
 )
 
 // startReplicas starts sidecars that share a Redis.
-func startReplicas(t *testing.T, n int, o options) ([]*world, *programs.Redis) {
+func startReplicas(t *testing.T, n int, o options) ([]*world, *doktest.Redis) {
 	t.Helper()
-	redis := programs.StartRedis(t)
+	redis := doktest.StartRedis(t)
 	o.global += "\nstore redis " + redis.URL
 	first := newWorld(t)
 	first.run(t, first.caddyfile(o))

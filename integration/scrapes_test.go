@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddy-doku/caddy-doku/internal/programs"
+	"github.com/caddy-doku/caddy-doku/internal/doktest"
 	"github.com/caddy-doku/caddy-doku/simulator"
 )
 
@@ -28,7 +28,7 @@ func TestAMinuteOfTradeIsScraped(t *testing.T) {
 	}
 	w := newWorld(t)
 	w.env = []string{"OTEL_TRACES_EXPORTER=none"} // trace ids, which the histograms name, but no spans in the log
-	shown := "http://" + programs.FreeAddress(t)
+	shown := "http://" + doktest.FreeAddress(t)
 	w.run(t, w.caddyfile(options{inbox: "{\n answer_within 600ms\n}"})+shown+" {\n\tmetrics\n}\n")
 	w.app.forget()
 

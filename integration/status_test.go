@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddy-doku/caddy-doku/internal/programs"
+	"github.com/caddy-doku/caddy-doku/internal/doktest"
 	"github.com/caddy-doku/caddy-doku/simulator"
 )
 
@@ -18,7 +18,7 @@ import (
 func withHealth(t *testing.T, health string, o options) (*world, string) {
 	t.Helper()
 	w := newWorld(t)
-	site := "http://" + programs.FreeAddress(t)
+	site := "http://" + doktest.FreeAddress(t)
 	w.run(t, w.caddyfile(o)+fmt.Sprintf("\n%s {\n tracing\n doku_health %s\n respond 404\n}\n", site, health), site)
 	return w, site
 }
@@ -82,7 +82,7 @@ func TestASidecarWithoutATokenIsReadyUnlessToldOtherwise(t *testing.T) {
 		t.Run(mode, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t)
-			site := "http://" + programs.FreeAddress(t)
+			site := "http://" + doktest.FreeAddress(t)
 			// DOKU knows another key of the merchant's.
 			config := strings.Replace(w.caddyfile(options{}), "{env.DOKU_PRIVATE_KEY}", testdata(t, "test-doku-private.pem"), 1)
 			config = strings.Replace(config, "doku_public_key {env.DOKU_PUBLIC_KEY}\n", "", 1)
@@ -134,7 +134,7 @@ func TestASidecarWhoseInboxCannotBeWrittenIsNotReady(t *testing.T) {
 	})
 	t.Run("Redis", func(t *testing.T) {
 		t.Parallel()
-		redis := programs.StartRedis(t)
+		redis := doktest.StartRedis(t)
 		w, site := withHealth(t, "{\n store reported\n}", options{global: "store redis " + redis.URL, inbox: "{\n}"})
 		get(t, http.MethodGet, site+"/readyz").is(t, http.StatusOK, `"inbox":"ok"`)
 		redis.Kill()
@@ -148,7 +148,7 @@ func TestASidecarWhoseStoreIsAwayIsNotReady(t *testing.T) {
 	for _, policy := range []string{"refuse", "continue"} {
 		t.Run(policy, func(t *testing.T) {
 			t.Parallel()
-			redis := programs.StartRedis(t)
+			redis := doktest.StartRedis(t)
 			w, site := withHealth(t, "", options{global: "store redis " + redis.URL + "\non_store_error " + policy})
 			get(t, http.MethodGet, site+"/readyz").is(t, http.StatusOK, `"store":"ok"`)
 			get(t, http.MethodGet, w.admin+"/doku/accounts").is(t, http.StatusOK, `"type": "redis"`, `"ok": true`)
@@ -285,7 +285,7 @@ func TestTheStateOfASidecarCanBeAskedForAndATokenFetched(t *testing.T) {
 		get(t, http.MethodGet, other.admin+accounts).is(t, http.StatusNotFound, "the global option `doku { … }` with an account is needed")
 	})
 	t.Run("of a sidecar that does not run", func(t *testing.T) {
-		out, err := exec.CommandContext(t.Context(), binary(t), "doku", "status", "--address", programs.FreeAddress(t)).CombinedOutput()
+		out, err := exec.CommandContext(t.Context(), binary(t), "doku", "status", "--address", doktest.FreeAddress(t)).CombinedOutput()
 		if err == nil || !strings.Contains(string(out), "--address") {
 			t.Errorf("%v: %s", err, out)
 		}

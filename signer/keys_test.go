@@ -8,19 +8,15 @@ import (
 	"errors"
 	"math"
 	"math/big"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/caddy-doku/caddy-doku/internal/doktest"
 )
 
 func testKey(t testing.TB, name string) string {
 	t.Helper()
-	data, err := os.ReadFile(filepath.Join("..", "testdata", name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(data)
+	return string(doktest.Data(t, name))
 }
 
 // pemBody returns the lines between BEGIN and END.

@@ -2,35 +2,19 @@ package simulator
 
 import (
 	"context"
-	"crypto/rsa"
-	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"strings"
 	"sync"
 	"testing"
 	"time"
-)
 
-func key(t *testing.T, name string) *rsa.PrivateKey {
-	t.Helper()
-	data, err := os.ReadFile("../testdata/" + name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	block, _ := pem.Decode(data)
-	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return parsed.(*rsa.PrivateKey)
-}
+	"github.com/caddy-doku/caddy-doku/internal/doktest"
+)
 
 // stage is a simulator with a clock that the test moves and a merchant that
 // answers as told.
@@ -56,7 +40,7 @@ func newStage(t *testing.T) *stage {
 		w.WriteHeader(st.status)
 	}))
 	t.Cleanup(merchant.Close)
-	private := key(t, "test-merchant-private.pem")
+	private := doktest.Key(t, doktest.MerchantKey)
 	s, err := New(Config{
 		Now: func() time.Time {
 			st.mu.Lock()
@@ -65,7 +49,7 @@ func newStage(t *testing.T) *stage {
 		},
 		Merchant: Merchant{
 			ClientID: "BRN-0", SecretKey: "SK-test-0123456789ABCDEF", PublicKey: &private.PublicKey,
-			DOKUKey: key(t, "test-doku-private.pem"), PartnerServiceID: "    8808",
+			DOKUKey: doktest.Key(t, doktest.DOKUKey), PartnerServiceID: "    8808",
 			TokenURL: merchant.URL + "/token", InquiryURL: merchant.URL + "/inquiry", NotificationURL: merchant.URL + "/payment",
 		},
 	})
@@ -123,10 +107,7 @@ func bill(customer, trx string) string {
 
 func TestSignaturesOfTheVectors(t *testing.T) {
 	t.Parallel()
-	data, err := os.ReadFile("../testdata/vectors.json")
-	if err != nil {
-		t.Fatal(err)
-	}
+	data := doktest.Data(t, "vectors.json")
 	var vectors []struct {
 		Name, Kind, Secret, Method, Endpoint, Token, Timestamp, Body, StringToSign, Signature, Input, Output string
 	}

@@ -7,9 +7,10 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
-	"os"
 	"testing"
 	"time"
+
+	"github.com/caddy-doku/caddy-doku/internal/doktest"
 )
 
 // vector is one of testdata/vectors.json.
@@ -19,10 +20,7 @@ type vector struct {
 
 func vectors(t *testing.T) []vector {
 	t.Helper()
-	data, err := os.ReadFile("../testdata/vectors.json")
-	if err != nil {
-		t.Fatal(err)
-	}
+	data := doktest.Data(t, "vectors.json")
 	var all []vector
 	if err := json.Unmarshal(data, &all); err != nil {
 		t.Fatal(err)

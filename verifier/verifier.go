@@ -1,13 +1,12 @@
 // Package verifier proves that a call to a merchant is DOKU's, unaltered and
-// fresh, and makes a repeat of it harmless.
+// fresh.
 //
 // It is a plain library: it knows nothing of Caddy, reads no environment and no
 // global clock. The pieces, in the order in which a call meets them:
 //
 //   - [TokenRequest]: DOKU asks the merchant for a token, signed with DOKU's RSA key;
 //   - [Issuer]: the token that is given, and recognized again, without shared state;
-//   - [Verifier]: headers, time, token and signature of an inquiry or notification;
-//   - [Ledger]: the calls already answered.
+//   - [Verifier]: headers, time, token and signature of an inquiry or notification.
 //
 // Every refusal is a [*Refusal]: it wraps one of the sentinel errors below, and
 // holds the SNAP case to answer with, which says less.
@@ -41,7 +40,6 @@ var (
 	ErrBodyFormat       = errors.New("body malformed")
 	ErrGrantTypeMissing = errors.New("grant type missing")
 	ErrGrantType        = errors.New("grant type is not client_credentials")
-	ErrConflict         = errors.New("external id used before with another body")
 )
 
 // reasons are the short names of the sentinel errors for counters and logs: a
@@ -66,7 +64,6 @@ var reasons = []struct {
 	{ErrBodyFormat, "body_format"},
 	{ErrGrantTypeMissing, "grant_type_missing"},
 	{ErrGrantType, "grant_type"},
-	{ErrConflict, "conflict"},
 }
 
 const reasonOther = "other"

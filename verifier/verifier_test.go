@@ -5,20 +5,18 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
-	"crypto/x509"
 	"encoding/base64"
 	"encoding/hex"
-	"encoding/pem"
 	"errors"
 	"maps"
 	"net/http"
-	"os"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
 
+	"github.com/caddy-doku/caddy-doku/internal/doktest"
 	"github.com/caddy-doku/caddy-doku/snap"
 )
 
@@ -162,7 +160,7 @@ func TestVerify(t *testing.T) {
 
 func TestOtherWaysOfSigning(t *testing.T) {
 	t.Parallel()
-	doku := dokuKey(t)
+	doku := doktest.Key(t, doktest.DOKUKey)
 	const body = `{"partnerServiceId":"    8808","paymentRequestId":"1"}`
 	// symmetric signs c with a token that may be empty.
 	symmetric := func(token string) func(*Call) {
@@ -243,20 +241,6 @@ func TestOtherWaysOfSigning(t *testing.T) {
 func sha256Of(b []byte) []byte {
 	sum := sha256.Sum256(b)
 	return sum[:]
-}
-
-func dokuKey(t testing.TB) *rsa.PrivateKey {
-	t.Helper()
-	data, err := os.ReadFile("../testdata/test-doku-private.pem")
-	if err != nil {
-		t.Fatal(err)
-	}
-	block, _ := pem.Decode(data)
-	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return key.(*rsa.PrivateKey)
 }
 
 func TestTokensAreTheirAccountsOnly(t *testing.T) {
@@ -410,7 +394,7 @@ func FuzzVerify(f *testing.F) {
 	f.Add("2024-08-27T05:00:00.000Z", strings.Repeat("A", 342)+"==", client, "VIRTUAL_ACCOUNT222623", "bearer "+theirs.Header.Get(snap.HeaderAuthorization)[7:], "//", []byte("\ufeff{}"))
 	f.Add("", "", "", "", "", "", []byte(nil))
 	f.Add("2024-08-27T12:00:00+07:00", "A===", "BRN", "a b", "Basic x", "http://h/p", []byte(`{"a":1,"a":2}`))
-	doku := dokuKey(f)
+	doku := doktest.Key(f, doktest.DOKUKey)
 	f.Fuzz(func(t *testing.T, timestamp, signature, partner, external, authorization, target string, body []byte) {
 		h := http.Header{
 			"X-Timestamp": {timestamp}, "X-Signature": {signature}, "X-Partner-Id": {partner},
@@ -448,7 +432,7 @@ func FuzzTokenRequest(f *testing.F) {
 	f.Add("2024-08-27T12:00:00+07:00", "AAAA", client, []byte(`{"grantType":"client_credentials"}`))
 	f.Add("2024-08-27T12:00:00+07:00", strings.Repeat("A", 342)+"==", client, []byte(`{"grantType":"client_credentials","additionalInfo":[]}`))
 	f.Add("", "", "", []byte(`{"grantType":5}`))
-	requests := &TokenRequest{ClientKey: client, Keys: []*rsa.PublicKey{&dokuKey(f).PublicKey}, Window: DefaultWindow}
+	requests := &TokenRequest{ClientKey: client, Keys: []*rsa.PublicKey{&doktest.Key(f, doktest.DOKUKey).PublicKey}, Window: DefaultWindow}
 	f.Fuzz(func(t *testing.T, timestamp, signature, clientKey string, body []byte) {
 		h := http.Header{"X-Timestamp": {timestamp}, "X-Signature": {signature}, "X-Client-Key": {clientKey}}
 		forged(t, requests.Verify(h, body, noon))

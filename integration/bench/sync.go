@@ -11,7 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/caddy-doku/caddy-doku/inbox"
+	"github.com/caddy-doku/caddy-doku/internal/inbox"
 )
 
 const (

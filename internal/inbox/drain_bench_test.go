@@ -1,0 +1,59 @@
+package inbox
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/caddy-doku/caddy-doku/internal/store"
+)
+
+// BenchmarkDrain delivers what was kept meanwhile, each for a lane of its own.
+func BenchmarkDrain(b *testing.B) {
+	for _, kept := range []int{500, 5000} {
+		b.Run(fmt.Sprint(kept), func(b *testing.B) {
+			for b.Loop() {
+				b.StopTimer()
+				s := openBolt(b, b.TempDir())
+				memory := store.NewMemory()
+				var delivered atomic.Int64
+				ctx, stop := context.WithCancel(context.Background())
+				i := New(Config{
+					Box: "box", Store: s, Lanes: NewLanes(memory, 10*time.Second),
+					Deliver: func(context.Context, Call) (store.Answer, error) {
+						if delivered.Add(1) == int64(kept) {
+							stop()
+						}
+						return store.Answer{Status: 200}, nil
+					},
+					AnswerWithin: time.Second, AttemptTimeout: time.Second, GiveUpAfter: time.Hour, Remember: time.Hour,
+					Concurrency: 16, Now: time.Now, Logger: slog.New(slog.DiscardHandler),
+				})
+				done := make(chan struct{}, 64)
+				for n := range 64 {
+					go func() {
+						for k := n; k < kept; k += 64 {
+							c := call(fmt.Sprint(k), fmt.Sprint(k))
+							c.Box = "box"
+							if err := i.Accept(ctx, c); err != nil {
+								b.Error(err)
+							}
+						}
+						done <- struct{}{}
+					}()
+				}
+				for range 64 {
+					<-done
+				}
+				b.StartTimer()
+				i.Run(ctx)
+				_ = s.Close()
+				_ = memory.Close()
+			}
+			b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(b.N*kept), "µs/call")
+		})
+	}
+}
