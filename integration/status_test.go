@@ -320,7 +320,7 @@ func TestEachCallHasOneLineInTheLog(t *testing.T) {
 		{"debug", "call from DOKU verified", `"outcome":"accepted","status":200`, true, false},
 		{"debug", "call from DOKU verified", `"outcome":"replayed","status":200`, true, false},
 		{"warn", "call from DOKU not accepted", `"reason":"token_invalid"`, true, true},
-		{"warn", "the app has not taken a call of DOKU's", `"app_status":404,"status":404,"reason":"app_refused"`, true, true},
+		{"warn", "the app has not taken a DOKU call", `"app_status":404,"status":404,"reason":"app_refused"`, true, true},
 		{"warn", "DOKU has not carried out a call", `"reason":"unauthorized"`, true, true},
 	}
 	for _, test := range tests {

@@ -1,0 +1,302 @@
+package doku
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/url"
+	"regexp"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-doku/caddy-doku/caddymodule/internal/telemetry"
+	"github.com/caddy-doku/caddy-doku/internal/idempotency"
+	"github.com/caddy-doku/caddy-doku/internal/ledger"
+	"github.com/caddy-doku/caddy-doku/internal/store"
+	"github.com/caddy-doku/caddy-doku/internal/tokens"
+	"github.com/caddy-doku/caddy-doku/signer"
+)
+
+// Account is one DOKU client id with its keys.
+//
+// Files that are named by a path, or by a placeholder `{file./path}` and nothing
+// else, are watched: a new key or secret is taken up within seconds, without a
+// reload, and logged by its fingerprint. A new file that is of no use changes
+// nothing but for an error in the log and the counter
+// `caddy_doku_credential_loads_total`.
+type Account struct {
+	// What the account is called in this configuration. Default: `default`.
+	Name string `json:"name,omitempty"`
+
+	// The account's environment, if it is not that of the app.
+	Environment string `json:"environment,omitempty"`
+
+	// The Client ID, such as `BRN-0211-1696919651918`, from DOKU's dashboard
+	// under Integration, API Keys. Required.
+	ClientID string `json:"client_id,omitempty"`
+
+	// The Secret Key from the same page, with its `SK-` in front, or the path of a
+	// file that holds it. The first one signs and encrypts; all of them are
+	// accepted, so that a change of secrets needs no pause: first `OLD NEW` in all
+	// sidecars, then `NEW OLD`, at last `NEW`. White space around it is removed,
+	// with a warning. Required.
+	SecretKeys []string `json:"secret_keys,omitempty"`
+
+	// The merchant's RSA private key, whose public half was uploaded to the
+	// dashboard: the path of a file, or the key itself. PKCS#1, PKCS#8 and
+	// encrypted PKCS#8, in PEM, bare base64 or DER; 2048 bits at least. Required.
+	PrivateKey string `json:"private_key,omitempty"`
+
+	// The passphrase of an encrypted private key, or the path of a file that
+	// holds it.
+	Passphrase string `json:"passphrase,omitempty"`
+
+	// DOKU's RSA public keys, from the dashboard: path of a file or the key
+	// itself. Several during a change of keys. Required for `doku_token`.
+	DOKUPublicKeys []string `json:"doku_public_keys,omitempty"`
+
+	// The X-CLIENT-KEY with which DOKU asks for a token. Default: the client id.
+	InboundClientKey string `json:"inbound_client_key,omitempty"`
+
+	// The X-PARTNER-ID with which DOKU calls. Default: the client id.
+	InboundPartnerID string `json:"inbound_partner_id,omitempty"`
+
+	// The partner service ids (BIN) of the merchant's virtual accounts, without the
+	// spaces in front. Required for `signature asymmetric` of `doku_verify`.
+	PartnerServiceIDs []string `json:"partner_service_ids,omitempty"`
+
+	clientID  string
+	clientKey string // DOKU's X-CLIENT-KEY
+	partnerID string // DOKU's X-PARTNER-ID
+	services  []string
+	base      *url.URL
+	runtime   *runtime
+
+	// All configurations keep the same things in the store, but each has its own scope:
+	// a configuration that is about to start, or has failed to, must not change the
+	// secrets of the one in use.
+	scope       *store.Scoped
+	sealed      bool
+	idempotency *idempotency.Repeats
+	ledger      *ledger.Ledger
+	links       *telemetry.Links
+
+	inUse      atomic.Pointer[Credentials]
+	tried      map[string][sha256.Size]byte // the files of the last reload, by path
+	loadFailed atomic.Pointer[error]        // of the last reload; nil if it succeeded
+	checks     []*check
+}
+
+// Credentials returns the credentials in use.
+func (a *Account) Credentials() *Credentials { return a.inUse.Load() }
+
+// ID returns the client id.
+func (a *Account) ID() string { return a.clientID }
+
+// ClientKey returns DOKU's X-CLIENT-KEY.
+func (a *Account) ClientKey() string { return a.clientKey }
+
+// PartnerID returns DOKU's X-PARTNER-ID.
+func (a *Account) PartnerID() string { return a.partnerID }
+
+// BaseURL returns the URL of the account's environment. It must not be changed.
+func (a *Account) BaseURL() *url.URL { return a.base }
+
+// Clock returns DOKU's clock as seen from here.
+func (a *Account) Clock() *tokens.Clock { return a.runtime.clock }
+
+// Tokens returns the source of the account's B2B token. A call that may have to wait
+// for a token uses [Account.Token] instead.
+func (a *Account) Tokens() *tokens.TokenSource { return a.runtime.tokens }
+
+// Token returns the B2B token. Waiting for one is a span of its own.
+func (a *Account) Token(ctx context.Context) (tokens.Token, error) { return a.runtime.token(ctx) }
+
+// Idempotency returns the record of the app's idempotency keys.
+func (a *Account) Idempotency() *idempotency.Repeats { return a.idempotency }
+
+// Ledger returns the record of inbound calls that the app has accepted.
+func (a *Account) Ledger() *ledger.Ledger { return a.ledger }
+
+// Links returns the traces of the account's virtual accounts.
+func (a *Account) Links() *telemetry.Links { return a.links }
+
+// Provider returns the provider for spans that no request begins.
+func (a *Account) Provider() *telemetry.LastProvider { return &a.runtime.provider }
+
+// provision resolves and checks the settings, reads the credentials, and acquires the
+// runtime.
+func (a *Account) provision(app *App) error {
+	repl := caddy.NewReplacer()
+	environment := a.Environment
+	if environment == "" {
+		environment = app.Environment
+	}
+	if environment == "" {
+		return errors.New("environment is required: write `environment sandbox` or `environment production` in the global option `doku`")
+	}
+	environment, err := Resolve(repl, "environment", environment)
+	if err != nil {
+		return err
+	}
+	if a.base, err = baseURL(environment); err != nil {
+		return fmt.Errorf("environment: %w", err)
+	}
+	if a.clientID, err = Resolve(repl, "client_id", a.ClientID); err != nil {
+		return err
+	}
+	a.clientID = strings.TrimSpace(a.clientID)
+	if err := checkClientID(a.clientID); err != nil {
+		return err
+	}
+	a.clientKey, a.partnerID = a.clientID, a.clientID
+	for _, override := range []struct {
+		name, value string
+		into        *string
+	}{
+		{"inbound_client_key", a.InboundClientKey, &a.clientKey},
+		{"inbound_partner_id", a.InboundPartnerID, &a.partnerID},
+	} {
+		if override.value == "" {
+			continue
+		}
+		if *override.into, err = Resolve(repl, override.name, override.value); err != nil {
+			return err
+		}
+	}
+	if err := a.resolveServices(repl); err != nil {
+		return err
+	}
+	c, err := a.load(app.log)
+	if err != nil {
+		return err
+	}
+	a.inUse.Store(c)
+	// Sidecars that share a store may call their accounts by different names.
+	a.scope = store.Scope(app.store, a.clientID+"@"+a.base.Host)
+	if _, own := app.store.(*store.Memory); !own {
+		a.sealed = true
+		if err := a.scope.SetSecrets(c.secretBytes()...); err != nil {
+			return err
+		}
+	}
+	counted := countingStore{a.scope}
+	a.idempotency = idempotency.NewRepeats(counted, ledger.DefaultLease)
+	a.ledger = ledger.NewLedger(counted, ledger.DefaultLease)
+	a.links = telemetry.NewLinks(counted, time.Now)
+	a.ledger.Lenient = app.Lenient()
+	if err := a.acquireRuntime(app, c); err != nil {
+		return err
+	}
+	a.addOwnChecks()
+	return nil
+}
+
+var clientIDForm = regexp.MustCompile(`^[[:graph:]]+$`)
+
+// checkClientID returns an error for what cannot be a client id. A secret key in its
+// place is not repeated: a client id is shown and sent.
+func checkClientID(id string) error {
+	switch {
+	case strings.HasPrefix(strings.TrimLeft(id, quotes), "SK-"):
+		return errors.New("client_id begins with SK-, as DOKU's secret keys do: are client_id and secret_key swapped?")
+	case !clientIDForm.MatchString(id) || strings.ContainsAny(id, quotes+"$"):
+		return fmt.Errorf(
+			"client_id: expected one such as BRN-0211-1696919651918, without quotes, found %q; a variable is written as {env.NAME}",
+			id,
+		)
+	}
+	return nil
+}
+
+var serviceID = regexp.MustCompile(`^[0-9]{1,8}$`)
+
+func (a *Account) resolveServices(repl *caddy.Replacer) error {
+	for _, value := range a.PartnerServiceIDs {
+		id, err := Resolve(repl, "partner_service_id", value)
+		if err != nil {
+			return err
+		}
+		if id = strings.TrimSpace(id); !serviceID.MatchString(id) {
+			return fmt.Errorf("partner_service_id: expected 1 to 8 digits such as 8808, found %q", id)
+		}
+		a.services = append(a.services, id)
+	}
+	return nil
+}
+
+// use makes c the credentials in use.
+func (a *Account) use(c *Credentials) error {
+	if a.sealed {
+		if err := a.scope.SetSecrets(c.secretBytes()...); err != nil {
+			return err
+		}
+	}
+	a.inUse.Store(c)
+	return a.runtime.renew()
+}
+
+// start makes the runtime work for this configuration, until stop.
+func (a *Account) start(app *App) error {
+	countFromZero(a.Name)
+	if err := a.runtime.enter(a, app); err != nil {
+		return err
+	}
+	a.logKeys(app.log, "account ready")
+	return nil
+}
+
+// stop undoes start. It may be called twice, and without start.
+func (a *Account) stop() error {
+	if a.runtime == nil { // not provisioned
+		return nil
+	}
+	return a.runtime.leave(a)
+}
+
+// logKeys logs which keys are in use.
+func (a *Account) logKeys(log *slog.Logger, message string) {
+	c := a.Credentials()
+	log.Info(message, "account", a.Name, "client_id", a.clientID, "base_url", a.base.String(), //nolint:sloglint // the message is one of two
+		"merchant_key", signer.Fingerprint(&c.privateKey.PublicKey), "doku_keys", fingerprints(c), "secrets", len(c.secrets))
+}
+
+func fingerprints(c *Credentials) []string {
+	all := make([]string, len(c.dokuKeys))
+	for i, key := range c.dokuKeys {
+		all[i] = signer.Fingerprint(key)
+	}
+	return all
+}
+
+// reload loads changed files, unless ctx ends before they are read. A file that cannot
+// be used is logged once.
+func (a *Account) reload(ctx context.Context, log *slog.Logger) {
+	files := a.Credentials().currentFiles()
+	if maps.Equal(files, a.Credentials().files) || maps.Equal(files, a.tried) {
+		return
+	}
+	a.tried = files
+	c, err := a.load(log)
+	if ctx.Err() != nil {
+		return
+	}
+	if err == nil {
+		err = a.use(c)
+	}
+	if err != nil {
+		a.loadFailed.Store(&err)
+		telemetry.CredentialLoads.WithLabelValues(a.Name, "failed").Inc()
+		log.Error("a changed file of the account is of no use; the keys and secrets in use stay", "account", a.Name, "error", err)
+		return
+	}
+	a.loadFailed.Store(nil)
+	telemetry.CredentialLoads.WithLabelValues(a.Name, "loaded").Inc()
+	a.logKeys(log, "took up changed keys or secrets")
+}

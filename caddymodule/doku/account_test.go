@@ -1,0 +1,66 @@
+package doku
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/caddy-doku/caddy-doku/caddymodule/internal/moduletest"
+)
+
+func TestAClientIDIsOne(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct{ name, id, says string }{
+		{"one of DOKU's", "BRN-0211-1696919651918", ""},
+		{"an old one", "MCH-0001-10791114622547", ""},
+		{"one in quotes", `"BRN-0211-1"`, "without quotes"},
+		{"one that was copied from the README", "BRN-0211-…", "expected one such as"},
+		{"a variable as a shell writes it", "$DOKU_CLIENT_ID", "written as {env.NAME}"},
+		{"the secret key", "SK-abc", "are client_id and secret_key swapped?"},
+		{"the secret key in quotes", `"SK-abc"`, "are client_id and secret_key swapped?"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			err := checkClientID(test.id)
+			switch {
+			case (err == nil) != (test.says == ""), err != nil && !strings.Contains(err.Error(), test.says):
+				t.Errorf("error %v, expected %q", err, test.says)
+			case err != nil && strings.Contains(err.Error(), "abc"):
+				t.Errorf("a secret is repeated: %v", err)
+			}
+		})
+	}
+}
+
+func TestARuntimeWorksForTheLatestConfigurationThatHasNotStopped(t *testing.T) {
+	t.Parallel()
+	const environment = "http://127.0.0.1:1"
+	build := func() *App { return moduletest.Build(t, environment, moduletest.Options{}).App().(*App) }
+	first, second, third := build(), build(), build()
+	rt := first.Accounts[0].runtime
+	worksFor := func(when string, want *App) {
+		t.Helper()
+		if rt.users[len(rt.users)-1].app != want {
+			t.Errorf("%s, the runtime works for another configuration", when)
+		}
+	}
+	do := func(f func() error) {
+		t.Helper()
+		if err := f(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	do(first.Start)
+	worksFor("after the start", first)
+	do(second.Start)
+	worksFor("after a reload", second)
+	do(func() error { return first.Accounts[0].use(first.Accounts[0].Credentials()) })
+	worksFor("after the old one has taken up other credentials", second)
+	do(second.Stop)
+	do(second.Cleanup)
+	worksFor("after a reload that has failed", first)
+	do(func() error { return third.Accounts[0].start(third) })
+	do(third.Cleanup)
+	worksFor("after a reload whose accounts have failed to start", first)
+	do(first.Stop)
+	do(first.Cleanup)
+}

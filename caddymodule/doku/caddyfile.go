@@ -1,0 +1,174 @@
+package doku
+
+import (
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+
+	"github.com/caddy-doku/caddy-doku/caddymodule/internal/directive"
+)
+
+func init() {
+	httpcaddyfile.RegisterGlobalOption("doku", parseApp)
+}
+
+func parseApp(d *caddyfile.Dispenser, existing any) (any, error) {
+	if existing != nil {
+		return nil, d.Err("the global option doku is already specified; write all accounts in one block")
+	}
+	app := new(App)
+	if err := app.UnmarshalCaddyfile(d); err != nil {
+		return nil, err
+	}
+	return httpcaddyfile.App{Name: "doku", Value: caddyconfig.JSON(app, nil)}, nil
+}
+
+// UnmarshalCaddyfile sets up the app from Caddyfile tokens. Syntax:
+//
+//	doku {
+//		environment sandbox|production|<base_url>
+//		account [<name>] {
+//			environment        sandbox|production|<base_url>
+//			client_id          <id>
+//			secret_key         <key>|<path> [<other>...]
+//			private_key        <path>|<key>
+//			passphrase         <passphrase>|<path>
+//			doku_public_key    <path>|<key> [<another>...]
+//			inbound_client_key <key>
+//			inbound_partner_id <id>
+//			partner_service_id <id>...
+//		}
+//		store            memory|redis [...]
+//		on_store_error   refuse|continue
+//		clock_correction on|off
+//	}
+func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // consume the option's name
+	return directive.Block(d, func() error {
+		switch d.Val() {
+		case "environment":
+			return directive.Text(d, &a.Environment)
+		case "account":
+			account := new(Account)
+			a.Accounts = append(a.Accounts, account)
+			return account.UnmarshalCaddyfile(d)
+		case "store":
+			return a.unmarshalStore(d)
+		case "on_store_error":
+			return directive.Text(d, &a.OnStoreError)
+		case "clock_correction":
+			return directive.OnOff(d, &a.ClockCorrection)
+		}
+		return directive.Unknown(d, "environment", "account", "store", "on_store_error", "clock_correction")
+	})
+}
+
+// unmarshalStore reads the name of a module in doku.stores, and what it takes.
+func (a *App) unmarshalStore(d *caddyfile.Dispenser) error {
+	if a.StoreRaw != nil {
+		return d.Err("store is already specified")
+	}
+	if !d.NextArg() {
+		return d.ArgErr()
+	}
+	name := d.Val()
+	opener, err := caddyfile.UnmarshalModule(d, "doku.stores."+name)
+	if err != nil {
+		return err
+	}
+	a.StoreRaw = caddyconfig.JSONModuleObject(opener, "store", name, nil)
+	return nil
+}
+
+// UnmarshalCaddyfile sets up the store from Caddyfile tokens. Syntax:
+//
+//	store memory
+func (m *MemoryStore) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // consume the store's name
+	return directive.Block(d, func() error { return d.Errf("unexpected '%s': the store memory has no options", d.Val()) })
+}
+
+// UnmarshalCaddyfile sets up the store from Caddyfile tokens. Syntax:
+//
+//	store redis <url> {
+//		cluster
+//		prefix <text>
+//	}
+func (r *RedisStore) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // consume the store's name
+	if !d.NextArg() {
+		return d.Err("store redis: expected a URL such as redis://localhost:6379/0")
+	}
+	r.URL = d.Val()
+	return directive.Block(d, func() error {
+		switch d.Val() {
+		case "cluster":
+			r.Cluster = true
+			if d.NextArg() {
+				return d.ArgErr()
+			}
+			return nil
+		case "prefix":
+			return directive.Text(d, &r.Prefix)
+		}
+		return directive.Unknown(d, "cluster", "prefix")
+	})
+}
+
+// UnmarshalCaddyfile sets up an account from Caddyfile tokens; the syntax is
+// part of [App.UnmarshalCaddyfile]'s.
+func (a *Account) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	if d.NextArg() {
+		a.Name = d.Val()
+	}
+	if d.NextArg() {
+		return d.ArgErr()
+	}
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		var err error
+		switch d.Val() {
+		case "environment":
+			err = directive.Text(d, &a.Environment)
+		case "client_id":
+			err = directive.Text(d, &a.ClientID)
+		case "secret_key":
+			err = directive.Texts(d, &a.SecretKeys)
+		case "private_key":
+			err = directive.Text(d, &a.PrivateKey)
+		case "passphrase":
+			err = directive.Text(d, &a.Passphrase)
+		case "doku_public_key":
+			err = directive.Texts(d, &a.DOKUPublicKeys)
+		case "inbound_client_key":
+			err = directive.Text(d, &a.InboundClientKey)
+		case "inbound_partner_id":
+			err = directive.Text(d, &a.InboundPartnerID)
+		case "partner_service_id":
+			err = directive.Texts(d, &a.PartnerServiceIDs)
+		default:
+			err = directive.Unknown(
+				d,
+				"environment",
+				"client_id",
+				"secret_key",
+				"private_key",
+				"passphrase",
+				"doku_public_key",
+				"inbound_client_key",
+				"inbound_partner_id",
+				"partner_service_id",
+			)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+var (
+	_ caddyfile.Unmarshaler = (*App)(nil)
+	_ caddyfile.Unmarshaler = (*Account)(nil)
+	_ caddyfile.Unmarshaler = (*MemoryStore)(nil)
+	_ caddyfile.Unmarshaler = (*RedisStore)(nil)
+)

@@ -1,0 +1,112 @@
+package doku
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-doku/caddy-doku/caddymodule/internal/pool"
+	"github.com/caddy-doku/caddy-doku/internal/store"
+)
+
+func init() {
+	caddy.RegisterModule(MemoryStore{})
+	caddy.RegisterModule(RedisStore{})
+}
+
+// Store is what the modules in the namespace `doku.stores` implement: where the
+// app `doku` keeps tokens, the ids of calls, and answers.
+type Store interface {
+	// Open returns the store, which works until the module is cleaned up, and a text
+	// that is the same for the same store and for no other. It must not use the
+	// network. The store's own methods must end within seconds, because calls wait
+	// for them.
+	Open() (store.Store, string, error)
+}
+
+// MemoryStore keeps everything in the process: no set-up, and right for a single
+// sidecar. Reloads lose nothing; when the process ends, all is gone, so after a
+// restart a token is fetched anew, and a repeat is taken for a new call.
+type MemoryStore struct{ references pool.References }
+
+// CaddyModule returns the Caddy module information.
+func (MemoryStore) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "doku.stores.memory", New: func() caddy.Module { return new(MemoryStore) }}
+}
+
+type sharedMemory struct{ *store.Memory }
+
+func (s sharedMemory) Destruct() error { return s.Close() }
+
+// Open returns the store of this process.
+func (m *MemoryStore) Open() (store.Store, string, error) {
+	const id = "store/memory"
+	s, err := pool.Acquire(&m.references, id, func() (sharedMemory, error) { return sharedMemory{store.NewMemory()}, nil })
+	return s.Memory, id, err
+}
+
+// Cleanup releases the store.
+func (m *MemoryStore) Cleanup() error { return m.references.Release() }
+
+// RedisStore keeps everything in a Redis server, which all sidecars of a merchant
+// share: one token for all of them, and a repeat is recognized whichever of them
+// it comes to. What is kept is encrypted with a key derived from the account's
+// secret, and everything has a time to live.
+//
+// Without Redis, calls to DOKU go on with the token at hand, while for calls that
+// need the store, `on_store_error` of the app decides.
+type RedisStore struct {
+	// Where Redis is: a URL such as `redis://user:password@host:6379/0`,
+	// `rediss://…` for TLS, or `unix:///path`. With the parameter `master_name` it
+	// names Sentinels, with `addr=host:port`, for each further node, a cluster.
+	// Timeouts and the size of the pool are parameters, too, as go-redis reads
+	// them: `dial_timeout` (2s), `read_timeout` and `write_timeout` (1s),
+	// `max_retries` (1), `dialer_retries` (1), `pool_size`. Whatever they are, a
+	// Redis that takes longer than 2 s counts as away. Accepts the placeholders `{env.NAME}` and
+	// `{file./path}`. Required.
+	URL string `json:"url,omitempty"`
+
+	// Whether the URL names a cluster by one of its nodes.
+	Cluster bool `json:"cluster,omitempty"`
+
+	// What the keys begin with. Default: `doku:`.
+	Prefix string `json:"prefix,omitempty"`
+
+	references pool.References
+}
+
+// CaddyModule returns the Caddy module information.
+func (RedisStore) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "doku.stores.redis", New: func() caddy.Module { return new(RedisStore) }}
+}
+
+type sharedRedis struct{ *store.Redis }
+
+func (s sharedRedis) Destruct() error { return s.Close() }
+
+// Open returns the store. Connections are made when they are needed.
+func (r *RedisStore) Open() (store.Store, string, error) {
+	url, err := Resolve(caddy.NewReplacer(), "store redis", r.URL)
+	if err != nil {
+		return nil, "", err
+	}
+	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q %v", url, r.Prefix, r.Cluster))
+	id := "store/redis/" + hex.EncodeToString(sum[:])
+	s, err := pool.Acquire(&r.references, id, func() (sharedRedis, error) {
+		opened, err := store.NewRedis(store.RedisConfig{URL: url, Cluster: r.Cluster, Prefix: r.Prefix})
+		return sharedRedis{opened}, err
+	})
+	return s.Redis, id, err
+}
+
+// Cleanup releases the store.
+func (r *RedisStore) Cleanup() error { return r.references.Release() }
+
+var (
+	_ Store              = (*MemoryStore)(nil)
+	_ caddy.CleanerUpper = (*MemoryStore)(nil)
+	_ Store              = (*RedisStore)(nil)
+	_ caddy.CleanerUpper = (*RedisStore)(nil)
+)

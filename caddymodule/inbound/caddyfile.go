@@ -1,0 +1,105 @@
+package inbound
+
+import (
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-doku/caddy-doku/caddymodule/internal/directive"
+)
+
+func init() {
+	httpcaddyfile.RegisterHandlerDirective("doku_token", parseToken)
+	httpcaddyfile.RegisterHandlerDirective("doku_verify", parseVerify)
+}
+
+func parseToken(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+	t := new(Token)
+	return t, t.UnmarshalCaddyfile(h.Dispenser)
+}
+
+// UnmarshalCaddyfile sets up the handler from Caddyfile tokens. Syntax:
+//
+//	doku_token [<matcher>] [<account>] {
+//		account <name>
+//	}
+func (t *Token) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // consume the directive's name
+	if d.NextArg() {
+		t.Account = d.Val()
+	}
+	return directive.Block(d, func() error {
+		if d.Val() == "account" {
+			return directive.Text(d, &t.Account)
+		}
+		return directive.Unknown(d, "account")
+	})
+}
+
+func parseVerify(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+	v := new(Verify)
+	return v, v.UnmarshalCaddyfile(h.Dispenser)
+}
+
+// UnmarshalCaddyfile sets up the handler from Caddyfile tokens. Syntax:
+//
+//	doku_verify [<matcher>] [<account>] {
+//		account       <name>
+//		service       <code>
+//		token         issued|any|none
+//		signature     symmetric|asymmetric...
+//		enforce       on|report
+//		public_prefix <path>
+//		public_target <path>
+//		max_body      <size>
+//		body_timeout  <duration>
+//		timeout       <duration>
+//	}
+func (v *Verify) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // consume the directive's name
+	if d.NextArg() {
+		v.Account = d.Val()
+	}
+	return directive.Block(d, func() error {
+		switch d.Val() {
+		case "account":
+			return directive.Text(d, &v.Account)
+		case "service":
+			return directive.Text(d, &v.Service)
+		case "token":
+			return directive.Text(d, &v.Token)
+		case "signature":
+			return directive.Texts(d, &v.Signatures)
+		case "enforce":
+			return directive.Text(d, &v.Enforce)
+		case "public_prefix":
+			return directive.Text(d, &v.PublicPrefix)
+		case "public_target":
+			return directive.Text(d, &v.PublicTarget)
+		case "body_timeout":
+			return directive.Duration(d, &v.BodyTimeout)
+		case "max_body":
+			return directive.Size(d, &v.MaxBody, directive.MaxBodyLimit)
+		case "timeout":
+			return directive.Duration(d, &v.Timeout)
+		}
+		return directive.Unknown(
+			d,
+			"account",
+			"service",
+			"token",
+			"signature",
+			"enforce",
+			"public_prefix",
+			"public_target",
+			"max_body",
+			"body_timeout",
+			"timeout",
+		)
+	})
+}
+
+var (
+	_ caddyfile.Unmarshaler = (*Token)(nil)
+	_ caddyfile.Unmarshaler = (*Verify)(nil)
+)

@@ -1,0 +1,138 @@
+package inbound
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyevents"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/caddy-doku/caddy-doku/caddymodule/internal/httpio"
+	"github.com/caddy-doku/caddy-doku/caddymodule/internal/reasons"
+	"github.com/caddy-doku/caddy-doku/caddymodule/internal/telemetry"
+	"github.com/caddy-doku/caddy-doku/snap"
+	"github.com/caddy-doku/caddy-doku/verifier"
+)
+
+// eventRefused is the event of a call that was not accepted.
+const eventRefused = "doku_call_refused"
+
+// Base is what all handlers of inbound calls have: a log, and Caddy's events.
+type Base struct {
+	Log *slog.Logger
+
+	ctx    caddy.Context
+	events *caddyevents.App
+}
+
+// NewBase returns the base of a handler that is provisioned with ctx.
+func NewBase(ctx caddy.Context) (Base, error) {
+	events, err := ctx.App("events")
+	if err != nil {
+		return Base{}, fmt.Errorf("getting events app: %w", err)
+	}
+	return Base{ctx: ctx, events: events.(*caddyevents.App), Log: ctx.Slogger()}, nil
+}
+
+// Emit emits an event, if anybody has subscribed to it. data is called only then.
+func (b Base) Emit(name string, data func() map[string]any) {
+	if b.events.ShouldEmit(name) {
+		b.events.Emit(b.ctx, name, data())
+	}
+}
+
+// rejecter answers a call that must not reach the app, or that the app has not taken.
+// A log line, a counter, a placeholder, a span and an event get the precise reason;
+// DOKU gets the SNAP case only.
+type rejecter struct {
+	Base
+	account string
+	service snap.Service
+}
+
+// reject returns the rejection for a reason of the inbound table.
+func reject(reason, detail string, err error) *reasons.Rejection {
+	return reasons.Inbound.Reject(reason, detail, err)
+}
+
+// rejectionOf returns the rejection for an error of the verifier.
+func rejectionOf(err error) *reasons.Rejection {
+	if refusal, ok := errors.AsType[*verifier.Refusal](err); ok {
+		return &reasons.Rejection{Case: refusal.Case, Reason: verifier.Reason(err), Err: err}
+	}
+	return reject(reasons.Other, "", err)
+}
+
+// unread is the rejection of a call whose body could not be read.
+func unread(err error) *reasons.Rejection {
+	if errors.Is(err, httpio.ErrTooLarge) {
+		return reject(reasons.BodyTooLarge, "", err)
+	}
+	return reject(reasons.BodyUnreadable, "", err)
+}
+
+func notPOST(method string) error { return fmt.Errorf("expected POST, found %.20q", method) }
+
+// unknownClient is the rejection of a call that no account is found for. It is the one
+// that an account gives to a caller it does not know.
+func unknownClient(h http.Header, header string, err error) *reasons.Rejection {
+	if len(h.Values(header)) == 0 {
+		return reject(reasons.HeaderMissing, header, err)
+	}
+	return reject(reasons.ClientUnknown, "", err)
+}
+
+// reject reports the rejection and answers.
+func (rej rejecter) reject(w http.ResponseWriter, r *http.Request, why *reasons.Rejection) error {
+	rej.report(r, "call from DOKU not accepted", why.Reason, why)
+	return httpio.Reject(w, rej.service, why.Case, reasons.Inbound.Outside(why.Reason))
+}
+
+// count counts the call by its outcome.
+func (rej rejecter) count(outcome string) {
+	telemetry.Calls.WithLabelValues(telemetry.Inbound, rej.account, string(rej.service), outcome).Inc()
+}
+
+// report reports a rejection to everybody but DOKU. outcome is for the counter and the
+// trace.
+func (rej rejecter) report(r *http.Request, message, outcome string, why *reasons.Rejection) {
+	rej.count(outcome)
+	rej.trace(r, outcome, why)
+	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
+		repl.Set("http.doku.reason", why.Reason)
+	}
+	externalID := fmt.Sprintf("%.128s", r.Header.Get(snap.HeaderExternalID))
+	rej.Log.LogAttrs(r.Context(), slog.LevelWarn, message, //nolint:sloglint // one of two
+		slog.String("account", rej.account),
+		slog.String("service", string(rej.service)),
+		slog.String("response_code", why.Case.Code(rej.service)),
+		slog.String("reason", why.Reason),
+		slog.String("error", why.Err.Error()),
+		slog.String("hint", reasons.Inbound.Hint(why.Reason)),
+		slog.String("external_id", externalID),
+		slog.String("remote", r.RemoteAddr))
+	rej.Emit(eventRefused, func() map[string]any {
+		return map[string]any{
+			"account": rej.account, "service": string(rej.service), "response_code": why.Case.Code(rej.service),
+			"reason": why.Reason, "external_id": externalID, "remote": r.RemoteAddr,
+		}
+	})
+}
+
+// trace adds the rejection to the span of DOKU's request.
+func (rej rejecter) trace(r *http.Request, outcome string, why *reasons.Rejection) {
+	span := trace.SpanFromContext(r.Context())
+	if !span.IsRecording() {
+		return
+	}
+	// Without the path, unless the call was verified: anybody can invent one.
+	telemetry.NameServer(span, r.Method, "", snap.ServiceUnknown)
+	if rej.account != "" {
+		span.SetAttributes(telemetry.KeyAccount.String(rej.account))
+	}
+	span.SetAttributes(telemetry.KeyService.String(string(rej.service)), telemetry.KeyOutcome.String(outcome),
+		telemetry.KeyReason.String(why.Reason), telemetry.KeyResponseCode.String(why.Case.Code(rej.service)))
+}

@@ -1,0 +1,270 @@
+package reasons
+
+import "github.com/caddy-doku/caddy-doku/snap"
+
+// The names. They are label values of metrics and fields of log lines, which
+// dashboards and alerts rely on: none may change.
+const (
+	// Outbound: DOKU has answered.
+	Succeeded    = "succeeded"
+	Declined     = "declined"
+	Unauthorized = "unauthorized"
+	DOKUFailed   = "doku_failed"
+
+	// Outbound: the sidecar has answered, or the app has gone.
+	Unreachable          = "unreachable"
+	OutcomeUnknown       = "outcome_unknown"
+	Cancelled            = "cancelled"
+	Token                = "token"
+	Account              = "account"
+	BodyNotJSON          = "body_not_json"
+	BodyUnsafe           = "body_unsafe"
+	ExternalID           = "external_id"
+	IdempotencyKey       = "idempotency_key"
+	IdempotencyKeyReused = "idempotency_key_reused"
+
+	// Inbound: the app, or the sidecar for it, has answered.
+	Accepted       = "accepted"
+	Issued         = "issued"
+	AppRefused     = "app_refused"
+	AppTimeout     = "app_timeout"
+	AppUnreachable = "app_unreachable"
+	AppMissing     = "app_missing"
+	Kept           = "kept"
+	NotKept        = "not_kept"
+	Inbox          = "inbox"
+	Conflict       = "conflict"
+	Issuing        = "issuing"
+
+	// Inbound: not accepted. The verifier has more; see verifier.Reasons.
+	Method         = "method"
+	ServiceUnknown = "service_unknown"
+	HeaderMissing  = "header_missing"
+	ClientUnknown  = "client_unknown"
+	BodyFormat     = "body_format"
+
+	// Both directions.
+	Replayed       = "replayed"
+	InFlight       = "in_flight"
+	Store          = "store"
+	BodyTooLarge   = "body_too_large"
+	BodyUnreadable = "body_unreadable"
+	Other          = "other"
+)
+
+// With `enforce report`, an inbound outcome is Reported followed by a name of the
+// table, or by Verified.
+const (
+	Reported = "reported_"
+	Verified = "verified"
+)
+
+// Outbound has the outcomes of calls from the app to DOKU.
+var Outbound = Table{
+	{Name: Succeeded, Meaning: "DOKU answered 2xx"},
+	{Name: Declined, Owner: "the app's", Meaning: "DOKU refuses the call (4xx); the app has DOKU's answer"},
+	{
+		Name: Unauthorized, Owner: "ours", Meaning: "DOKU does not accept signature, token, time or client id (401)",
+		Hint: "compare client_id, secret_key and environment with DOKU's dashboard; set this machine's clock by NTP",
+	},
+	{
+		Name: DOKUFailed, Owner: "DOKU's", Meaning: "DOKU cannot do it now (5xx, 408, 425, 429)",
+		Hint: "DOKU cannot do it now, and the app has its answer: if it goes on, ask DOKU",
+	},
+	{
+		Name: Unreachable, Case: snap.Unavailable, Owner: "the network's", Meaning: "no connection to DOKU; nothing was sent",
+		Hint: "check that this machine reaches DOKU: DNS, firewall, proxy, TLS",
+	},
+	{
+		Name: OutcomeUnknown, Case: snap.Timeout, Owner: "DOKU's",
+		Meaning: "sent, but no answer came, or the app hung up first: DOKU may have done it",
+		Hint:    "DOKU may have done it: ask for the status before anything else; do not create again without the same idempotency key",
+	},
+	{
+		Name: Cancelled, Owner: "the app's", Meaning: "the app hung up before anything was sent",
+		Hint: "the app hung up before anything was sent; look for its timeouts and crashes",
+	},
+	{
+		Name: Token, Case: snap.Unavailable, Owner: "DOKU's, or ours", Meaning: "no B2B token available; nothing was sent",
+		Hint: "see the log line `no B2B token` and `caddy-doku doku status`; then `caddy-doku doku token refresh`",
+	},
+	{Name: Replayed, Meaning: "a repeat got the answer of the first call"},
+	{
+		Name: InFlight, Case: snap.Timeout, Owner: "the app's", Meaning: "a repeat waited in vain for the first call",
+		Hint: "an earlier call with this key takes longer than timeout of doku_sign; nothing is lost: have the app ask for the status or repeat",
+	},
+	{
+		Name: Store, Case: snap.Unavailable, Owner: "ours", Meaning: "the store is away; nothing was sent now",
+		Hint: "see that the store (Redis) is reachable and takes writes; what becomes of calls with a key meanwhile, on_store_error says",
+	},
+	{
+		Name: Account, Case: snap.InvalidFieldFormat, Owner: "the app's",
+		Meaning: "there is no such account, or the app's X-PARTNER-ID is not its client id",
+		Hint:    "the app's X-PARTNER-ID, and the argument of doku_sign, must name one and the same account; `caddy-doku doku status` lists them",
+	},
+	{
+		Name: BodyTooLarge, Case: snap.BodyTooLarge, Owner: "the app's", Meaning: "more than `max_body`",
+		Hint: "raise max_body of doku_sign, if the app means to send so much",
+	},
+	{
+		Name: BodyUnreadable, Case: snap.BadRequest, Owner: "the app's", Meaning: "its request ended early",
+		Hint: "the app hung up while sending; look for its timeouts and crashes",
+	},
+	{
+		Name: BodyNotJSON, Case: snap.BadRequest, Owner: "the app's", Meaning: "its body is not JSON",
+		Hint: "the app's body must be one JSON value in UTF-8; the error has the offset",
+	},
+	{
+		Name: BodyUnsafe, Case: snap.InvalidFieldFormat, Owner: "the app's", Meaning: "with `body strict`: DOKU may read it differently",
+		Hint: "the app must send amounts as strings and every key once; the error has the JSON paths",
+	},
+	{
+		Name: ExternalID, Case: snap.InvalidFieldFormat, Owner: "the app's", Meaning: "its X-EXTERNAL-ID is not 1 to 36 digits",
+		Hint: "the app must send one X-EXTERNAL-ID of 1 to 36 digits, or none",
+	},
+	{
+		Name: IdempotencyKey, Case: snap.InvalidFieldFormat, Owner: "the app's", Meaning: "its key is not 1 to 255 visible ASCII characters",
+		Hint: "the app must send one idempotency key of 1 to 255 visible ASCII characters, or none",
+	},
+	{
+		Name: IdempotencyKeyReused, Case: snap.Unprocessable, Owner: "the app's", Meaning: "its key was used for another call before",
+		Hint: "the app gave two calls one key; each order or payment needs a key of its own",
+	},
+	{Name: Other, Owner: "ours", Meaning: "something other than DOKU answered: another handler in the sidecar's configuration"},
+}
+
+// Inbound has the outcomes of calls from DOKU, or from somebody who claims to be DOKU.
+var Inbound = Table{
+	{Name: Accepted, Meaning: "the app answered 2xx or, with the policy `durable`, the inbox keeps the call"},
+	{Name: Replayed, Meaning: "a repeat got the answer of the first call; the app was not asked"},
+	{Name: Issued, Meaning: "DOKU got a token"},
+	{
+		Name: AppRefused, Owner: "the app's", Meaning: "it answered something other than 2xx, or a responseCode that says no",
+	},
+	{
+		Name: AppTimeout, Case: snap.Timeout, Owner: "the app's", Meaning: "it took longer than `timeout`",
+		Hint: "the app takes longer than timeout of doku_verify; DOKU tries again",
+	},
+	{
+		Name: AppUnreachable, Case: snap.ExternalError, Owner: "the app's", Meaning: "no connection, or one that broke",
+		Hint: "see that the app runs, and listens where reverse_proxy says; DOKU tries again",
+	},
+	{
+		Name: AppMissing, Case: snap.GeneralError, Owner: "ours", Meaning: "no `reverse_proxy` to the app behind `doku_verify`",
+		Hint: "write a reverse_proxy to the app behind doku_verify, for the same path",
+	},
+	{
+		Name: Kept, Case: snap.ExternalError, Owner: "the app's", Meaning: "the app has not taken it in time; the inbox keeps it",
+		Hint: "the app is down or not well; it gets the notification as soon as it takes it: `caddy-doku doku inbox list`",
+	},
+	{
+		Name: NotKept, Case: snap.ExternalError, Owner: "the app's, and ours",
+		Meaning: "… and the inbox could not keep it: only DOKU's own retry brings it again",
+		Hint:    inboxHint,
+	},
+	{Name: Inbox, Case: snap.GeneralError, Owner: "ours", Meaning: "the inbox cannot be written", Hint: inboxHint},
+	{
+		Name: InFlight, Case: snap.Timeout, Owner: "the app's", Meaning: "a repeat waited in vain for the first call",
+		Hint: "the app takes longer than timeout of doku_verify for the first of these calls; DOKU tries again",
+	},
+	{
+		Name: Conflict, Case: snap.Conflict, Owner: "DOKU's", Meaning: "the same external id with another body",
+		Hint: "DOKU, or somebody with its signature, gave two calls one external id; compare both, and ask DOKU",
+	},
+	{
+		Name: Store, Case: snap.GeneralError, Owner: "ours", Meaning: "the store is away",
+		Hint: "see that the store (Redis) is reachable and takes writes; DOKU tries again",
+	},
+	{
+		Name: Issuing, Case: snap.GeneralError, Owner: "ours", Meaning: "the sidecar could not make a token",
+		Hint: "no token could be made for DOKU: see the error",
+	},
+	{
+		Name: "signature", Case: snap.Unauthorized, Owner: "DOKU's, ours or a forger's", Meaning: "the signature does not match",
+		Hint: "compare secret_key and doku_public_key with DOKU's dashboard, and public_prefix with the URL set there; else it is a forgery",
+	},
+	{
+		Name: "partner_service", Case: snap.Unauthorized, Owner: "DOKU's, or ours",
+		Meaning: "signed by DOKU's RSA key, but for a partnerServiceId that is none of the account's",
+		Hint:    "if the partnerServiceId is yours, add it to partner_service_id of the account; else DOKU has called the wrong merchant",
+	},
+	{
+		Name: ServiceUnknown, Case: snap.NotFound, Owner: "ours",
+		Meaning: "the path does not tell the service; write `service 25` in `doku_verify`",
+		Hint:    "write the service in doku_verify, such as `service 25` for payment notifications",
+	},
+	{
+		Name: "signature_format", Case: snap.Unauthorized, Owner: "a stranger's", Meaning: "X-SIGNATURE is not a signature", Outside: "signature",
+		Hint: "the call is signed in another form: see the option signature of doku_verify; or somebody else is calling",
+	},
+	{
+		Name: "token_missing", Case: snap.InvalidToken, Owner: "a stranger's", Meaning: "no bearer token",
+		Hint: "if DOKU has no token URL of yours, set one in its dashboard, or `token none` in doku_verify",
+	},
+	{
+		Name: "token_invalid", Case: snap.InvalidToken, Owner: "DOKU's, ours or a forger's",
+		Meaning: "the sidecar has not issued this token for this account",
+		Hint:    "all sidecars of an account need the same secret_key; if somebody else issues DOKU's tokens, `token any` in doku_verify",
+	},
+	{
+		Name: "token_expired", Case: snap.InvalidToken, Owner: "DOKU's", Meaning: "the token has expired",
+		Hint: "DOKU renews its token after 900 s; set this machine's clock by NTP",
+	},
+	{
+		Name: "timestamp_old", Case: snap.InvalidFieldFormat, Owner: "the clock's", Meaning: "more than 10 minutes ago",
+		Hint: "set this machine's clock by NTP; otherwise the call was held up for long, or recorded and sent again by somebody",
+	},
+	{
+		Name: "timestamp_future", Case: snap.InvalidFieldFormat, Owner: "the clock's", Meaning: "more than 2 minutes ahead",
+		Hint: "set this machine's clock by NTP",
+	},
+	{
+		Name: "timestamp_format", Case: snap.InvalidFieldFormat, Owner: "a stranger's", Meaning: "X-TIMESTAMP is not a time",
+		Hint: "DOKU's time is ISO 8601 with an offset; somebody else is calling, or something in front changes headers",
+	},
+	{
+		Name: ClientUnknown, Case: snap.UnknownClient, Owner: "DOKU's, ours or a stranger's",
+		Meaning: "no account has this partner id or client key",
+		Hint:    "compare client_id, inbound_client_key and inbound_partner_id with DOKU's dashboard",
+	},
+	{
+		Name: HeaderMissing, Case: snap.InvalidMandatory, Owner: "a stranger's", Meaning: "a SNAP header is missing",
+		Hint: "DOKU sends all SNAP headers; somebody else is calling, or something in front removes headers",
+	},
+	{
+		Name: "header_repeated", Case: snap.InvalidFieldFormat, Owner: "a stranger's", Meaning: "a SNAP header stands there twice",
+		Hint: "something in front adds SNAP headers a second time, or somebody else is calling",
+	},
+	{
+		Name: "header_format", Case: snap.InvalidFieldFormat, Owner: "a stranger's", Meaning: "a SNAP header is malformed",
+		Hint: "DOKU's headers are shorter and well formed; somebody else is calling, or something in front changes them",
+	},
+	{
+		Name: Method, Case: snap.MethodNotAllowed, Owner: "a stranger's", Meaning: "not POST",
+		Hint: "DOKU only posts; somebody else is calling, or a proxy in front changes the method",
+	},
+	{
+		Name: BodyTooLarge, Case: snap.BodyTooLarge, Owner: "a stranger's", Meaning: "more than `max_body`",
+		Hint: "raise max_body of doku_verify, if DOKU means to send so much",
+	},
+	{
+		Name: BodyUnreadable, Case: snap.BadRequest, Owner: "a stranger's", Meaning: "it ended early, or took longer than `body_timeout`",
+		Hint: "the body ended early or came too slowly: see body_timeout, and what is in front of the sidecar",
+	},
+	{
+		Name: BodyFormat, Case: snap.BadRequest, Owner: "DOKU's", Meaning: "signed, but no JSON",
+		Hint: "the call is DOKU's, but its body is no JSON object; ask DOKU",
+	},
+	{
+		Name: "grant_type_missing", Case: snap.InvalidMandatory, Owner: "a stranger's", Meaning: "in a token request", Hint: grantTypeHint,
+	},
+	{
+		Name: "grant_type", Case: snap.InvalidFieldFormat, Owner: "a stranger's", Meaning: "in a token request", Hint: grantTypeHint,
+	},
+	{Name: Other, Case: snap.GeneralError, Owner: "ours", Meaning: "an unexpected error", Hint: "see the error"},
+}
+
+const (
+	inboxHint     = "see that the inbox's file or Redis takes writes: disk, max_size, permissions; DOKU tries again"
+	grantTypeHint = "a token request must say grantType client_credentials; somebody else is calling"
+)

@@ -1,0 +1,157 @@
+package outbound
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/caddy-doku/caddy-doku/caddymodule/internal/httpio"
+	"github.com/caddy-doku/caddy-doku/caddymodule/internal/reasons"
+	"github.com/caddy-doku/caddy-doku/signer"
+	"github.com/caddy-doku/caddy-doku/snap"
+)
+
+// prepare makes a call of the app's request. The call is never nil; the error is a
+// [*reasons.Rejection].
+func (s *Sign) prepare(ctx context.Context, w http.ResponseWriter, r *http.Request) (*call, error) {
+	c := &call{channelID: r.Header.Get(snap.HeaderChannelID)}
+	c.service, _ = snap.ServiceOf(r.Method, r.URL.Path)
+	err := s.fill(c.startSigning(ctx), c, w, r)
+	return c, err
+}
+
+func (s *Sign) fill(ctx context.Context, c *call, w http.ResponseWriter, r *http.Request) (err error) {
+	if c.account, err = s.selector.Account(r); err != nil {
+		return reject(reasons.Account, "[no such account; nothing was sent]", err)
+	}
+	if err := c.checkPartner(r.Header); err != nil {
+		return err
+	}
+	c.credentials = c.account.Credentials()
+	if c.channelID == "" {
+		c.channelID = s.ChannelID
+	}
+	if err := s.setExternalID(c, r.Header); err != nil {
+		return err
+	}
+	if err := s.readBody(ctx, c, w, r); err != nil {
+		return err
+	}
+	if err := s.applyKey(ctx, c, r); err != nil {
+		return err
+	}
+	if c.keyed != nil && c.keyed.Answer != nil {
+		return nil
+	}
+	if err := s.awaitToken(ctx, c); err != nil {
+		return c.failure(err)
+	}
+	return nil
+}
+
+// awaitToken waits for a token, so that the transport finds one.
+func (s *Sign) awaitToken(ctx context.Context, c *call) error {
+	if _, ok := c.account.Tokens().Current(ctx); ok {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Duration(s.TokenTimeout))
+	defer cancel()
+	if _, err := c.token(ctx); err != nil {
+		return noToken(err)
+	}
+	return nil
+}
+
+// checkPartner rejects a call that the app addresses to another account.
+func (c *call) checkPartner(h http.Header) error {
+	values := snap.HeaderValues(h, snap.HeaderPartnerID)
+	if len(values) == 0 || len(values) == 1 && values[0] == c.account.ID() {
+		return nil
+	}
+	return reject(
+		reasons.Account,
+		fmt.Sprintf(
+			"X-PARTNER-ID [expected %s, the client id of the account that was chosen, or none; found %.60q; nothing was sent]",
+			c.account.ID(),
+			values,
+		),
+		fmt.Errorf(
+			"the app's X-PARTNER-ID: expected %s, the client id of account %q, or none, found %.60q",
+			c.account.ID(),
+			c.account.Name,
+			values,
+		),
+	)
+}
+
+// setExternalID gives the call the app's X-EXTERNAL-ID or a new one.
+func (s *Sign) setExternalID(c *call, h http.Header) (err error) {
+	values := snap.HeaderValues(h, snap.HeaderExternalID)
+	if len(values) == 0 {
+		if c.externalID, err = signer.ExternalID(s.now(), s.random); err != nil {
+			return &reasons.Rejection{Case: snap.GeneralError, Reason: reasons.ExternalID, Err: err}
+		}
+		return nil
+	}
+	if len(values) > 1 || !signer.ValidExternalID(values[0]) {
+		return reject(reasons.ExternalID, "X-EXTERNAL-ID [expected 1 to 36 digits, once; or leave it out]",
+			errors.New("X-EXTERNAL-ID of the app is not 1 to 36 digits, once"))
+	}
+	c.externalID, c.ownID = values[0], true
+	return nil
+}
+
+// readBody reads the app's body and makes it ready to sign and send.
+func (s *Sign) readBody(ctx context.Context, c *call, w http.ResponseWriter, r *http.Request) error {
+	began := s.now()
+	control := http.NewResponseController(w)
+	deadline, _ := ctx.Deadline()
+	limited := control.SetReadDeadline(deadline) == nil // not every writer has deadlines
+	raw, err := httpio.ReadBody(r, s.MaxBody, httpio.GetBuffer)
+	if limited && err == nil {
+		err = control.SetReadDeadline(time.Time{})
+	}
+	c.waited += s.now().Sub(began)
+	defer func() { httpio.PutBuffer(raw) }() // the call has a copy
+	if err != nil {
+		httpio.Abandon(w, r)
+		if errors.Is(err, httpio.ErrTooLarge) {
+			return reject(reasons.BodyTooLarge, fmt.Sprintf("[more than max_body, %d bytes]", s.MaxBody), err)
+		}
+		return reject(reasons.BodyUnreadable, "[the request body ended early, or took too long]", err)
+	}
+	if len(raw) > 0 {
+		var hazards []snap.Hazard
+		if s.Body == bodyMinify {
+			c.body, err = snap.AppendMinified(httpio.GetBuffer(len(raw)), raw)
+		} else {
+			c.body, hazards, err = snap.AppendCanonical(httpio.GetBuffer(len(raw)), raw)
+		}
+		if err != nil {
+			return reject(reasons.BodyNotJSON, "[the body is not JSON: "+err.Error()+"]", err)
+		}
+		if len(hazards) > 0 {
+			list := describe(hazards)
+			if s.Body == bodyStrict {
+				return reject(reasons.BodyUnsafe, list, errors.New(list))
+			}
+			s.log.LogAttrs(ctx, slog.LevelWarn,
+				"the body has parts that DOKU may hash differently; send amounts as strings and every key once",
+				c.logAttrs(slog.String("hazards", list))...)
+		}
+	}
+	c.digest = snap.Digest(c.body)
+	return nil
+}
+
+func describe(hazards []snap.Hazard) string {
+	parts := make([]string, len(hazards))
+	for i, hazard := range hazards {
+		parts[i] = fmt.Sprintf("%s: %s", hazard.Path, hazard.Kind)
+	}
+	return strings.Join(parts, "; ")
+}

@@ -1,0 +1,28 @@
+// Package caddymodule makes signer and verifier usable from Caddy. The rooms below it
+// have the modules: doku the app with the accounts, outbound the calls to DOKU, inbound
+// and inboxes the calls from DOKU, health the answers to probes. Only these packages
+// know Caddy.
+package caddymodule
+
+import (
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+
+	// The rooms register their modules and directives.
+	_ "github.com/caddy-doku/caddy-doku/caddymodule/health"
+	_ "github.com/caddy-doku/caddy-doku/caddymodule/inbound"
+	_ "github.com/caddy-doku/caddy-doku/caddymodule/inboxes"
+	_ "github.com/caddy-doku/caddy-doku/caddymodule/outbound"
+)
+
+// The places of the directives in a site without `route`. They stand here, because the
+// order of these calls matters.
+func init() {
+	// Before everything that may send a request to the app: not only reverse_proxy, but
+	// handle, route and every other directive beside them.
+	httpcaddyfile.RegisterDirectiveOrder("doku_token", httpcaddyfile.Before, "basic_auth")
+	httpcaddyfile.RegisterDirectiveOrder("doku_verify", httpcaddyfile.Before, "basic_auth")
+	httpcaddyfile.RegisterDirectiveOrder("doku_sign", httpcaddyfile.Before, "reverse_proxy")
+	httpcaddyfile.RegisterDirectiveOrder("doku_inbox", httpcaddyfile.Before, "reverse_proxy")
+	// Behind the directives that ask for a password, before all that answer.
+	httpcaddyfile.RegisterDirectiveOrder("doku_health", httpcaddyfile.Before, "invoke")
+}
