@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-doku/caddy-doku/internal/doktest"
 	"github.com/caddy-doku/caddy-doku/simulator"
 )
 
@@ -160,28 +161,6 @@ func TestTheReadmeShowsTheExampleConfiguration(t *testing.T) {
 	}
 }
 
-// docs returns the names of README.md and of what is in docs/.
-func docs(t *testing.T) []string {
-	t.Helper()
-	names, err := filepath.Glob("../docs/*.md")
-	if err != nil || len(names) < 5 {
-		t.Fatalf("found %v, %v", names, err)
-	}
-	for i, name := range names {
-		names[i] = "docs/" + filepath.Base(name)
-	}
-	return append(names, "README.md")
-}
-
-func allDocs(t *testing.T) string {
-	t.Helper()
-	var all strings.Builder
-	for _, name := range docs(t) {
-		all.WriteString(readDoc(t, name))
-	}
-	return all.String()
-}
-
 var (
 	link        = regexp.MustCompile(`\]\(([^)\s]+)\)`)
 	heading     = regexp.MustCompile(`(?m)^#+ (.+)$`)
@@ -195,7 +174,7 @@ func anchor(heading string) string {
 
 func TestTheLinksOfTheDocsLeadSomewhere(t *testing.T) {
 	t.Parallel()
-	for _, name := range docs(t) {
+	for _, name := range doktest.Docs(t) {
 		for _, found := range link.FindAllStringSubmatch(readDoc(t, name), -1) {
 			path, wanted, deep := strings.Cut(found[1], "#")
 			if strings.Contains(path, "://") {
@@ -226,15 +205,15 @@ func TestTheLinksOfTheDocsLeadSomewhere(t *testing.T) {
 // TestEveryConfigurationInTheDocsAdapts: what is shown can be used as it stands.
 func TestEveryConfigurationInTheDocsAdapts(t *testing.T) {
 	t.Parallel()
-	shown := regexp.MustCompile("(?s)```caddyfile\n(.*?)```").FindAllStringSubmatch(allDocs(t), -1)
+	shown := doktest.Snippets(t, "caddyfile")
 	if len(shown) < 4 {
 		t.Fatalf("found %d configurations", len(shown))
 	}
 	for _, config := range shown {
 		cmd := exec.CommandContext(t.Context(), binary(t), "adapt", "--config", "-", "--adapter", "caddyfile")
-		cmd.Stdin = strings.NewReader(config[1])
+		cmd.Stdin = strings.NewReader(config.Text)
 		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Errorf("%v: %s\n%s", err, out, config[1])
+			t.Errorf("%s, block %d: %v: %s\n%s", config.Doc, config.Number, err, out, config.Text)
 		}
 	}
 }
