@@ -17,7 +17,7 @@ export CADDY_DOKU_BIN = $(CURDIR)/$(BINARY)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help build run test check-deploy test-tracing bench race soak fuzz lint fmt vet tidy vuln programs scrapes clean always
+.PHONY: help build run test golden check-deploy test-tracing bench race soak fuzz lint fmt vet tidy vuln programs scrapes clean always
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,10 @@ run: $(BINARY) ## take the tour: simulator, sidecar and demo app on this machine
 
 test: $(BINARY) programs ## run all tests, those against the built binary too
 	go test -count=1 -timeout=10m $(PACKAGES)
+
+golden: $(BINARY) ## write testdata/golden anew: the names and the JSON that users rely on
+	go test -count=1 ./integration/golden -update
+	go test -count=1 -run '^TestMetricsAndAdminAnswersHaveTheSameNamesAsBefore$$' ./integration -update
 
 # DRAW=docs/pictures has a sidecar work for a minute, and draws the dashboard from what it exports.
 check-deploy: export CADDY_DOKU_DRAW = $(if $(DRAW),$(abspath $(DRAW)))
