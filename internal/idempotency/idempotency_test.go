@@ -68,11 +68,11 @@ func TestAnAnswerThatCannotBeReadLeavesTheExternalID(t *testing.T) {
 // unreadable is a store whose answers nobody can read.
 type unreadable struct{ store.Store }
 
-func (u unreadable) Finish(ctx context.Context, owner string, ttl time.Duration, entries ...store.Entry) (bool, error) {
+func (u unreadable) Commit(ctx context.Context, owner string, ttl time.Duration, entries ...store.Entry) (bool, error) {
 	for i := range entries {
 		entries[i].Value = []byte("garbage")
 	}
-	return u.Store.Finish(ctx, owner, ttl, entries...)
+	return u.Store.Commit(ctx, owner, ttl, entries...)
 }
 
 func TestARepeatHasTheSameExternalIDAndAnswer(t *testing.T) {

@@ -30,7 +30,7 @@ type Lanes struct {
 // deliver what it keeps is what makes room.
 func NewLanes(s store.Store, lease time.Duration) *Lanes {
 	if remote, ok := s.(*store.Redis); ok {
-		s = remote.Urgent()
+		s = remote.IgnoringMaxMemory()
 	}
 	return &Lanes{once: store.NewLocks(s, lease), queues: make(map[string][]chan struct{}), unrecorded: make(map[string]store.Answer)}
 }

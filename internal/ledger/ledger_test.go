@@ -254,11 +254,11 @@ func (a away) Claim(ctx context.Context, owner string, lease time.Duration, keys
 	return a.Store.Claim(ctx, owner, lease, keys...)
 }
 
-func (a away) Finish(ctx context.Context, owner string, ttl time.Duration, entries ...store.Entry) (bool, error) {
+func (a away) Commit(ctx context.Context, owner string, ttl time.Duration, entries ...store.Entry) (bool, error) {
 	if a.finish {
 		return false, errAway
 	}
-	return a.Store.Finish(ctx, owner, ttl, entries...)
+	return a.Store.Commit(ctx, owner, ttl, entries...)
 }
 
 func TestWhileTheStoreIsAway(t *testing.T) {

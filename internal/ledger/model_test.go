@@ -141,9 +141,9 @@ func (d *door) Claim(ctx context.Context, owner string, lease time.Duration, key
 	return c, err
 }
 
-func (d *door) Finish(ctx context.Context, owner string, ttl time.Duration, entries ...store.Entry) (done bool, err error) {
+func (d *door) Commit(ctx context.Context, owner string, ttl time.Duration, entries ...store.Entry) (done bool, err error) {
 	err = d.pass(func() (err error) {
-		done, err = d.finish(entries, func() (bool, error) { return d.Store.Finish(ctx, owner, ttl, entries...) })
+		done, err = d.finish(entries, func() (bool, error) { return d.Store.Commit(ctx, owner, ttl, entries...) })
 		return err
 	})
 	return done, err

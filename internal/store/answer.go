@@ -7,33 +7,34 @@ import (
 	"net/http"
 )
 
-// Answer is an HTTP answer, as it is kept to be given again.
+// Answer is an HTTP answer that is kept for repeats.
 type Answer struct {
 	Status int
 	Header http.Header
 	Body   []byte
 }
 
-// answerFormat is the first byte of an answer as kept.
+// answerFormat is the first byte of an encoded answer.
 const answerFormat = 1
 
-// Momentary reports whether a header is one of a connection or moment, which is not
-// kept. name is spelled as [net/http] spells it.
-func Momentary(name string) bool { return momentary[name] }
+// HopByHop reports whether a header belongs to one connection or one moment, so that
+// it must not be kept and sent again. Besides the hop-by-hop headers of HTTP these are
+// Date, Server, Content-Length and Alt-Svc, which the server sets for each answer. name
+// is spelled as [net/http] spells it.
+func HopByHop(name string) bool { return hopByHop[name] }
 
-var momentary = map[string]bool{
+var hopByHop = map[string]bool{
 	"Connection": true, "Keep-Alive": true, "Date": true, "Server": true, "Via": true,
 	"Content-Length": true, "Transfer-Encoding": true, "Trailer": true, "Alt-Svc": true,
 }
 
-// Encode returns a as a value to keep, without the headers of one connection or
-// moment: the number of the format, the status, the number of values in the header,
-// name and value of each, and the body. Numbers are varints, and each text of the
-// header has its length before it.
+// Encode returns a as bytes, without the headers that are [HopByHop]. The format is:
+// format number, status, number of header values, name and value of each, body.
+// Numbers are varints. The length of a name or value comes before it.
 func (a Answer) Encode() []byte {
 	values, size := 0, 1+3*binary.MaxVarintLen16+len(a.Body)
 	for name, all := range a.Header {
-		if momentary[name] {
+		if hopByHop[name] {
 			continue
 		}
 		for _, value := range all {
@@ -45,7 +46,7 @@ func (a Answer) Encode() []byte {
 	kept = binary.AppendUvarint(kept, uint64(a.Status)) //nolint:gosec // a status is positive
 	kept = binary.AppendUvarint(kept, uint64(values))
 	for name, all := range a.Header {
-		if momentary[name] {
+		if hopByHop[name] {
 			continue
 		}
 		for _, value := range all {
@@ -59,8 +60,8 @@ func appendText(kept []byte, text string) []byte {
 	return append(binary.AppendUvarint(kept, uint64(len(text))), text...)
 }
 
-// DecodeAnswer returns the answer that was kept as value. The body is part of
-// value. The error wraps [ErrStore].
+// DecodeAnswer returns the answer that [Answer.Encode] encoded as value. The body
+// shares memory with value. The error wraps [ErrStore].
 func DecodeAnswer(value []byte) (*Answer, error) {
 	if len(value) == 0 || value[0] != answerFormat {
 		return decodeEarlier(value)
@@ -81,9 +82,9 @@ func DecodeAnswer(value []byte) (*Answer, error) {
 	return a, nil
 }
 
-// decodeEarlier reads the format before the first with a number, so that an upgrade
-// forgets nothing: the length of the head, the head in JSON, and the body. A head has
-// more than one byte, so it does not begin with [answerFormat].
+// decodeEarlier reads the format of earlier versions, so that an upgrade loses no
+// answer: the length of the head, the head in JSON, the body. The length of a head is
+// more than 1, so the value does not begin with [answerFormat].
 func decodeEarlier(value []byte) (*Answer, error) {
 	r := reader{rest: value}
 	var head struct {
@@ -100,10 +101,10 @@ func decodeEarlier(value []byte) (*Answer, error) {
 	return &Answer{head.Status, head.Header, r.rest}, nil
 }
 
-// reader reads what [Answer.Encode] has written.
+// reader reads the parts of an encoded answer.
 type reader struct {
 	rest  []byte
-	short bool // it has ended too early
+	short bool // the input has ended too early
 }
 
 func (r *reader) number() uint64 {

@@ -12,10 +12,10 @@ import (
 	"time"
 )
 
-// Errors of [Locks.Acquire].
+// Errors of [Locks.Acquire] and [Locks.TryAcquire].
 var (
-	ErrOtherUse    = errors.New("in use for something else")              // a key is in use under another label
-	ErrInFlight = errors.New("the same is still being done elsewhere") // ctx ended while Take waited for whoever is at it
+	ErrOtherUse = errors.New("in use for something else")              // a key is in use under another label
+	ErrInFlight = errors.New("the same is still being done elsewhere") // another lease holds a key
 )
 
 const (
@@ -23,60 +23,58 @@ const (
 	pollLongest  = 500 * time.Millisecond
 )
 
-// Locks has things done once for each of their keys, by this process or another
-// one that uses the same store: whoever comes second waits for the first, and
-// gets what it has left behind. Whoever is at it holds a lease, which is
-// prolonged while it goes on; if its process dies, the next one can begin when
-// the lease has run out. It is safe for concurrent use.
+// Locks runs work at most once per key across all processes that use the same
+// store. The first caller gets a [Lease]; later callers wait for it and get the
+// stored result. The lease is renewed while the work goes on. If its process dies,
+// the lease expires and the next caller gets one. It is safe for concurrent use.
 type Locks struct {
-	store Store
-	lease time.Duration
-	name  string           // its own among all processes
-	now   func() time.Time // the timers' clock
+	store    Store
+	duration time.Duration    // of a lease
+	name     string           // unique among all processes
+	now      func() time.Time // the clock of the timers
 
-	mu    sync.Mutex
-	turns map[string]*Lease // in this process, by key
-	taken uint64           // so far
+	mu     sync.Mutex
+	leases map[string]*Lease // of this process, by key
+	count  uint64            // of leases so far
 }
 
-// NewLocks returns one that keeps what was done in s. lease is for how long at most
-// the death of a process keeps others waiting.
+// NewLocks returns locks that keep leases and results in s. lease is how long a
+// lease lasts without renewal: the longest time that a dead process blocks others.
 func NewLocks(s Store, lease time.Duration) *Locks {
-	return &Locks{store: s, lease: lease, name: rand.Text(), now: time.Now, turns: make(map[string]*Lease)} //nolint:forbidigo // timers have no other clock
+	return &Locks{store: s, duration: lease, name: rand.Text(), now: time.Now, leases: make(map[string]*Lease)}
 }
 
-// Lease is the right and duty to do something: it must be ended by [Lease.Commit]
-// or [Lease.Release], once.
+// Lease is the exclusive right to do the work of its keys. The caller must end it
+// once, with [Lease.Commit] or [Lease.Release].
 type Lease struct {
-	once  *Locks
+	locks *Locks
 	owner string
 	keys  []string
-	ended chan struct{} // closed when the turn is over; nil until somebody waits for that
+	ended chan struct{} // closed when the lease ends; nil until a caller waits for that
 
-	mu    sync.Mutex  // held while the lease is prolonged
-	timer *time.Timer // prolongs it; nil when there is nothing to prolong
+	mu    sync.Mutex  // held while the keys are claimed
+	timer *time.Timer // renews the lease; nil when there is nothing to renew
 
-	began time.Time
-	until atomic.Int64 // when the lease runs out: a duration from began on
-	lost  atomic.Bool  // the lease has run out, whatever came after
+	start   time.Time
+	until   atomic.Int64 // when the lease expires, as a duration since start
+	expired atomic.Bool  // the lease has expired once, so a later renewal does not count
 }
 
-// Acquire returns a turn for keys if nothing has been done for any of them, or else
-// the values left behind, one for each key and nil where there is none. While
-// somebody else is at it, Acquire waits, until ctx ends at the longest, which is
-// [ErrInFlight]. label, which has no "/", says what the keys are for: a key in use
-// under another label is [ErrOtherUse]. Other errors are the store's, even if ctx has
-// ended meanwhile.
-func (o *Locks) Acquire(ctx context.Context, label string, keys ...string) (*Lease, [][]byte, error) {
+// Acquire returns a lease of keys, or the stored values if any key has one: then
+// there is one value for each key, nil where a key has none. While another caller
+// holds a key, Acquire waits until ctx ends, which is [ErrInFlight]. label says what
+// the keys are for and must not contain "/": a key in use under another label is
+// [ErrOtherUse]. Other errors come from the store, also if ctx has ended meanwhile.
+func (l *Locks) Acquire(ctx context.Context, label string, keys ...string) (*Lease, [][]byte, error) {
 	for {
-		t, earlier, ended := o.begin(label, keys)
+		lease, earlier, ended := l.reserve(label, keys)
 		if earlier == nil {
-			values, err := t.claim(ctx, label)
+			values, err := lease.waitForStore(ctx, label)
 			if values != nil || err != nil {
-				t.end()
+				lease.unreserve()
 				return nil, values, err
 			}
-			return t, nil, nil
+			return lease, nil, nil
 		}
 		if labelOf(earlier.owner) != label {
 			return nil, nil, ErrOtherUse
@@ -89,11 +87,11 @@ func (o *Locks) Acquire(ctx context.Context, label string, keys ...string) (*Lea
 	}
 }
 
-// TryAcquire is [Locks.Acquire] for those who do not wait: if somebody else is at it, that is
-// [ErrInFlight] at once. It goes on if ctx ends, until the store answers or gives
-// up, so that no lease is left behind.
-func (o *Locks) TryAcquire(ctx context.Context, label string, keys ...string) (*Lease, [][]byte, error) {
-	t, earlier, _ := o.begin(label, keys)
+// TryAcquire is [Locks.Acquire] without the wait: if another caller holds a key, it
+// returns [ErrInFlight] at once. It ignores the end of ctx until the store answers
+// or gives up, so that it leaves no lease behind.
+func (l *Locks) TryAcquire(ctx context.Context, label string, keys ...string) (*Lease, [][]byte, error) {
+	lease, earlier, _ := l.reserve(label, keys)
 	switch {
 	case earlier != nil && labelOf(earlier.owner) != label:
 		return nil, nil, ErrOtherUse
@@ -101,26 +99,27 @@ func (o *Locks) TryAcquire(ctx context.Context, label string, keys ...string) (*
 		return nil, nil, ErrInFlight
 	}
 	ctx = context.WithoutCancel(ctx)
-	held, values, err := t.ask(ctx, label)
+	held, values, err := lease.try(ctx, label)
 	switch {
 	case held:
-		return t, nil, nil
+		return lease, nil, nil
 	case errors.Is(err, ErrOtherUse):
 	case err != nil:
-		_ = t.once.store.Release(ctx, t.owner, t.keys...) // its lease may have been made all the same
+		_ = l.store.Release(ctx, lease.owner, lease.keys...) // the store may hold the lease although it failed
 	case values == nil:
 		err = ErrInFlight
 	}
-	t.end()
+	lease.unreserve()
 	return nil, values, err
 }
 
-// claim waits until the keys are leased to t, or have values, which it returns.
-func (t *Lease) claim(ctx context.Context, label string) ([][]byte, error) {
+// waitForStore waits until the store leases the keys to l, or has values for them,
+// which it returns.
+func (l *Lease) waitForStore(ctx context.Context, label string) ([][]byte, error) {
 	for wait := pollShortest; ; wait = min(2*wait, pollLongest) {
-		held, values, err := t.ask(ctx, label)
+		held, values, err := l.try(ctx, label)
 		if err != nil && wait > pollShortest && ctx.Err() != nil {
-			return nil, inFlight(ctx) // it was, when last asked
+			return nil, inFlight(ctx) // another process held a key at the last poll
 		}
 		if held || values != nil || err != nil {
 			return values, err
@@ -133,15 +132,15 @@ func (t *Lease) claim(ctx context.Context, label string) ([][]byte, error) {
 	}
 }
 
-// ask claims the keys, and reports whether they are leased to t now. If not, it
-// returns the values that they have, or nil while somebody else is at it.
-func (t *Lease) ask(ctx context.Context, label string) (held bool, values [][]byte, err error) {
-	t.mu.Lock()
-	claim, err := t.lease(ctx)
+// try claims the keys once and reports whether l holds them now. If not, it returns
+// the values of the keys, or nil if another process holds a key.
+func (l *Lease) try(ctx context.Context, label string) (held bool, values [][]byte, err error) {
+	l.mu.Lock()
+	claim, err := l.claim(ctx)
 	if claim.Held {
-		t.timer = time.AfterFunc(t.once.lease/3, t.prolong)
+		l.timer = time.AfterFunc(l.locks.duration/3, l.renew)
 	}
-	t.mu.Unlock()
+	l.mu.Unlock()
 	if claim.Held || err != nil {
 		return claim.Held, nil, err
 	}
@@ -156,56 +155,57 @@ func (t *Lease) ask(ctx context.Context, label string) (held bool, values [][]by
 	return false, nil, nil
 }
 
-// lease claims the keys. A lease that is had runs out a time after it was asked for,
-// not after the answer. t.mu is held.
-func (t *Lease) lease(ctx context.Context) (Claim, error) {
-	until := t.age() + t.once.lease
-	claim, err := t.once.store.Claim(ctx, t.owner, t.once.lease, t.keys...)
+// claim claims the keys. The lease counts from before the request to the store, not
+// from its answer, so that it never ends later here than in the store. The caller
+// holds l.mu.
+func (l *Lease) claim(ctx context.Context) (Claim, error) {
+	until := l.age() + l.locks.duration
+	claim, err := l.locks.store.Claim(ctx, l.owner, l.locks.duration, l.keys...)
 	if err != nil {
 		return Claim{}, err
 	}
 	if !claim.Held {
 		return claim, nil
 	}
-	if t.timer != nil && t.Expired() { // somebody may have come and gone
-		t.lost.Store(true)
+	if l.timer != nil && l.Expired() { // another process may have had the keys in between
+		l.expired.Store(true)
 	}
-	t.until.Store(int64(until))
+	l.until.Store(int64(until))
 	return claim, nil
 }
 
-// Expired reports whether somebody else may be at it by now, because the lease could
-// not be prolonged in time. What was begun should not be gone on with then.
-func (t *Lease) Expired() bool {
-	return t.lost.Load() || int64(t.age()) >= t.until.Load()
+// Expired reports whether another process may hold the keys by now, because the
+// lease was not renewed in time. The caller must then stop its work.
+func (l *Lease) Expired() bool {
+	return l.expired.Load() || int64(l.age()) >= l.until.Load()
 }
 
-// age is for how long there has been the turn.
-func (t *Lease) age() time.Duration { return t.once.now().Sub(t.began) }
+func (l *Lease) age() time.Duration { return l.locks.now().Sub(l.start) }
 
 func inFlight(ctx context.Context) error {
 	return fmt.Errorf("%w: %w", ErrInFlight, context.Cause(ctx))
 }
 
-// begin makes a turn for keys, or else returns the one in this process that has one
-// of them, and what is closed when that ends.
-func (o *Locks) begin(label string, keys []string) (t, earlier *Lease, ended <-chan struct{}) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
+// reserve returns a new lease of keys, which no other caller of this process can
+// reserve. If a lease of this process has one of the keys, it returns that lease,
+// and a channel that is closed when that lease ends.
+func (l *Locks) reserve(label string, keys []string) (lease, earlier *Lease, ended <-chan struct{}) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	for _, key := range keys {
-		if earlier := o.turns[key]; earlier != nil {
+		if earlier := l.leases[key]; earlier != nil {
 			if earlier.ended == nil {
 				earlier.ended = make(chan struct{})
 			}
 			return nil, earlier, earlier.ended
 		}
 	}
-	o.taken++
-	t = &Lease{once: o, owner: label + "/" + o.name + strconv.FormatUint(o.taken, 10), keys: keys, began: o.now()}
+	l.count++
+	lease = &Lease{locks: l, owner: label + "/" + l.name + strconv.FormatUint(l.count, 10), keys: keys, start: l.now()}
 	for _, key := range keys {
-		o.turns[key] = t
+		l.leases[key] = lease
 	}
-	return t, nil, nil
+	return lease, nil, nil
 }
 
 func labelOf(owner string) string {
@@ -213,66 +213,65 @@ func labelOf(owner string) string {
 	return label
 }
 
-// prolong keeps the lease from running out until the turn ends. What cannot be
-// prolonged runs out; then Lost and Finish tell.
-func (t *Lease) prolong() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.timer == nil {
+// renew renews the lease until it ends. A lease that cannot be renewed expires;
+// [Lease.Expired] and [Lease.Commit] report that.
+func (l *Lease) renew() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.timer == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), t.once.lease/3)
+	ctx, cancel := context.WithTimeout(context.Background(), l.locks.duration/3)
 	defer cancel()
-	if claim, err := t.lease(ctx); err == nil && !claim.Held {
-		t.lost.Store(true)
-		t.timer = nil
+	if claim, err := l.claim(ctx); err == nil && !claim.Held {
+		l.expired.Store(true)
+		l.timer = nil
 		return
 	}
-	t.timer.Reset(t.once.lease / 3)
+	l.timer.Reset(l.locks.duration / 3)
 }
 
-// settle ends the prolonging. After it, nothing leases the keys to t any more.
-func (t *Lease) settle() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.timer != nil {
-		t.timer.Stop()
-		t.timer = nil
+// stopRenewing ends the renewals. After it, nothing claims the keys for l.
+func (l *Lease) stopRenewing() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.timer != nil {
+		l.timer.Stop()
+		l.timer = nil
 	}
 }
 
-// Commit leaves values behind, one for each key of the turn and in their order,
-// for ttl, and ends the turn. It reports whether it could: not if the lease has
-// run out and somebody else has taken over since. It is done even if ctx has
-// ended.
-func (t *Lease) Commit(ctx context.Context, ttl time.Duration, values ...[]byte) (bool, error) {
-	t.settle()
-	defer t.end()
-	entries := make([]Entry, 0, len(t.keys))
+// Commit stores values for ttl, one for each key of the lease and in their order,
+// and ends the lease. It reports false, and stores nothing, if the lease has expired
+// and another caller has taken a key since. It runs even if ctx has ended.
+func (l *Lease) Commit(ctx context.Context, ttl time.Duration, values ...[]byte) (bool, error) {
+	l.stopRenewing()
+	defer l.unreserve()
+	entries := make([]Entry, 0, len(l.keys))
 	for i, value := range values {
-		entries = append(entries, Entry{t.keys[i], value})
+		entries = append(entries, Entry{l.keys[i], value})
 	}
-	return t.once.store.Finish(context.WithoutCancel(ctx), t.owner, ttl, entries...)
+	return l.locks.store.Commit(context.WithoutCancel(ctx), l.owner, ttl, entries...)
 }
 
-// Release ends the turn with nothing left behind: the next one may begin. It is
-// done even if ctx has ended. If the store fails, the lease runs out by itself.
-func (t *Lease) Release(ctx context.Context) error {
-	t.settle()
-	defer t.end()
-	return t.once.store.Release(context.WithoutCancel(ctx), t.owner, t.keys...)
+// Release ends the lease and stores nothing: the next caller can begin. It runs even
+// if ctx has ended. If the store fails, the lease expires by itself.
+func (l *Lease) Release(ctx context.Context) error {
+	l.stopRenewing()
+	defer l.unreserve()
+	return l.locks.store.Release(context.WithoutCancel(ctx), l.owner, l.keys...)
 }
 
-// end wakes those who wait in this process.
-func (t *Lease) end() {
-	t.once.mu.Lock()
-	defer t.once.mu.Unlock()
-	for _, key := range t.keys {
-		if t.once.turns[key] == t {
-			delete(t.once.turns, key)
+// unreserve frees the keys within this process and wakes the callers that wait.
+func (l *Lease) unreserve() {
+	l.locks.mu.Lock()
+	defer l.locks.mu.Unlock()
+	for _, key := range l.keys {
+		if l.locks.leases[key] == l {
+			delete(l.locks.leases, key)
 		}
 	}
-	if t.ended != nil {
-		close(t.ended)
+	if l.ended != nil {
+		close(l.ended)
 	}
 }

@@ -12,35 +12,34 @@ import (
 	"github.com/patrickmn/go-cache"
 )
 
-// sweepEvery is how often expired values are dropped. They are never returned
-// before that; sweeping only frees their memory.
+// sweepEvery is how often expired values are removed, which only frees memory: no
+// method returns an expired value.
 const sweepEvery = 10 * time.Minute
 
-// Memory is a [Store] within the process. Its content ends with it, so after a
-// restart a repeated call is new again. Its errors are only about a wrong use.
-// Its zero value is not usable.
+// Memory is a [Store] within one process. A restart loses its content, so a repeat of
+// an earlier call is then a new call. It fails only if it is used wrongly. Make it
+// with [NewMemory]; it is safe for concurrent use.
 type Memory struct {
-	mu     sync.Mutex       // held by what must be atomic
+	mu     sync.Mutex       // held during each atomic operation
 	values *cache.Cache     // *string by key
-	leases map[string]lease // by key; few, for they last as long as a call
-	now    func() time.Time // the cache's clock
+	leases map[string]lease // by key; few, because a lease lasts as long as a call
+	now    func() time.Time // the clock of the cache
 
-	// A day's calls are hundreds of thousands of keys and values, and the garbage
-	// collector looks at each piece of memory again and again. So they are written one
-	// behind the other into pieces that have room for hundreds of them. A piece stays
-	// until all of them have expired, and all that came in the same thousand.
-	texts     strings.Builder // keys and values
-	addresses []string        // values, as the cache points to them
+	// A day has hundreds of thousands of keys and values, and the garbage collector
+	// visits each allocation again and again. So hundreds of them share one block. A
+	// block is freed when all its values have expired, and all values whose addresses
+	// are in the same slice.
+	texts     strings.Builder // the current block, of keys and values
+	addresses []string        // the values, as the cache points to them
 
 	stop chan struct{}
 	done chan struct{}
 }
 
-// lease is a key's.
 type lease struct {
 	owner  string
 	until  time.Time
-	valued bool // the key was given a value since
+	valued bool // the key got a value after the lease began
 }
 
 const (
@@ -48,13 +47,13 @@ const (
 	addressesSize = 1 << 10
 )
 
-// NewMemory returns an empty store. End it with [Memory.Close].
+// NewMemory returns an empty store. The caller must end it with [Memory.Close].
 func NewMemory() *Memory {
 	m := &Memory{
-		// The cache's own sweeper would end only when garbage collected; ours ends with Close.
+		// No sweeper of the cache itself: it ends only by garbage collection. Ours ends with Close.
 		values: cache.New(cache.NoExpiration, 0),
 		leases: make(map[string]lease),
-		now:    time.Now, //nolint:forbidigo // the cache has no other
+		now:    time.Now, // the cache uses no other clock
 		stop:   make(chan struct{}),
 		done:   make(chan struct{}),
 	}
@@ -89,9 +88,9 @@ func (m *Memory) value(key string) []byte {
 	return nil
 }
 
-// put keeps value under key. m.mu is held.
+// put keeps value under key. The caller holds m.mu.
 func (m *Memory) put(key string, value []byte, ttl time.Duration) {
-	if len(key)+len(value) > textsSize/4 { // of its own, so that it goes when it expires
+	if len(key)+len(value) > textsSize/4 { // its own allocation, freed when it expires
 		text := string(value)
 		m.values.Set(key, &text, ttl)
 	} else {
@@ -104,7 +103,7 @@ func (m *Memory) put(key string, value []byte, ttl time.Duration) {
 	}
 }
 
-// write writes key and value into the pieces. m.mu is held.
+// write writes key and value into the current block. The caller holds m.mu.
 func (m *Memory) write(key string, value []byte) (string, *string) {
 	size := len(key) + len(value)
 	if size > m.texts.Cap()-m.texts.Len() {
@@ -121,8 +120,8 @@ func (m *Memory) write(key string, value []byte) (string, *string) {
 	return both[:len(key)], &m.addresses[len(m.addresses)-1]
 }
 
-// tidy drops the leases that have run out, and begins new pieces of memory: those that
-// are begun could not go before they are full.
+// tidy removes expired leases and begins new blocks, so that the current ones can be
+// freed before they are full.
 func (m *Memory) tidy() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -132,7 +131,7 @@ func (m *Memory) tidy() {
 	maps.DeleteFunc(m.leases, func(_ string, l lease) bool { return !now.Before(l.until) })
 }
 
-// holder returns the owner of the lease of key, or "". m.mu is held.
+// holder returns the owner of the lease of key, or "". The caller holds m.mu.
 func (m *Memory) holder(key string, now time.Time) string {
 	if l, ok := m.leases[key]; ok && now.Before(l.until) {
 		return l.owner
@@ -140,8 +139,8 @@ func (m *Memory) holder(key string, now time.Time) string {
 	return ""
 }
 
-// free reports whether key has no value and is leased to nobody but owner. m.mu is
-// held.
+// free reports whether key has no value and no lease of another owner. The caller
+// holds m.mu.
 func (m *Memory) free(owner, key string, now time.Time) bool {
 	if l, ok := m.leases[key]; ok && now.Before(l.until) {
 		if l.owner != owner || !l.valued {
@@ -198,8 +197,8 @@ func (m *Memory) Claim(_ context.Context, owner string, duration time.Duration, 
 	return c, nil
 }
 
-// Finish implements [Store].
-func (m *Memory) Finish(_ context.Context, owner string, ttl time.Duration, entries ...Entry) (bool, error) {
+// Commit implements [Store].
+func (m *Memory) Commit(_ context.Context, owner string, ttl time.Duration, entries ...Entry) (bool, error) {
 	for _, e := range entries {
 		if err := check(ttl, e.Value); err != nil {
 			return false, err
@@ -233,8 +232,8 @@ func (m *Memory) Release(_ context.Context, owner string, keys ...string) error 
 	return nil
 }
 
-// Close drops the content and ends the sweeper. The store must not be used
-// afterwards, nor closed twice.
+// Close frees the content and stops the background goroutine. The store must not be
+// used after it, nor closed twice.
 func (m *Memory) Close() error {
 	close(m.stop)
 	<-m.done
@@ -242,7 +241,7 @@ func (m *Memory) Close() error {
 	return nil
 }
 
-// check refuses what no store can keep.
+// check returns an error for a value or a time to live that no store can keep.
 func check(ttl time.Duration, values ...[]byte) error {
 	if ttl < time.Millisecond {
 		return fmt.Errorf("%w: expected a time of at least 1 ms, found %s", ErrStore, ttl)

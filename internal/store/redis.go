@@ -10,44 +10,43 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// What Redis may take, unless its URL says otherwise: it is on the way of every
-// call, so it is given up on soon.
+// The default timeouts. They are short because every call waits for Redis. The URL
+// can change all but commandTimeout.
 const (
 	redisDial    = 2 * time.Second
 	redisTimeout = time.Second
 	redisRetries = 1
 	redisDials   = 1 // attempts to open a connection
 
-	// commandTimeout bounds a command in all, whatever the URL says: connecting,
-	// retries and the wait for a free connection included. Then Redis counts as
-	// away, though it may be there and say nothing.
+	// commandTimeout limits one command in total: connecting, retries and the wait for
+	// a free connection. A Redis that does not answer within it counts as away.
 	commandTimeout = 2 * time.Second
 )
 
 // RedisConfig says where Redis is.
 type RedisConfig struct {
-	// URL is one that go-redis reads: redis://user:password@host:6379/0, rediss://
-	// for TLS, unix:///path. With the parameter master_name it names Sentinels, with
-	// addr=host:port (again for each further node) a cluster.
+	// URL is in the format of go-redis: redis://user:password@host:6379/0, rediss://
+	// for TLS, unix:///path. With the parameter master_name it names Sentinels; with
+	// addr=host:port, once for each further node, it names a cluster.
 	URL string
 
-	Cluster bool   // URL names a cluster, even without the parameter addr
+	Cluster bool   // URL names a cluster, also without the parameter addr
 	Prefix  string // of every key; default "doku:"
 }
 
-// Redis is a [Store] in a Redis server of version 6 or later, shared by all
-// sidecars that use the same one. Everything in it has a time to live. What must
-// be atomic is one script, which is one round trip. A command that takes longer
-// than 2 s has failed. It is safe for concurrent use.
+// Redis is a [Store] in a Redis server of version 6 or later, which several sidecars
+// can share. Every key has a time to live. Each atomic operation is one script, which
+// is one round trip. A command fails after 2 s. It is safe for concurrent use.
 type Redis struct {
 	client redis.UniversalClient
 	prefix string
-	urgent bool
+
+	ignoreMaxMemory bool // see IgnoringMaxMemory
 }
 
-// NewRedis returns the store at a URL. It does not use the network: connections
-// are made when they are needed. End it with [Redis.Close]. No error holds any
-// part of the URL, which may have a password.
+// NewRedis returns the store at cfg.URL, or an error if the URL is wrong. It does not
+// use the network: commands connect when they need to. The caller must end it with
+// [Redis.Close]. An error contains no part of the URL, which may have a password.
 func NewRedis(cfg RedisConfig) (*Redis, error) {
 	client, err := newClient(cfg)
 	if err != nil {
@@ -108,8 +107,8 @@ func setDefaults(dial, read, write *time.Duration, retries, dials *int) {
 	}
 }
 
-// bounded gives every command its deadline, so that none of those who use the
-// client can forget it.
+// bounded sets the deadline of every command, so that no user of the client can
+// forget it.
 type bounded struct{}
 
 func (bounded) DialHook(next redis.DialHook) redis.DialHook { return next }
@@ -130,16 +129,18 @@ func (bounded) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Process
 	}
 }
 
-// Close ends the connections. The store must not be used afterwards.
+// Close closes the connections. The store must not be used after it.
 func (r *Redis) Close() error { return r.client.Close() }
 
-// Client returns the connections, and what keys begin with, for what is kept by
-// other means than a [Store].
+// Client returns the connections and the prefix of all keys, for packages that keep
+// data in the same Redis without a [Store].
 func (r *Redis) Client() (client redis.UniversalClient, prefix string) { return r.client, r.prefix }
 
-// Urgent returns the same store with leases that are had even if Redis' memory is
-// full, for what makes room in it.
-func (r *Redis) Urgent() *Redis { return &Redis{client: r.client, prefix: r.prefix, urgent: true} }
+// IgnoringMaxMemory returns the same store, but its [Redis.Claim] succeeds even if
+// Redis has reached its maxmemory. It is for work that frees memory.
+func (r *Redis) IgnoringMaxMemory() *Redis {
+	return &Redis{client: r.client, prefix: r.prefix, ignoreMaxMemory: true}
+}
 
 // Ping returns nil if the server answers.
 func (r *Redis) Ping(ctx context.Context) error { return failed(r.client.Ping(ctx).Err()) }
@@ -161,9 +162,9 @@ func (r *Redis) Set(ctx context.Context, key string, value []byte, ttl time.Dura
 	return failed(r.client.Set(ctx, r.value(key), value, ttl).Err())
 }
 
-// The scripts. KEYS are the keys of values, each but for those of addScript
-// followed by the key of its lease. Those of one call are in one slot of a
-// cluster, since [Scope] puts the account in braces.
+// The scripts. KEYS are the keys of values, each followed by the key of its lease,
+// except in addScript. All keys of one script are in one slot of a cluster, because
+// [Scope] puts the account in braces.
 var (
 	addScript = redis.NewScript(`
 local kept = redis.call('GET', KEYS[1])
@@ -171,8 +172,8 @@ if kept then return kept end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return false`)
 
-	// ARGV: owner, lease in ms, whether it is urgent. Redis looks at its memory
-	// before the first change of a script only, and lets it remove things.
+	// ARGV: owner, lease in ms, whether to ignore maxmemory. Redis checks its memory
+	// only before the first write of a script, and it always allows a DEL.
 	claimScript = redis.NewScript(`
 local held = 1
 local answer = {}
@@ -192,9 +193,9 @@ end
 answer[#answer+1] = held
 return answer`)
 
-	// ARGV: owner, time to live in ms, values. Said a second time, because the
-	// first answer was lost, it is true again.
-	finishScript = redis.NewScript(`
+	// ARGV: owner, time to live in ms, values. If the first answer was lost and the
+	// script runs again, it returns 1 again.
+	commitScript = redis.NewScript(`
 local free, done = true, true
 for i = 1, #KEYS, 2 do
   local value = redis.call('GET', KEYS[i])
@@ -218,12 +219,12 @@ end
 return 1`)
 )
 
-// value returns the key of a value as it is in Redis, and lease that of its lease.
-// What tells them apart comes first: a key may end in whatever others have chosen.
+// value and lease return the keys in Redis of a value and of its lease. They differ
+// at the beginning, because callers choose how a key ends.
 func (r *Redis) value(key string) string { return r.prefix + "value:" + key }
 func (r *Redis) lease(key string) string { return r.prefix + "lease:" + key }
 
-// keys returns for each key that of its value, followed by that of its lease.
+// keys returns, for each key, the key of its value and the key of its lease.
 func (r *Redis) keys(keys []string) []string {
 	all := make([]string, 0, 2*len(keys))
 	for _, key := range keys {
@@ -249,7 +250,7 @@ func (r *Redis) Claim(ctx context.Context, owner string, lease time.Duration, ke
 	if err := check(lease); err != nil {
 		return Claim{}, err
 	}
-	answer, err := claimScript.Run(ctx, r.client, r.keys(keys), owner, lease.Milliseconds(), r.urgent).Slice()
+	answer, err := claimScript.Run(ctx, r.client, r.keys(keys), owner, lease.Milliseconds(), r.ignoreMaxMemory).Slice()
 	if err != nil {
 		return Claim{}, failed(err)
 	}
@@ -269,8 +270,8 @@ func (r *Redis) Claim(ctx context.Context, owner string, lease time.Duration, ke
 	return c, nil
 }
 
-// Finish implements [Store].
-func (r *Redis) Finish(ctx context.Context, owner string, ttl time.Duration, entries ...Entry) (bool, error) {
+// Commit implements [Store].
+func (r *Redis) Commit(ctx context.Context, owner string, ttl time.Duration, entries ...Entry) (bool, error) {
 	args := []any{owner, ttl.Milliseconds()}
 	var keys []string
 	for _, e := range entries {
@@ -280,7 +281,7 @@ func (r *Redis) Finish(ctx context.Context, owner string, ttl time.Duration, ent
 		keys = append(keys, e.Key)
 		args = append(args, e.Value)
 	}
-	done, err := finishScript.Run(ctx, r.client, r.keys(keys), args...).Bool()
+	done, err := commitScript.Run(ctx, r.client, r.keys(keys), args...).Bool()
 	return done, failed(err)
 }
 
@@ -289,8 +290,8 @@ func (r *Redis) Release(ctx context.Context, owner string, keys ...string) error
 	return failed(releaseScript.Run(ctx, r.client, r.keys(keys), owner).Err())
 }
 
-// failed wraps an error of the client's. What it says does not hold values: they
-// are not part of Redis' own errors.
+// failed wraps an error of the client. The errors of Redis contain no values, so the
+// result does not, either.
 func failed(err error) error {
 	if err == nil {
 		return nil

@@ -14,27 +14,26 @@ import (
 
 const sealKeyInfo = "caddy-doku store v1"
 
-// Scoped is the part of a [Store] that belongs to one account: its keys do not meet
-// those of other accounts, and its values are sealed, by AES-256-GCM with a key
-// derived from the account's secret, so that whoever can read the store reads none
-// of them, and whoever can write to it forges none and moves none to another key.
-// It is safe for concurrent use.
+// Scoped is the part of a [Store] that belongs to one account. Its keys are separate
+// from the keys of other accounts. Its values are sealed by AES-256-GCM with a key
+// derived from the account's secret: a person with access to the store cannot read a
+// value, forge one, or move one to another key. It is safe for concurrent use.
 type Scoped struct {
 	store   Store
 	account string
 	prefix  string
-	seals   atomic.Pointer[[]cipher.AEAD] // nil: values are kept as they are
+	seals   atomic.Pointer[[]cipher.AEAD] // nil: values are not sealed
 }
 
-// Scope returns the part of s that belongs to account, a name that is the same in
-// all sidecars that share s. Values are kept as they are until
-// [Scoped.SetSecrets] is called, which is for a store that nobody else can read.
+// Scope returns the part of s that belongs to account. All sidecars that share s must
+// use the same name for the same account. Values are not sealed until
+// [Scoped.SetSecrets] is called; without it, use a store that only this process reads.
 func Scope(s Store, account string) *Scoped {
 	return &Scoped{store: s, account: account, prefix: "{" + account + "}:"}
 }
 
-// SetSecrets has values sealed with the first of secrets. All of them open values,
-// so that a change of secrets loses nothing.
+// SetSecrets sets the secrets that seal and open values. The first one seals, all of
+// them open, so that a change of secrets loses no value.
 func (s *Scoped) SetSecrets(secrets ...[]byte) error {
 	if len(secrets) == 0 {
 		return errors.New("deriving the store's key: expected a secret, found none")
@@ -61,7 +60,7 @@ func (s *Scoped) SetSecrets(secrets ...[]byte) error {
 
 var errSeal = errors.New("a value was not sealed with a secret of this account, or not for its key")
 
-// Seal returns value as it is kept under key, for what is kept by other means than
+// Seal returns the sealed form of value for key, for packages that keep data without
 // a [Store].
 func (s *Scoped) Seal(key string, value []byte) []byte {
 	seals := s.seals.Load()
@@ -71,7 +70,7 @@ func (s *Scoped) Seal(key string, value []byte) []byte {
 	return (*seals)[0].Seal(nil, nil, value, []byte(key)) //nolint:gosec // no nonce is given: it makes its own
 }
 
-// Open returns what [Scoped.Seal] has sealed for key. The error wraps [ErrStore].
+// Open returns the value that [Scoped.Seal] sealed for key. The error wraps [ErrStore].
 func (s *Scoped) Open(key string, value []byte) ([]byte, error) {
 	seals := s.seals.Load()
 	if seals == nil || value == nil {
@@ -126,14 +125,14 @@ func (s *Scoped) Claim(ctx context.Context, owner string, lease time.Duration, k
 	return c, nil
 }
 
-// Finish implements [Store].
-func (s *Scoped) Finish(ctx context.Context, owner string, ttl time.Duration, entries ...Entry) (bool, error) {
+// Commit implements [Store].
+func (s *Scoped) Commit(ctx context.Context, owner string, ttl time.Duration, entries ...Entry) (bool, error) {
 	sealed := make([]Entry, len(entries))
 	for i, e := range entries {
 		key := s.prefix + e.Key
 		sealed[i] = Entry{key, s.Seal(key, e.Value)}
 	}
-	return s.store.Finish(ctx, owner, ttl, sealed...)
+	return s.store.Commit(ctx, owner, ttl, sealed...)
 }
 
 // Release implements [Store].
@@ -141,16 +140,16 @@ func (s *Scoped) Release(ctx context.Context, owner string, keys ...string) erro
 	return s.store.Release(ctx, owner, s.full(keys)...)
 }
 
-// checkTTL is how long the value of [Scoped.Check] stays.
+// checkTTL is the time to live of the value that [Scoped.Check] writes.
 const checkTTL = 10 * time.Second
 
-// Check returns nil if the store keeps values: it keeps one, for some seconds. A
-// store that can be read but not written to, as a replica or a full one, is none.
+// Check returns nil if the store can keep a value: it writes one that lives for 10 s.
+// A store that can only be read, such as a replica or a full server, fails the check.
 func (s *Scoped) Check(ctx context.Context) error {
 	return s.Set(ctx, "check", []byte{1}, checkTTL)
 }
 
-// full returns keys as they are in the store around.
+// full returns keys with the prefix of the account.
 func (s *Scoped) full(keys []string) []string {
 	all := make([]string, len(keys))
 	for i, key := range keys {

@@ -1,10 +1,10 @@
-// Package store keeps what must outlive a single request, and what several
-// sidecars must share: tokens, the external ids of calls, and the answers given.
+// Package store keeps data that outlives a request and that several sidecars share:
+// tokens, external ids of calls, and answers.
 //
-// [Memory] is the embedded store: no set-up, lost when the process ends.
-// [Redis] is shared by all sidecars that name the same server. [Scope] keeps
-// accounts apart and values secret within either. [Locks] sees to it, on top of
-// any of them, that a thing is done once for each of its keys.
+// [Memory] needs no set-up and loses its content when the process ends. [Redis] is
+// shared by all sidecars that name the same server. [Scope] separates the accounts
+// within a store and seals their values. [Locks] runs work at most once per key, on
+// any store.
 package store
 
 import (
@@ -13,51 +13,49 @@ import (
 	"time"
 )
 
-// ErrStore is wrapped by every error of a [Store] that is not the context's: the
-// store cannot be reached, or holds something that cannot be read.
+// ErrStore means that the store cannot be reached, or that a value in it cannot be
+// read. Every error of a [Store] wraps it, except the error of a context.
 var ErrStore = errors.New("the store failed")
 
-// Store is a map from keys to values that expire, with leases: for a while, a key
-// can be held by an owner, whether it has a value or not. Values are never empty,
-// and callers must not change them once they were given or received.
-// Implementations are safe for concurrent use, and give up by themselves within
-// seconds, even if ctx has no deadline: what uses a store has no other one.
+// Store is a map from keys to values that expire, with leases: an owner can hold a
+// key for a time, whether the key has a value or not. Values are never empty. A
+// caller must not change a value after it passed it to a store or got it from one.
+// Implementations are safe for concurrent use. They give up within seconds even if
+// ctx has no deadline, because their callers rely on that.
 type Store interface {
 	// Get returns the value kept under key, or nil if there is none.
 	Get(ctx context.Context, key string) ([]byte, error)
 
-	// Set keeps value under key for ttl, which must be positive, in place of any
-	// earlier one.
+	// Set keeps value under key for ttl, at least 1 ms, and replaces an earlier value.
 	Set(ctx context.Context, key string, value []byte, ttl time.Duration) error
 
-	// Add keeps value under key for ttl, unless there is a value already: then it
-	// returns that one, otherwise nil.
+	// Add keeps value under key for ttl and returns nil. If the key has a value
+	// already, Add returns that value and changes nothing.
 	Add(ctx context.Context, key string, value []byte, ttl time.Duration) ([]byte, error)
 
-	// Claim leases all of keys to owner, if none of them has a value or is leased
-	// to somebody else. An owner may claim again what it holds, which prolongs
-	// the lease.
+	// Claim leases all keys to owner, if none of them has a value or a lease of
+	// another owner. If owner claims again, that renews the lease.
 	Claim(ctx context.Context, owner string, lease time.Duration, keys ...string) (Claim, error)
 
-	// Finish keeps the values of entries for ttl and ends owner's leases of their
-	// keys, and reports whether it did: not if one of them has a value by now, or
-	// is leased to somebody else. That a lease has run out is no hindrance if
-	// nobody else has taken the key since.
-	Finish(ctx context.Context, owner string, ttl time.Duration, entries ...Entry) (bool, error)
+	// Commit keeps the values of entries for ttl, ends the leases of owner on their
+	// keys, and returns true. If a key has a value by now, or another owner leases it,
+	// Commit changes nothing and returns false. An expired lease does not prevent
+	// Commit if no other owner has taken the key since.
+	Commit(ctx context.Context, owner string, ttl time.Duration, entries ...Entry) (bool, error)
 
-	// Release ends those leases of keys that owner holds.
+	// Release ends the leases of owner on keys.
 	Release(ctx context.Context, owner string, keys ...string) error
 }
 
-// Entry is a value with its key.
+// Entry is a key with its value.
 type Entry struct {
 	Key   string
 	Value []byte
 }
 
-// Claim is what came of claiming keys.
+// Claim is the result of [Store].Claim.
 type Claim struct {
-	Held bool // whether all keys are leased to the one who asked; then there is nothing else to tell
+	Held bool // all keys are leased to the caller; then Values and Holders are nil
 
 	Values  [][]byte // for each key its value, or nil
 	Holders []string // for each key the owner of its lease, or ""
