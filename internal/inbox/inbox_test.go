@@ -36,15 +36,15 @@ func (a *app) deliver(ctx context.Context, c Call) (store.Answer, error) {
 	if a.inside == nil {
 		a.inside = make(map[string]int)
 	}
-	if a.inside[c.Lane]++; a.inside[c.Lane] > 1 {
-		a.t.Errorf("two calls of lane %s at once", c.Lane)
+	if a.inside[c.OrderingKey]++; a.inside[c.OrderingKey] > 1 {
+		a.t.Errorf("two calls of lane %s at once", c.OrderingKey)
 	}
 	answer := a.answer
 	a.mu.Unlock()
 	defer func() {
 		a.mu.Lock()
 		defer a.mu.Unlock()
-		a.inside[c.Lane]--
+		a.inside[c.OrderingKey]--
 	}()
 	if answer == nil {
 		return thanks, nil
@@ -96,8 +96,8 @@ func saying(code string) func(Call) (store.Answer, error) {
 	}
 }
 
-// house is an inbox with its app, in a bubble of synctest.
-type house struct {
+// env is an inbox with its app, in a bubble of synctest.
+type env struct {
 	*Inbox
 	app    *app
 	store  Store
@@ -106,20 +106,20 @@ type house struct {
 	log    *lockedWriter
 }
 
-func newHouse(t *testing.T, s Store, lanes store.Store) *house {
+func newEnv(t *testing.T, s Store, leases store.Store) *env {
 	t.Helper()
-	h := &house{app: &app{t: t}, store: s, events: make(map[Event]int), log: new(lockedWriter)}
-	h.Inbox = New(Config{
-		Box: "box", Store: s, Lanes: NewLanes(lanes, 10*time.Second), Deliver: h.app.deliver,
-		AnswerWithin: 20 * time.Second, AttemptTimeout: 10 * time.Second, GiveUpAfter: 72 * time.Hour, Remember: 48 * time.Hour, Concurrency: 4,
-		Now: time.Now, Logger: slog.New(slog.NewTextHandler(h.log, nil)),
-		Observe: func(e Event, _ Call) {
-			h.mu.Lock()
-			defer h.mu.Unlock()
-			h.events[e]++
+	e := &env{app: &app{t: t}, store: s, events: make(map[Event]int), log: new(lockedWriter)}
+	e.Inbox = New(Config{
+		Name: "box", Store: s, Slots: NewSlots(leases, 10*time.Second), Deliver: e.app.deliver,
+		AnswerWithin: 20 * time.Second, AttemptTimeout: 10 * time.Second, MaxAge: 72 * time.Hour, RetainAcked: 48 * time.Hour, Concurrency: 4,
+		Now: time.Now, Logger: slog.New(slog.NewTextHandler(e.log, nil)),
+		Observe: func(event Event, _ Call) {
+			e.mu.Lock()
+			defer e.mu.Unlock()
+			e.events[event]++
 		},
 	})
-	return h
+	return e
 }
 
 type lockedWriter struct {
@@ -140,12 +140,12 @@ func (l *lockedWriter) String() string {
 }
 
 // run begins the deliveries and returns what ends them.
-func (h *house) run(ctx context.Context) (stop func()) {
+func (e *env) run(ctx context.Context) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		h.Run(ctx)
+		e.Run(ctx)
 	}()
 	return func() {
 		cancel()
@@ -154,29 +154,29 @@ func (h *house) run(ctx context.Context) (stop func()) {
 }
 
 // now is a call that has just come in.
-func now(key, lane string) Call {
-	c := call(key, lane)
+func now(key, orderingKey string) Call {
+	c := call(key, orderingKey)
 	c.Received, c.Due = time.Now(), time.Now()
 	return c
 }
 
 // inBubble runs a test with an inbox on a file, on a clock of its own.
-func inBubble(t *testing.T, test func(t *testing.T, h *house)) {
+func inBubble(t *testing.T, test func(t *testing.T, e *env)) {
 	t.Helper()
 	folder := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		b := openBolt(t, folder)
-		lanes := store.NewMemory()
-		defer func() { _, _ = b.Close(), lanes.Close() }()
-		h := newHouse(t, b, lanes)
-		defer h.run(t.Context())()
-		test(t, h)
+		leases := store.NewMemory()
+		defer func() { _, _ = b.Close(), leases.Close() }()
+		e := newEnv(t, b, leases)
+		defer e.run(t.Context())()
+		test(t, e)
 	})
 }
 
-func (h *house) waiting(t *testing.T) int {
+func (e *env) waiting(t *testing.T) int {
 	t.Helper()
-	s, err := h.store.Stats(t.Context(), "box")
+	s, err := e.store.Stats(t.Context(), "box")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -187,14 +187,14 @@ func TestPassing(t *testing.T) {
 	t.Parallel()
 	t.Run("the app's answer is DOKU's, and is given again", func(t *testing.T) {
 		t.Parallel()
-		inBubble(t, func(t *testing.T, h *house) {
+		inBubble(t, func(t *testing.T, e *env) {
 			t.Helper()
 			for range 2 {
-				if answer, err := h.Pass(t.Context(), now("k", "va")); err != nil || answer.Status != 200 {
+				if answer, err := e.Forward(t.Context(), now("k", "va")); err != nil || answer.Status != 200 {
 					t.Errorf("%+v, %v", answer, err)
 				}
 			}
-			if got := h.app.given(); fmt.Sprint(got) != "[k/1]" {
+			if got := e.app.given(); fmt.Sprint(got) != "[k/1]" {
 				t.Errorf("the app was given %v", got)
 			}
 		})
@@ -202,28 +202,28 @@ func TestPassing(t *testing.T) {
 	for name, answer := range map[string]func(Call) (store.Answer, error){"by HTTP status": status(404), "by its code": saying("4042512")} {
 		t.Run("a refusal by the app, "+name+", is DOKU's answer, and nothing is kept", func(t *testing.T) {
 			t.Parallel()
-			inBubble(t, func(t *testing.T, h *house) {
+			inBubble(t, func(t *testing.T, e *env) {
 				t.Helper()
 				for range 2 {
-					h.app.set(answer)
-					if answer, err := h.Pass(t.Context(), now("k", "va")); err != nil || answer.Status != 404 {
+					e.app.set(answer)
+					if answer, err := e.Forward(t.Context(), now("k", "va")); err != nil || answer.Status != 404 {
 						t.Errorf("%+v, %v", answer, err)
 					}
 				}
-				if n := h.waiting(t); n != 0 || len(h.app.given()) != 2 {
-					t.Errorf("%d are kept, the app was given %v", n, h.app.given())
+				if n := e.waiting(t); n != 0 || len(e.app.given()) != 2 {
+					t.Errorf("%d are kept, the app was given %v", n, e.app.given())
 				}
 			})
 		})
 	}
 	t.Run("an app that restarts makes nobody wait for DOKU's retry", func(t *testing.T) {
 		t.Parallel()
-		inBubble(t, func(t *testing.T, h *house) {
+		inBubble(t, func(t *testing.T, e *env) {
 			t.Helper()
-			h.app.set(down)
-			time.AfterFunc(5*time.Second, func() { h.app.set(nil) })
+			e.app.set(down)
+			time.AfterFunc(5*time.Second, func() { e.app.set(nil) })
 			begin := time.Now()
-			if answer, err := h.Pass(t.Context(), now("k", "va")); err != nil || answer.Status != 200 {
+			if answer, err := e.Forward(t.Context(), now("k", "va")); err != nil || answer.Status != 200 {
 				t.Errorf("%+v, %v", answer, err)
 			}
 			if took := time.Since(begin); took > 8*time.Second {
@@ -237,97 +237,97 @@ func TestPassing(t *testing.T) {
 	}} {
 		t.Run("an app that is "+name+" is tried in time, then the call is kept", func(t *testing.T) {
 			t.Parallel()
-			inBubble(t, func(t *testing.T, h *house) {
+			inBubble(t, func(t *testing.T, e *env) {
 				t.Helper()
-				h.app.set(answer)
+				e.app.set(answer)
 				begin := time.Now()
-				if _, err := h.Pass(t.Context(), now("k", "va")); !errors.Is(err, ErrKept) {
+				if _, err := e.Forward(t.Context(), now("k", "va")); !errors.Is(err, ErrKept) {
 					t.Errorf("error %v", err)
 				}
 				if took := time.Since(begin); took > 20*time.Second {
 					t.Errorf("DOKU waited for %s", took)
 				}
-				if n := h.waiting(t); n != 1 {
+				if n := e.waiting(t); n != 1 {
 					t.Errorf("%d are kept", n)
 				}
-				h.app.set(nil)
+				e.app.set(nil)
 				time.Sleep(6 * time.Minute)
-				if n := h.waiting(t); n != 0 {
+				if n := e.waiting(t); n != 0 {
 					t.Errorf("%d are still kept", n)
 				}
-				before := len(h.app.given())
-				if answer, err := h.Pass(t.Context(), now("k", "va")); err != nil || answer.Status != 200 || len(h.app.given()) != before {
-					t.Errorf("DOKU's retry: %+v, %v, %d calls of the app", answer, err, len(h.app.given())-before)
+				before := len(e.app.given())
+				if answer, err := e.Forward(t.Context(), now("k", "va")); err != nil || answer.Status != 200 || len(e.app.given()) != before {
+					t.Errorf("DOKU's retry: %+v, %v, %d calls of the app", answer, err, len(e.app.given())-before)
 				}
-				h.mu.Lock()
-				defer h.mu.Unlock()
-				if h.events[EventKept] != 1 || h.events[EventRedelivered] != 1 {
-					t.Errorf("events %v", h.events)
+				e.mu.Lock()
+				defer e.mu.Unlock()
+				if e.events[EventKept] != 1 || e.events[EventRedelivered] != 1 {
+					t.Errorf("events %v", e.events)
 				}
 			})
 		})
 	}
 	t.Run("however often it was tried while DOKU waited, a kept call is tried again soon", func(t *testing.T) {
 		t.Parallel()
-		inBubble(t, func(t *testing.T, h *house) {
+		inBubble(t, func(t *testing.T, e *env) {
 			t.Helper()
-			h.app.set(down)
-			if _, err := h.Pass(t.Context(), now("k", "va")); !errors.Is(err, ErrKept) {
+			e.app.set(down)
+			if _, err := e.Forward(t.Context(), now("k", "va")); !errors.Is(err, ErrKept) {
 				t.Fatal(err)
 			}
-			before := len(h.app.given())
+			before := len(e.app.given())
 			time.Sleep(10 * time.Second) // 1 s, 2 s and 5 s, with some jitter
-			if n := len(h.app.given()) - before; n != 3 {
+			if n := len(e.app.given()) - before; n != 3 {
 				t.Errorf("%d attempts in the first ten seconds", n)
 			}
-			h.app.set(nil)
+			e.app.set(nil)
 			time.Sleep(15 * time.Second)
-			if n := h.waiting(t); n != 0 {
+			if n := e.waiting(t); n != 0 {
 				t.Errorf("%d are still kept", n)
 			}
 		})
 	})
 	t.Run("a kept call goes to the app at once when it takes another one", func(t *testing.T) {
 		t.Parallel()
-		inBubble(t, func(t *testing.T, h *house) {
+		inBubble(t, func(t *testing.T, e *env) {
 			t.Helper()
-			h.app.set(down)
-			h.cfg.AnswerWithin = time.Second
-			if _, err := h.Pass(t.Context(), now("k", "va")); !errors.Is(err, ErrKept) {
+			e.app.set(down)
+			e.cfg.AnswerWithin = time.Second
+			if _, err := e.Forward(t.Context(), now("k", "va")); !errors.Is(err, ErrKept) {
 				t.Fatal(err)
 			}
-			h.app.set(nil)
-			if answer, err := h.Pass(t.Context(), now("other", "va2")); err != nil || answer.Status != 200 {
+			e.app.set(nil)
+			if answer, err := e.Forward(t.Context(), now("other", "va2")); err != nil || answer.Status != 200 {
 				t.Errorf("%+v, %v", answer, err)
 			}
 			time.Sleep(500 * time.Millisecond)
-			if n := h.waiting(t); n != 0 {
+			if n := e.waiting(t); n != 0 {
 				t.Errorf("%d are still kept", n)
 			}
 		})
 	})
 	t.Run("DOKU's retry of a kept call goes to the app at once, with what was kept", func(t *testing.T) {
 		t.Parallel()
-		inBubble(t, func(t *testing.T, h *house) {
+		inBubble(t, func(t *testing.T, e *env) {
 			t.Helper()
-			h.app.set(down)
-			if _, err := h.Pass(t.Context(), now("k", "va")); !errors.Is(err, ErrKept) {
+			e.app.set(down)
+			if _, err := e.Forward(t.Context(), now("k", "va")); !errors.Is(err, ErrKept) {
 				t.Fatal(err)
 			}
 			time.Sleep(30 * time.Minute)
-			h.app.set(nil)
+			e.app.set(nil)
 			retry := now("k", "va")
 			retry.ExternalID = "another"
-			if answer, err := h.Pass(t.Context(), retry); err != nil || answer.Status != 200 {
+			if answer, err := e.Forward(t.Context(), retry); err != nil || answer.Status != 200 {
 				t.Errorf("%+v, %v", answer, err)
 			}
-			h.app.mu.Lock()
-			last := h.app.calls[len(h.app.calls)-1]
-			h.app.mu.Unlock()
+			e.app.mu.Lock()
+			last := e.app.calls[len(e.app.calls)-1]
+			e.app.mu.Unlock()
 			if last.ExternalID != "E-k" || last.Attempts < 3 {
 				t.Errorf("the app was given %+v", last)
 			}
-			if n := h.waiting(t); n != 0 {
+			if n := e.waiting(t); n != 0 {
 				t.Errorf("%d are kept", n)
 			}
 		})
@@ -335,23 +335,23 @@ func TestPassing(t *testing.T) {
 	t.Run("what can neither be taken nor kept is lost to nobody's knowledge", func(t *testing.T) {
 		t.Parallel()
 		synctest.Test(t, func(t *testing.T) {
-			lanes := store.NewMemory()
-			defer lanes.Close()
-			h := newHouse(t, broken{}, lanes)
-			h.app.set(down)
-			if _, err := h.Pass(t.Context(), now("k", "va")); !errors.Is(err, ErrLost) || !errors.Is(err, ErrStore) {
+			leases := store.NewMemory()
+			defer leases.Close()
+			e := newEnv(t, broken{}, leases)
+			e.app.set(down)
+			if _, err := e.Forward(t.Context(), now("k", "va")); !errors.Is(err, ErrLost) || !errors.Is(err, ErrStore) {
 				t.Errorf("error %v", err)
 			}
-			h.app.set(nil)
-			given := len(h.app.given())
-			if _, err := h.Pass(t.Context(), now("k", "va")); !errors.Is(err, ErrLost) || len(h.app.given()) != given {
-				t.Errorf("without its store, the app was given %v, error %v", h.app.given()[given:], err)
+			e.app.set(nil)
+			given := len(e.app.given())
+			if _, err := e.Forward(t.Context(), now("k", "va")); !errors.Is(err, ErrLost) || len(e.app.given()) != given {
+				t.Errorf("without its store, the app was given %v, error %v", e.app.given()[given:], err)
 			}
-			h.cfg.Lenient = true
-			if answer, err := h.Pass(t.Context(), now("k", "va")); err != nil || answer.Status != 200 {
+			e.cfg.Lenient = true
+			if answer, err := e.Forward(t.Context(), now("k", "va")); err != nil || answer.Status != 200 {
 				t.Errorf("an app that is well needs no store, if it is so configured: %+v, %v", answer, err)
 			}
-			if err := h.Accept(t.Context(), now("k", "va")); !errors.Is(err, ErrStore) {
+			if err := e.Enqueue(t.Context(), now("k", "va")); !errors.Is(err, ErrStore) {
 				t.Errorf("accepting: %v", err)
 			}
 		})
@@ -360,22 +360,22 @@ func TestPassing(t *testing.T) {
 
 func TestAnInboxIsReadyIfItCanBeWritten(t *testing.T) {
 	t.Parallel()
-	lanes := store.NewMemory()
-	defer lanes.Close()
+	leases := store.NewMemory()
+	defer leases.Close()
 	bolt := openBolt(t, t.TempDir())
 	remote, _ := newRedis(t)
 	for name, s := range map[string]Store{"a file": bolt, "Redis": remote} {
-		h := newHouse(t, s, lanes)
+		e := newEnv(t, s, leases)
 		for range 2 {
-			if err := h.Ready(t.Context(), call("k", "l").Account); err != nil {
+			if err := e.Ready(t.Context(), call("k", "l").Account); err != nil {
 				t.Errorf("%s: %v", name, err)
 			}
 		}
-		if figures, err := h.Stats(t.Context()); err != nil || figures != (Stats{}) {
+		if figures, err := e.Stats(t.Context()); err != nil || figures != (Stats{}) {
 			t.Errorf("%s: %+v, %v, expected nothing to be kept", name, figures, err)
 		}
 	}
-	if err := newHouse(t, broken{}, lanes).Ready(t.Context(), "a"); !errors.Is(err, ErrStore) {
+	if err := newEnv(t, broken{}, leases).Ready(t.Context(), "a"); !errors.Is(err, ErrStore) {
 		t.Errorf("a store that is away: %v", err)
 	}
 }
@@ -385,117 +385,117 @@ type broken struct{ Store }
 
 func (broken) Add(context.Context, Call) (bool, *store.Answer, error) { return false, nil, ErrStore }
 
-func (broken) Taken(context.Context, string, string) (*store.Answer, error)  { return nil, ErrStore }
-func (broken) Take(context.Context, Call, store.Answer, time.Duration) error { return ErrStore }
-func (broken) Head(context.Context, string, string) (*Call, error)           { return nil, ErrStore }
+func (broken) Acked(context.Context, string, string) (*store.Answer, error)  { return nil, ErrStore }
+func (broken) Ack(context.Context, Call, store.Answer, time.Duration) error { return ErrStore }
+func (broken) Peek(context.Context, string, string) (*Call, error)           { return nil, ErrStore }
 
 func TestAccepting(t *testing.T) {
 	t.Parallel()
 	t.Run("a call is kept while the app's code says no", func(t *testing.T) {
 		t.Parallel()
-		inBubble(t, func(t *testing.T, h *house) {
+		inBubble(t, func(t *testing.T, e *env) {
 			t.Helper()
-			h.app.set(saying("4042512"))
-			if err := h.Accept(t.Context(), now("k", "va")); err != nil {
+			e.app.set(saying("4042512"))
+			if err := e.Enqueue(t.Context(), now("k", "va")); err != nil {
 				t.Fatal(err)
 			}
 			time.Sleep(time.Minute)
-			if n := h.waiting(t); n != 1 {
+			if n := e.waiting(t); n != 1 {
 				t.Errorf("%d are kept", n)
 			}
-			h.app.set(nil)
+			e.app.set(nil)
 			time.Sleep(5 * time.Minute)
-			if n := h.waiting(t); n != 0 {
+			if n := e.waiting(t); n != 0 {
 				t.Errorf("%d are still kept", n)
 			}
 		})
 	})
 	t.Run("a call is delivered at once", func(t *testing.T) {
 		t.Parallel()
-		inBubble(t, func(t *testing.T, h *house) {
+		inBubble(t, func(t *testing.T, e *env) {
 			t.Helper()
-			if err := h.Accept(t.Context(), now("k", "va")); err != nil {
+			if err := e.Enqueue(t.Context(), now("k", "va")); err != nil {
 				t.Fatal(err)
 			}
 			synctest.Wait()
-			if got := h.app.given(); fmt.Sprint(got) != "[k/1]" || h.waiting(t) != 0 {
-				t.Errorf("the app was given %v, %d are kept", got, h.waiting(t))
+			if got := e.app.given(); fmt.Sprint(got) != "[k/1]" || e.waiting(t) != 0 {
+				t.Errorf("the app was given %v, %d are kept", got, e.waiting(t))
 			}
 			// DOKU's repeat is known.
-			if err := h.Accept(t.Context(), now("k", "va")); err != nil {
+			if err := e.Enqueue(t.Context(), now("k", "va")); err != nil {
 				t.Fatal(err)
 			}
 			time.Sleep(time.Hour)
-			if got := h.app.given(); len(got) != 1 {
+			if got := e.app.given(); len(got) != 1 {
 				t.Errorf("the app was given %v", got)
 			}
 		})
 	})
 	t.Run("it is tried again, soon and then seldom, until it is given up", func(t *testing.T) {
 		t.Parallel()
-		inBubble(t, func(t *testing.T, h *house) {
+		inBubble(t, func(t *testing.T, e *env) {
 			t.Helper()
-			h.app.set(status(500))
-			if err := h.Accept(t.Context(), now("k", "va")); err != nil {
+			e.app.set(status(500))
+			if err := e.Enqueue(t.Context(), now("k", "va")); err != nil {
 				t.Fatal(err)
 			}
 			time.Sleep(time.Minute)
-			if n := len(h.app.given()); n < 5 || n > 7 {
+			if n := len(e.app.given()); n < 5 || n > 7 {
 				t.Errorf("%d attempts in the first minute", n)
 			}
 			time.Sleep(73 * time.Hour)
-			n := len(h.app.given())
+			n := len(e.app.given())
 			if perHour := n / 73; perHour < 10 || perHour > 13 {
 				t.Errorf("%d attempts an hour", perHour)
 			}
-			s, err := h.store.Stats(t.Context(), "box")
-			if err != nil || s.Waiting != 0 || s.Dead != 1 || !strings.Contains(h.log.String(), "a notification is given up") {
+			s, err := e.store.Stats(t.Context(), "box")
+			if err != nil || s.Waiting != 0 || s.Dead != 1 || !strings.Contains(e.log.String(), "a notification is given up") {
 				t.Errorf("%+v, %v", s, err)
 			}
 			time.Sleep(time.Hour)
-			if got := len(h.app.given()); got != n {
+			if got := len(e.app.given()); got != n {
 				t.Errorf("%d attempts after it was given up", got-n)
 			}
-			h.mu.Lock()
-			defer h.mu.Unlock()
-			if h.events[EventDead] != 1 {
-				t.Errorf("events %v", h.events)
+			e.mu.Lock()
+			defer e.mu.Unlock()
+			if e.events[EventDead] != 1 {
+				t.Errorf("events %v", e.events)
 			}
 		})
 	})
 	t.Run("the order within a lane is kept, and no lane waits for another", func(t *testing.T) {
 		t.Parallel()
-		inBubble(t, func(t *testing.T, h *house) {
+		inBubble(t, func(t *testing.T, e *env) {
 			t.Helper()
-			h.app.set(func(c Call) (store.Answer, error) {
+			e.app.set(func(c Call) (store.Answer, error) {
 				time.Sleep(time.Second)
-				if c.Lane == "va1" && c.Attempts < 4 {
+				if c.OrderingKey == "va1" && c.Attempts < 4 {
 					return store.Answer{Status: 503}, nil
 				}
 				return thanks, nil
 			})
 			for n := range 4 {
 				for _, lane := range []string{"va1", "va2"} {
-					if err := h.Accept(t.Context(), now(fmt.Sprint(lane, "-", n), lane)); err != nil {
+					if err := e.Enqueue(t.Context(), now(fmt.Sprint(lane, "-", n), lane)); err != nil {
 						t.Fatal(err)
 					}
 				}
 			}
 			time.Sleep(5 * time.Second)
-			for _, key := range h.app.given() {
+			for _, key := range e.app.given() {
 				if strings.HasPrefix(key, "va1-") && !strings.HasPrefix(key, "va1-0/") {
 					t.Errorf("%s came before the first of its lane was taken", key)
 				}
 			}
 			time.Sleep(2 * time.Minute)
 			order := map[string][]string{}
-			h.app.mu.Lock()
-			for _, c := range h.app.calls {
-				if c.Lane == "va2" || c.Attempts == 4 {
-					order[c.Lane] = append(order[c.Lane], c.Key)
+			e.app.mu.Lock()
+			for _, c := range e.app.calls {
+				if c.OrderingKey == "va2" || c.Attempts == 4 {
+					order[c.OrderingKey] = append(order[c.OrderingKey], c.Key)
 				}
 			}
-			h.app.mu.Unlock()
+			e.app.mu.Unlock()
 			if fmt.Sprint(order) != "map[va1:[va1-0 va1-1 va1-2 va1-3] va2:[va2-0 va2-1 va2-2 va2-3]]" {
 				t.Errorf("order %v", order)
 			}
@@ -503,18 +503,18 @@ func TestAccepting(t *testing.T) {
 	})
 	t.Run("a new call waits behind those of its lane that are kept", func(t *testing.T) {
 		t.Parallel()
-		inBubble(t, func(t *testing.T, h *house) {
+		inBubble(t, func(t *testing.T, e *env) {
 			t.Helper()
-			h.app.set(down)
-			if err := h.Accept(t.Context(), now("first", "va")); err != nil {
+			e.app.set(down)
+			if err := e.Enqueue(t.Context(), now("first", "va")); err != nil {
 				t.Fatal(err)
 			}
 			time.Sleep(time.Hour)
-			h.app.set(nil)
-			if answer, err := h.Pass(t.Context(), now("second", "va")); err != nil || answer.Status != 200 {
+			e.app.set(nil)
+			if answer, err := e.Forward(t.Context(), now("second", "va")); err != nil || answer.Status != 200 {
 				t.Errorf("%+v, %v", answer, err)
 			}
-			given := h.app.given()
+			given := e.app.given()
 			if last := given[len(given)-2:]; !strings.HasPrefix(last[0], "first/") || last[1] != "second/1" {
 				t.Errorf("the app was given %v", last)
 			}
@@ -522,21 +522,21 @@ func TestAccepting(t *testing.T) {
 	})
 	t.Run("when the app comes back, nothing waits for its next attempt", func(t *testing.T) {
 		t.Parallel()
-		inBubble(t, func(t *testing.T, h *house) {
+		inBubble(t, func(t *testing.T, e *env) {
 			t.Helper()
-			h.app.set(down)
+			e.app.set(down)
 			for n := range 50 {
-				if err := h.Accept(t.Context(), now(fmt.Sprint(n), fmt.Sprint("va", n))); err != nil {
+				if err := e.Enqueue(t.Context(), now(fmt.Sprint(n), fmt.Sprint("va", n))); err != nil {
 					t.Fatal(err)
 				}
 			}
 			time.Sleep(2 * time.Hour)
-			h.app.set(nil)
-			if answer, err := h.Pass(t.Context(), now("new", "va0")); err != nil || answer.Status != 200 {
+			e.app.set(nil)
+			if answer, err := e.Forward(t.Context(), now("new", "va0")); err != nil || answer.Status != 200 {
 				t.Errorf("%+v, %v", answer, err)
 			}
 			time.Sleep(2 * time.Second)
-			if n := h.waiting(t); n != 0 {
+			if n := e.waiting(t); n != 0 {
 				t.Errorf("%d still wait", n)
 			}
 		})
@@ -549,11 +549,11 @@ type forgetful struct {
 	broken atomic.Bool
 }
 
-func (f *forgetful) Take(ctx context.Context, c Call, answer store.Answer, ttl time.Duration) error {
+func (f *forgetful) Ack(ctx context.Context, c Call, answer store.Answer, ttl time.Duration) error {
 	if f.broken.Load() {
 		return ErrStore
 	}
-	return f.Store.Take(ctx, c, answer, ttl)
+	return f.Store.Ack(ctx, c, answer, ttl)
 }
 
 func (f *forgetful) Update(ctx context.Context, c Call) error {
@@ -568,30 +568,30 @@ func TestWhileTheStoreCannotBeWritten(t *testing.T) {
 	folder := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		s := &forgetful{Store: openBolt(t, folder)}
-		lanes := store.NewMemory()
-		defer func() { _, _ = s.Store.(*Bolt).Close(), lanes.Close() }()
-		h := newHouse(t, s, lanes)
-		defer h.run(t.Context())()
+		leases := store.NewMemory()
+		defer func() { _, _ = s.Store.(*Bolt).Close(), leases.Close() }()
+		e := newEnv(t, s, leases)
+		defer e.run(t.Context())()
 		s.broken.Store(true)
-		if err := h.Accept(t.Context(), now("k", "va")); err != nil {
+		if err := e.Enqueue(t.Context(), now("k", "va")); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Minute)
-		if got := h.app.given(); fmt.Sprint(got) != "[k/1]" {
+		if got := e.app.given(); fmt.Sprint(got) != "[k/1]" {
 			t.Errorf("what the app has taken was handed to it again: %v", got)
 		}
 		s.broken.Store(false)
 		time.Sleep(2 * time.Second)
-		if n := h.waiting(t); n != 0 {
+		if n := e.waiting(t); n != 0 {
 			t.Errorf("%d still wait when the store can be written again", n)
 		}
 		s.broken.Store(true)
-		h.app.set(down)
-		if err := h.Accept(t.Context(), now("k2", "va")); err != nil {
+		e.app.set(down)
+		if err := e.Enqueue(t.Context(), now("k2", "va")); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Minute)
-		if n := len(h.app.given()); n > 65 {
+		if n := len(e.app.given()); n > 65 {
 			t.Errorf("%d attempts in a minute", n)
 		}
 	})
@@ -599,40 +599,40 @@ func TestWhileTheStoreCannotBeWritten(t *testing.T) {
 
 func TestByHand(t *testing.T) {
 	t.Parallel()
-	inBubble(t, func(t *testing.T, h *house) {
+	inBubble(t, func(t *testing.T, e *env) {
 		t.Helper()
-		h.app.set(down)
+		e.app.set(down)
 		for _, key := range []string{"k1", "k2"} {
-			if err := h.Accept(t.Context(), now(key, "va")); err != nil {
+			if err := e.Enqueue(t.Context(), now(key, "va")); err != nil {
 				t.Fatal(err)
 			}
 		}
 		time.Sleep(80 * time.Hour)
-		before := len(h.app.given())
-		if known, err := h.Retry(t.Context(), "k1"); err != nil || !known {
+		before := len(e.app.given())
+		if known, err := e.Retry(t.Context(), "k1"); err != nil || !known {
 			t.Fatal(known, err)
 		}
 		time.Sleep(time.Hour)
-		if n := len(h.app.given()) - before; n < 10 {
+		if n := len(e.app.given()) - before; n < 10 {
 			t.Errorf("a dead call that is retried is tried %d times in an hour", n)
 		}
-		h.app.set(nil)
-		if known, err := h.Retry(t.Context(), "k1"); err != nil || !known {
+		e.app.set(nil)
+		if known, err := e.Retry(t.Context(), "k1"); err != nil || !known {
 			t.Fatal(known, err)
 		}
 		synctest.Wait()
-		if c, err := h.Get(t.Context(), "k1"); err != nil || c != nil {
+		if c, err := e.Get(t.Context(), "k1"); err != nil || c != nil {
 			t.Errorf("still kept: %+v, %v", c, err)
 		}
-		if dropped, err := h.Drop(t.Context(), "k2"); err != nil || !dropped {
+		if dropped, err := e.Drop(t.Context(), "k2"); err != nil || !dropped {
 			t.Errorf("dropped: %v, %v", dropped, err)
 		}
-		for what, act := range map[string]func(context.Context, string) (bool, error){"retry": h.Retry, "drop": h.Inbox.Drop} {
+		for what, act := range map[string]func(context.Context, string) (bool, error){"retry": e.Retry, "drop": e.Inbox.Drop} {
 			if known, err := act(t.Context(), "k2"); err != nil || known {
 				t.Errorf("%s of what is gone: %v, %v", what, known, err)
 			}
 		}
-		if all, _, err := h.List(t.Context(), "", 10); err != nil || len(all) != 0 {
+		if all, _, err := e.List(t.Context(), "", 10); err != nil || len(all) != 0 {
 			t.Errorf("%d are kept, %v", len(all), err)
 		}
 	})
@@ -642,42 +642,42 @@ func TestStoppingAndStarting(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		b := openBolt(t, t.TempDir())
-		lanes := store.NewMemory()
-		defer func() { _, _ = b.Close(), lanes.Close() }()
-		h := newHouse(t, b, lanes)
-		stop := h.run(t.Context())
-		h.app.set(down)
-		if err := h.Accept(t.Context(), now("k", "va")); err != nil {
+		leases := store.NewMemory()
+		defer func() { _, _ = b.Close(), leases.Close() }()
+		e := newEnv(t, b, leases)
+		stop := e.run(t.Context())
+		e.app.set(down)
+		if err := e.Enqueue(t.Context(), now("k", "va")); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Hour)
-		h.app.set(func(Call) (store.Answer, error) {
+		e.app.set(func(Call) (store.Answer, error) {
 			time.Sleep(3 * time.Second)
 			return thanks, nil
 		})
-		if _, err := h.Retry(t.Context(), "k"); err != nil {
+		if _, err := e.Retry(t.Context(), "k"); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait()
 		stop()
-		if n := h.waiting(t); n != 0 {
+		if n := e.waiting(t); n != 0 {
 			t.Errorf("%d wait, though the app has taken all while the deliveries ended", n)
 		}
 
-		stop = h.run(t.Context())
-		h.app.set(down)
-		if err := h.Accept(t.Context(), now("k2", "va")); err != nil {
+		stop = e.run(t.Context())
+		e.app.set(down)
+		if err := e.Enqueue(t.Context(), now("k2", "va")); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Hour)
 		stop()
-		h.app.set(func(Call) (store.Answer, error) {
+		e.app.set(func(Call) (store.Answer, error) {
 			time.Sleep(time.Hour)
 			return thanks, nil
 		})
-		stop = h.run(t.Context())
+		stop = e.run(t.Context())
 		synctest.Wait()
-		if last := h.app.given(); !strings.HasPrefix(last[len(last)-1], "k2/") {
+		if last := e.app.given(); !strings.HasPrefix(last[len(last)-1], "k2/") {
 			t.Errorf("after the start, the app was given %v", last[len(last)-1])
 		}
 		begin := time.Now()
@@ -685,7 +685,7 @@ func TestStoppingAndStarting(t *testing.T) {
 		if took := time.Since(begin); took > 6*time.Second {
 			t.Errorf("stopping took %s", took)
 		}
-		if n := h.waiting(t); n != 1 {
+		if n := e.waiting(t); n != 1 {
 			t.Errorf("%d wait", n)
 		}
 		time.Sleep(2 * time.Hour) // for the app
@@ -698,10 +698,10 @@ func TestReplicasShareTheWorkAndOutliveEachOther(t *testing.T) {
 	var delivered, twice atomic.Int32
 	var mu sync.Mutex
 	seen := make(map[string]bool)
-	replica := func() *house {
-		h := newHouse(t, r, leases)
-		h.cfg.Lanes = NewLanes(leases, time.Second)
-		h.app.set(func(c Call) (store.Answer, error) {
+	replica := func() *env {
+		e := newEnv(t, r, leases)
+		e.cfg.Slots = NewSlots(leases, time.Second)
+		e.app.set(func(c Call) (store.Answer, error) {
 			mu.Lock()
 			defer mu.Unlock()
 			if seen[c.Key] {
@@ -711,18 +711,18 @@ func TestReplicasShareTheWorkAndOutliveEachOther(t *testing.T) {
 			delivered.Add(1)
 			return thanks, nil
 		})
-		return h
+		return e
 	}
 	// One of them dies while it has a lane.
 	two, three := replica(), replica()
-	if claim, err := leases.Claim(t.Context(), "lane/of the dead", time.Second, laneName("box", "lane0")); err != nil || !claim.Held {
+	if claim, err := leases.Claim(t.Context(), "lane/of the dead", time.Second, slotName("box", "lane0")); err != nil || !claim.Held {
 		t.Fatal(claim, err)
 	}
 	stop2, stop3 := two.run(t.Context()), three.run(t.Context())
 	defer func() { stop2(); stop3() }()
 	for n := range 100 {
 		c := now(fmt.Sprint(n), fmt.Sprint("lane", n%10))
-		if err := []*house{two, three}[n%2].Accept(t.Context(), c); err != nil {
+		if err := []*env{two, three}[n%2].Enqueue(t.Context(), c); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -743,13 +743,13 @@ func TestOthersTakeOverAfterAReload(t *testing.T) {
 	folder := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		s := &forgetful{Store: openBolt(t, folder)}
-		lanes := store.NewMemory()
-		defer func() { _, _ = s.Store.(*Bolt).Close(), lanes.Close() }()
-		before, after := newHouse(t, s, lanes), newHouse(t, s, lanes)
-		after.cfg.Lanes, after.cfg.Deliver = before.cfg.Lanes, before.app.deliver
+		leases := store.NewMemory()
+		defer func() { _, _ = s.Store.(*Bolt).Close(), leases.Close() }()
+		before, after := newEnv(t, s, leases), newEnv(t, s, leases)
+		after.cfg.Slots, after.cfg.Deliver = before.cfg.Slots, before.app.deliver
 		s.broken.Store(true)
 		stop := before.run(t.Context())
-		if err := before.Accept(t.Context(), now("k", "va")); err != nil {
+		if err := before.Enqueue(t.Context(), now("k", "va")); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(10 * time.Second)
@@ -767,9 +767,9 @@ func TestOthersTakeOverAfterAReload(t *testing.T) {
 
 func TestWhoWaitsForALaneIsServedInOrder(t *testing.T) {
 	t.Parallel()
-	inBubble(t, func(t *testing.T, h *house) {
+	inBubble(t, func(t *testing.T, e *env) {
 		t.Helper()
-		h.app.set(func(Call) (store.Answer, error) {
+		e.app.set(func(Call) (store.Answer, error) {
 			time.Sleep(3 * time.Second)
 			return thanks, nil
 		})
@@ -782,30 +782,30 @@ func TestWhoWaitsForALaneIsServedInOrder(t *testing.T) {
 					defer cancel()
 					ctx = impatient
 				}
-				if _, err := h.Pass(ctx, now(fmt.Sprint(n), "va")); n != 1 && err != nil || n == 1 && !errors.Is(err, ErrKept) {
+				if _, err := e.Forward(ctx, now(fmt.Sprint(n), "va")); n != 1 && err != nil || n == 1 && !errors.Is(err, ErrKept) {
 					t.Errorf("%d: %v", n, err)
 				}
 			})
 			time.Sleep(100 * time.Millisecond)
 		}
 		wg.Wait()
-		if got := strings.Join(h.app.given(), " "); got != "0/1 1/1 2/1 3/1 4/1 5/1" {
+		if got := strings.Join(e.app.given(), " "); got != "0/1 1/1 2/1 3/1 4/1 5/1" {
 			t.Errorf("the app was given %s", got)
 		}
-		if n := len(h.cfg.Lanes.queues); n != 0 {
+		if n := len(e.cfg.Slots.queues); n != 0 {
 			t.Errorf("%d queues are left", n)
 		}
 	})
 }
 
-// lease is a store of leases that is slow, or away.
-type lease struct {
+// leaseStore is a store of leases that is slow, or away.
+type leaseStore struct {
 	store.Store
 	slow time.Duration
 	away atomic.Bool
 }
 
-func (l *lease) Claim(ctx context.Context, owner string, lease time.Duration, keys ...string) (store.Claim, error) {
+func (l *leaseStore) Claim(ctx context.Context, owner string, lease time.Duration, keys ...string) (store.Claim, error) {
 	if l.away.Load() {
 		return store.Claim{}, store.ErrStore
 	}
@@ -825,15 +825,15 @@ func TestLanesAreLeased(t *testing.T) {
 		folder := t.TempDir()
 		synctest.Test(t, func(t *testing.T) {
 			b := openBolt(t, folder)
-			lanes := store.NewMemory()
-			defer func() { _, _ = b.Close(), lanes.Close() }()
-			h := newHouse(t, b, &lease{Store: lanes, slow: time.Second})
-			defer h.run(t.Context())()
-			if err := h.Accept(t.Context(), now("k", "va")); err != nil {
+			leases := store.NewMemory()
+			defer func() { _, _ = b.Close(), leases.Close() }()
+			e := newEnv(t, b, &leaseStore{Store: leases, slow: time.Second})
+			defer e.run(t.Context())()
+			if err := e.Enqueue(t.Context(), now("k", "va")); err != nil {
 				t.Fatal(err)
 			}
 			time.Sleep(5 * time.Second)
-			if h.waiting(t) != 0 {
+			if e.waiting(t) != 0 {
 				t.Error("it is not delivered")
 			}
 		})
@@ -843,24 +843,24 @@ func TestLanesAreLeased(t *testing.T) {
 		folder := t.TempDir()
 		synctest.Test(t, func(t *testing.T) {
 			b := openBolt(t, folder)
-			lanes := store.NewMemory()
-			defer func() { _, _ = b.Close(), lanes.Close() }()
-			l := &lease{Store: lanes}
+			leases := store.NewMemory()
+			defer func() { _, _ = b.Close(), leases.Close() }()
+			l := &leaseStore{Store: leases}
 			l.away.Store(true)
-			h := newHouse(t, b, l)
-			defer h.run(t.Context())()
+			e := newEnv(t, b, l)
+			defer e.run(t.Context())()
 			for n := range 50 {
-				if err := h.Accept(t.Context(), now(fmt.Sprint(n), fmt.Sprint("va", n))); err != nil {
+				if err := e.Enqueue(t.Context(), now(fmt.Sprint(n), fmt.Sprint("va", n))); err != nil {
 					t.Fatal(err)
 				}
 			}
 			time.Sleep(time.Minute)
-			if n := strings.Count(h.log.String(), "cannot be delivered from here"); n < 2 || n > 7 {
-				t.Errorf("it is told %d times in a minute: %s", n, h.log)
+			if n := strings.Count(e.log.String(), "cannot deliver the kept calls"); n < 2 || n > 7 {
+				t.Errorf("it is told %d times in a minute: %s", n, e.log)
 			}
 			l.away.Store(false)
 			time.Sleep(6 * time.Minute)
-			if n := h.waiting(t); n != 0 {
+			if n := e.waiting(t); n != 0 {
 				t.Errorf("%d still wait", n)
 			}
 		})
@@ -870,18 +870,18 @@ func TestLanesAreLeased(t *testing.T) {
 		folder := t.TempDir()
 		synctest.Test(t, func(t *testing.T) {
 			b := openBolt(t, folder)
-			lanes := store.NewMemory()
-			defer func() { _, _ = b.Close(), lanes.Close() }()
-			l := &lease{Store: lanes}
-			h := newHouse(t, b, l)
-			h.cfg.AnswerWithin, h.cfg.AttemptTimeout = time.Hour, time.Minute
-			h.app.set(func(Call) (store.Answer, error) {
+			leases := store.NewMemory()
+			defer func() { _, _ = b.Close(), leases.Close() }()
+			l := &leaseStore{Store: leases}
+			e := newEnv(t, b, l)
+			e.cfg.AnswerWithin, e.cfg.AttemptTimeout = time.Hour, time.Minute
+			e.app.set(func(Call) (store.Answer, error) {
 				l.away.Store(true)
 				time.Sleep(15 * time.Second)
 				return store.Answer{Status: 503}, nil
 			})
 			begin := time.Now()
-			if _, err := h.Pass(t.Context(), now("k", "va")); !errors.Is(err, ErrKept) || !errors.Is(err, errLost) || time.Since(begin) > 16*time.Second {
+			if _, err := e.Forward(t.Context(), now("k", "va")); !errors.Is(err, ErrKept) || !errors.Is(err, errSlotExpired) || time.Since(begin) > 16*time.Second {
 				t.Errorf("error %v after %s", err, time.Since(begin))
 			}
 		})
@@ -891,10 +891,10 @@ func TestLanesAreLeased(t *testing.T) {
 		folder := t.TempDir()
 		synctest.Test(t, func(t *testing.T) {
 			b := openBolt(t, folder)
-			lanes := store.NewMemory()
-			defer func() { _, _ = b.Close(), lanes.Close() }()
-			l := &lease{Store: lanes}
-			one, two := newHouse(t, b, l), newHouse(t, b, lanes)
+			leases := store.NewMemory()
+			defer func() { _, _ = b.Close(), leases.Close() }()
+			l := &leaseStore{Store: leases}
+			one, two := newEnv(t, b, l), newEnv(t, b, leases)
 			one.cfg.AttemptTimeout = time.Minute
 			one.app.set(func(Call) (store.Answer, error) {
 				time.Sleep(15 * time.Second)
@@ -905,7 +905,7 @@ func TestLanesAreLeased(t *testing.T) {
 				return thanks, nil
 			})
 			for n := range 6 {
-				if err := one.Accept(t.Context(), now(fmt.Sprint(n), "va")); err != nil {
+				if err := one.Enqueue(t.Context(), now(fmt.Sprint(n), "va")); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -951,9 +951,9 @@ func startCluster(t *testing.T) string {
 	}
 }
 
-// redisHouse is an inbox in a Redis, as the sidecar makes it, for the account
+// newRedisEnv is an inbox in a Redis, as the sidecar makes it, for the account
 // "account" with a secret.
-func redisHouse(t *testing.T, cfg store.RedisConfig, secret string) *house {
+func newRedisEnv(t *testing.T, cfg store.RedisConfig, secret string) *env {
 	t.Helper()
 	r, err := store.NewRedis(cfg)
 	if err != nil {
@@ -964,7 +964,7 @@ func redisHouse(t *testing.T, cfg store.RedisConfig, secret string) *house {
 	if err := scope.SetSecrets([]byte(secret)); err != nil {
 		t.Fatal(err)
 	}
-	return newHouse(t, NewRedis(r, func(account string) *store.Scoped {
+	return newEnv(t, NewRedis(r, func(account string) *store.Scoped {
 		if account != "account" {
 			return nil
 		}
@@ -973,29 +973,29 @@ func redisHouse(t *testing.T, cfg store.RedisConfig, secret string) *house {
 }
 
 // empty waits until nothing waits in an inbox.
-func (h *house) empty(t *testing.T) {
+func (e *env) empty(t *testing.T) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); h.waiting(t) > 0; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(20 * time.Second); e.waiting(t) > 0; time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("%d still wait; the log says %s", h.waiting(t), h.log)
+			t.Fatalf("%d still wait; the log says %s", e.waiting(t), e.log)
 		}
 	}
 }
 
 func TestInACluster(t *testing.T) {
 	t.Parallel()
-	h := redisHouse(t, store.RedisConfig{URL: startCluster(t), Cluster: true}, "secret")
-	defer h.run(t.Context())()
+	e := newRedisEnv(t, store.RedisConfig{URL: startCluster(t), Cluster: true}, "secret")
+	defer e.run(t.Context())()
 	for n := range 20 {
-		if err := h.Accept(t.Context(), now(fmt.Sprint("a", n), fmt.Sprint("account/", n))); err != nil {
+		if err := e.Enqueue(t.Context(), now(fmt.Sprint("a", n), fmt.Sprint("account/", n))); err != nil {
 			t.Fatal(err)
 		}
-		if answer, err := h.Pass(t.Context(), now(fmt.Sprint("p", n), fmt.Sprint("account/", n))); err != nil || answer.Status != 200 {
+		if answer, err := e.Forward(t.Context(), now(fmt.Sprint("p", n), fmt.Sprint("account/", n))); err != nil || answer.Status != 200 {
 			t.Fatalf("%+v, %v", answer, err)
 		}
 	}
-	h.empty(t)
-	if names, err := h.store.Boxes(t.Context()); err != nil || len(names) != 0 {
+	e.empty(t)
+	if names, err := e.store.Inboxes(t.Context()); err != nil || len(names) != 0 {
 		t.Errorf("boxes %v, %v", names, err)
 	}
 }
@@ -1003,16 +1003,16 @@ func TestInACluster(t *testing.T) {
 func TestWhatCannotBeReadHindersNobody(t *testing.T) {
 	t.Parallel()
 	cfg := store.RedisConfig{URL: doktest.StartRedis(t).URL}
-	before, after := redisHouse(t, cfg, "a secret that is forgotten"), redisHouse(t, cfg, "secret")
+	before, after := newRedisEnv(t, cfg, "a secret that is forgotten"), newRedisEnv(t, cfg, "secret")
 	for n := range 40 { // more than are looked at at once
-		if err := before.Accept(t.Context(), now(fmt.Sprint("old", n), fmt.Sprint("account/old", n))); err != nil {
+		if err := before.Enqueue(t.Context(), now(fmt.Sprint("old", n), fmt.Sprint("account/old", n))); err != nil {
 			t.Fatal(err)
 		}
 	}
 	stop := after.run(t.Context())
 	defer stop()
 	for n := range 5 {
-		if err := after.Accept(t.Context(), now(fmt.Sprint("new", n), fmt.Sprint("account/new", n))); err != nil {
+		if err := after.Enqueue(t.Context(), now(fmt.Sprint("new", n), fmt.Sprint("account/new", n))); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -1022,7 +1022,7 @@ func TestWhatCannotBeReadHindersNobody(t *testing.T) {
 		}
 	}
 	after.cfg.AnswerWithin = time.Second
-	if _, err := after.Pass(t.Context(), now("later", "account/old1")); !errors.Is(err, ErrKept) {
+	if _, err := after.Forward(t.Context(), now("later", "account/old1")); !errors.Is(err, ErrKept) {
 		t.Errorf("a call behind one that cannot be read: %v", err)
 	}
 	if got := after.app.given(); len(got) != 5 {
@@ -1033,11 +1033,11 @@ func TestWhatCannotBeReadHindersNobody(t *testing.T) {
 		t.Errorf("%d are listed, %v", len(listed), err)
 	}
 	for _, c := range listed {
-		if strings.HasPrefix(c.Key, "old") != strings.HasPrefix(c.Error, "it cannot be read") || c.Account != "account" || !strings.HasPrefix(c.Lane, "account/old") || c.Received.IsZero() {
+		if strings.HasPrefix(c.Key, "old") != strings.HasPrefix(c.Error, "it cannot be read") || c.Account != "account" || !strings.HasPrefix(c.OrderingKey, "account/old") || c.Received.IsZero() {
 			t.Errorf("listed %+v", c)
 		}
 	}
-	if n := strings.Count(after.log.String(), "cannot be delivered from here"); n == 0 {
+	if n := strings.Count(after.log.String(), "cannot deliver the kept calls"); n == 0 {
 		t.Errorf("nobody is told: %s", after.log)
 	}
 	stop()
@@ -1051,23 +1051,23 @@ func TestWhatCannotBeReadHindersNobody(t *testing.T) {
 
 func TestAFullRedisIsEmptied(t *testing.T) {
 	t.Parallel()
-	h := redisHouse(t, store.RedisConfig{URL: doktest.StartRedis(t, "--maxmemory-policy", "noeviction").URL}, "secret")
+	e := newRedisEnv(t, store.RedisConfig{URL: doktest.StartRedis(t, "--maxmemory-policy", "noeviction").URL}, "secret")
 	for n := range 50 {
 		c := now(fmt.Sprint(n), fmt.Sprint("account/", n))
 		c.Body = make([]byte, 50_000)
-		if err := h.Accept(t.Context(), c); err != nil {
+		if err := e.Enqueue(t.Context(), c); err != nil {
 			t.Fatal(err)
 		}
 	}
-	r := h.store.(*Redis)
+	r := e.store.(*Redis)
 	if err := r.client.ConfigSet(t.Context(), "maxmemory", "2mb").Err(); err != nil {
 		t.Fatal(err)
 	}
-	if err := h.Accept(t.Context(), now("more", "account/more")); !errors.Is(err, ErrStore) {
+	if err := e.Enqueue(t.Context(), now("more", "account/more")); !errors.Is(err, ErrStore) {
 		t.Fatalf("it is not full: %v", err)
 	}
-	defer h.run(t.Context())()
-	h.empty(t)
+	defer e.run(t.Context())()
+	e.empty(t)
 }
 
 func TestManyLanesInRedisAreHurried(t *testing.T) {
@@ -1096,7 +1096,7 @@ func TestManyLanesInRedisAreHurried(t *testing.T) {
 		refused bool
 		due     int
 	}{{false, (lanes + 2) / 3}, {true, lanes}} {
-		if err := r.Hurry(t.Context(), "box", at, test.refused); err != nil {
+		if err := r.RetryNow(t.Context(), "box", at, test.refused); err != nil {
 			t.Fatal(err)
 		}
 		if due, _, err := r.Due(t.Context(), "box", at, 2*lanes); err != nil || len(due) != test.due {
@@ -1112,26 +1112,26 @@ func TestWhenACallIsGivenUp(t *testing.T) {
 		folder := t.TempDir()
 		synctest.Test(t, func(t *testing.T) {
 			b := openBolt(t, folder)
-			lanes := store.NewMemory()
-			defer func() { _, _ = b.Close(), lanes.Close() }()
-			h := newHouse(t, b, lanes)
-			h.app.set(down)
-			stop := h.run(t.Context())
+			leases := store.NewMemory()
+			defer func() { _, _ = b.Close(), leases.Close() }()
+			e := newEnv(t, b, leases)
+			e.app.set(down)
+			stop := e.run(t.Context())
 			for n := range 20 {
-				if err := h.Accept(t.Context(), now(fmt.Sprint(n), fmt.Sprint("va", n%10))); err != nil {
+				if err := e.Enqueue(t.Context(), now(fmt.Sprint(n), fmt.Sprint("va", n%10))); err != nil {
 					t.Fatal(err)
 				}
 			}
 			time.Sleep(time.Minute)
 			stop()
 			time.Sleep(100 * time.Hour)
-			defer h.run(t.Context())()
+			defer e.run(t.Context())()
 			time.Sleep(9 * time.Minute)
-			if s, err := h.Stats(t.Context()); err != nil || s.Waiting != 20 {
+			if s, err := e.Stats(t.Context()); err != nil || s.Waiting != 20 {
 				t.Errorf("%+v, %v, expected all to wait", s, err)
 			}
 			time.Sleep(time.Hour)
-			if s, err := h.Stats(t.Context()); err != nil || s.Dead != 20 {
+			if s, err := e.Stats(t.Context()); err != nil || s.Dead != 20 {
 				t.Errorf("%+v, %v, expected all to be dead", s, err)
 			}
 		})
@@ -1141,41 +1141,41 @@ func TestWhenACallIsGivenUp(t *testing.T) {
 		folder := t.TempDir()
 		synctest.Test(t, func(t *testing.T) {
 			b := openBolt(t, folder)
-			lanes := store.NewMemory()
-			defer func() { _, _ = b.Close(), lanes.Close() }()
-			h := newHouse(t, b, lanes)
-			h.app.set(down)
-			stop := h.run(t.Context())
-			if err := h.Accept(t.Context(), now("k", "va")); err != nil {
+			leases := store.NewMemory()
+			defer func() { _, _ = b.Close(), leases.Close() }()
+			e := newEnv(t, b, leases)
+			e.app.set(down)
+			stop := e.run(t.Context())
+			if err := e.Enqueue(t.Context(), now("k", "va")); err != nil {
 				t.Fatal(err)
 			}
 			time.Sleep(72*time.Hour - time.Minute)
-			h.app.set(func(Call) (store.Answer, error) {
+			e.app.set(func(Call) (store.Answer, error) {
 				time.Sleep(9 * time.Second)
 				return store.Answer{}, errors.New("at last")
 			})
 			time.Sleep(7 * time.Minute) // into an attempt, or the wait for it
-			h.app.set(func(Call) (store.Answer, error) {
+			e.app.set(func(Call) (store.Answer, error) {
 				time.Sleep(time.Hour)
 				return thanks, nil
 			})
-			if _, err := h.Retry(t.Context(), "k"); err != nil {
+			if _, err := e.Retry(t.Context(), "k"); err != nil {
 				t.Fatal(err)
 			}
 			synctest.Wait()
-			before, err := h.Get(t.Context(), "k")
+			before, err := e.Get(t.Context(), "k")
 			if err != nil || before == nil {
 				t.Fatal(before, err)
 			}
 			stop()
-			after, err := h.Get(t.Context(), "k")
+			after, err := e.Get(t.Context(), "k")
 			if err != nil || after == nil || after.Dead || after.Attempts != before.Attempts {
 				t.Errorf("%+v, %v", after, err)
 			}
-			h.app.set(nil)
-			stop = h.run(t.Context())
+			e.app.set(nil)
+			stop = e.run(t.Context())
 			synctest.Wait()
-			if n := h.waiting(t); n != 0 {
+			if n := e.waiting(t); n != 0 {
 				t.Errorf("%d wait for their time after an attempt that was broken off", n)
 			}
 			stop()
@@ -1184,26 +1184,26 @@ func TestWhenACallIsGivenUp(t *testing.T) {
 	})
 	t.Run("not if it was retried by hand during the attempt", func(t *testing.T) {
 		t.Parallel()
-		inBubble(t, func(t *testing.T, h *house) {
+		inBubble(t, func(t *testing.T, e *env) {
 			t.Helper()
-			h.app.set(down)
-			if err := h.Accept(t.Context(), now("k", "va")); err != nil {
+			e.app.set(down)
+			if err := e.Enqueue(t.Context(), now("k", "va")); err != nil {
 				t.Fatal(err)
 			}
 			time.Sleep(71 * time.Hour)
-			h.app.set(func(Call) (store.Answer, error) {
+			e.app.set(func(Call) (store.Answer, error) {
 				time.Sleep(5 * time.Second)
 				return store.Answer{}, errors.New("at last")
 			})
-			before := len(h.app.given())
-			for len(h.app.given()) == before {
+			before := len(e.app.given())
+			for len(e.app.given()) == before {
 				time.Sleep(time.Second)
 			}
-			if known, err := h.Retry(t.Context(), "k"); err != nil || !known {
+			if known, err := e.Retry(t.Context(), "k"); err != nil || !known {
 				t.Fatal(known, err)
 			}
 			time.Sleep(70 * time.Hour)
-			if n := h.waiting(t); n != 1 {
+			if n := e.waiting(t); n != 1 {
 				t.Errorf("%d wait", n)
 			}
 		})
@@ -1220,20 +1220,20 @@ func TestAClockThatIsSetBackPutsNothingOff(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		lanes := store.NewMemory()
-		defer func() { _, _ = b.Close(), lanes.Close() }()
-		h := newHouse(t, b, lanes)
-		h.cfg.Now = clock
-		h.app.set(down)
-		defer h.run(t.Context())()
-		if err := h.Accept(t.Context(), now("k", "va")); err != nil {
+		leases := store.NewMemory()
+		defer func() { _, _ = b.Close(), leases.Close() }()
+		e := newEnv(t, b, leases)
+		e.cfg.Now = clock
+		e.app.set(down)
+		defer e.run(t.Context())()
+		if err := e.Enqueue(t.Context(), now("k", "va")); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Hour)
 		back.Store(int64(24 * time.Hour))
-		h.app.set(nil)
+		e.app.set(nil)
 		time.Sleep(6 * time.Minute)
-		if n := h.waiting(t); n != 0 {
+		if n := e.waiting(t); n != 0 {
 			t.Errorf("%d wait", n)
 		}
 	})
@@ -1253,27 +1253,27 @@ func TestARefusalHasItsTime(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			inBubble(t, func(t *testing.T, h *house) {
+			inBubble(t, func(t *testing.T, e *env) {
 				t.Helper()
-				h.app.set(func(c Call) (store.Answer, error) {
-					if c.Lane == "refused" {
+				e.app.set(func(c Call) (store.Answer, error) {
+					if c.OrderingKey == "refused" {
 						return test.answer, nil
 					}
 					return thanks, nil
 				})
-				if err := h.Accept(t.Context(), now("k", "refused")); err != nil {
+				if err := e.Enqueue(t.Context(), now("k", "refused")); err != nil {
 					t.Fatal(err)
 				}
 				for n := range int(test.in / time.Minute) {
 					time.Sleep(time.Minute)
 					if test.answer.Status != 503 { // other business goes on, a sign of an app that is well
-						if _, err := h.Pass(t.Context(), now(fmt.Sprint(n), fmt.Sprint(n))); err != nil {
+						if _, err := e.Forward(t.Context(), now(fmt.Sprint(n), fmt.Sprint(n))); err != nil {
 							t.Fatal(err)
 						}
 					}
 				}
 				tries := 0
-				for _, key := range h.app.given() {
+				for _, key := range e.app.given() {
 					if strings.HasPrefix(key, "k/") {
 						tries++
 					}
@@ -1288,23 +1288,23 @@ func TestARefusalHasItsTime(t *testing.T) {
 
 func TestAnAttemptHasTimeToSucceed(t *testing.T) {
 	t.Parallel()
-	inBubble(t, func(t *testing.T, h *house) {
+	inBubble(t, func(t *testing.T, e *env) {
 		t.Helper()
-		deliver := h.cfg.Deliver
-		h.cfg.Deliver = func(ctx context.Context, c Call) (store.Answer, error) {
-			if end, _ := ctx.Deadline(); time.Until(end) < passLeast {
+		deliver := e.cfg.Deliver
+		e.cfg.Deliver = func(ctx context.Context, c Call) (store.Answer, error) {
+			if end, _ := ctx.Deadline(); time.Until(end) < forwardMinTime {
 				t.Errorf("an attempt begins %s before its end", time.Until(end))
 			}
 			return deliver(ctx, c)
 		}
-		h.app.set(func(Call) (store.Answer, error) {
+		e.app.set(func(Call) (store.Answer, error) {
 			time.Sleep(9300 * time.Millisecond)
 			return store.Answer{Status: 503}, nil
 		})
-		if _, err := h.Pass(t.Context(), now("k", "va")); !errors.Is(err, ErrKept) {
+		if _, err := e.Forward(t.Context(), now("k", "va")); !errors.Is(err, ErrKept) {
 			t.Errorf("error %v", err)
 		}
-		if n := len(h.app.given()); n != 2 {
+		if n := len(e.app.given()); n != 2 {
 			t.Errorf("%d attempts", n)
 		}
 	})
@@ -1312,20 +1312,20 @@ func TestAnAttemptHasTimeToSucceed(t *testing.T) {
 
 func TestALongAnswerIsRememberedShort(t *testing.T) {
 	t.Parallel()
-	inBubble(t, func(t *testing.T, h *house) {
+	inBubble(t, func(t *testing.T, e *env) {
 		t.Helper()
 		long := store.Answer{Status: 201, Body: make([]byte, 200<<10)}
-		h.app.set(func(Call) (store.Answer, error) { return long, nil })
+		e.app.set(func(Call) (store.Answer, error) { return long, nil })
 		c := now("k", "va")
-		if answer, err := h.Pass(t.Context(), c); err != nil || len(answer.Body) != len(long.Body) {
+		if answer, err := e.Forward(t.Context(), c); err != nil || len(answer.Body) != len(long.Body) {
 			t.Errorf("HTTP %d, %v", answer.Status, err)
 		}
-		if answer, err := h.Pass(t.Context(), c); err != nil || answer.Status != 200 || !strings.Contains(string(answer.Body), `"2002500"`) || !strings.Contains(string(answer.Body), `"paymentRequestId":"k"`) {
+		if answer, err := e.Forward(t.Context(), c); err != nil || answer.Status != 200 || !strings.Contains(string(answer.Body), `"2002500"`) || !strings.Contains(string(answer.Body), `"paymentRequestId":"k"`) {
 			t.Errorf("to the repeat: HTTP %d, %.200s, %v", answer.Status, answer.Body, err)
 		}
 		c.Key, c.Body = "k2", append(append([]byte(`{"additionalInfo":"`), strings.Repeat("x", 10_000)...), `"}`...)
 		for range 2 {
-			answer, err := h.Pass(t.Context(), c)
+			answer, err := e.Forward(t.Context(), c)
 			if err != nil || answer.Status > 201 {
 				t.Errorf("%+v, %v", answer, err)
 			}
@@ -1339,20 +1339,20 @@ func TestALongAnswerIsRememberedShort(t *testing.T) {
 
 func TestARepeatIsNotKeptASecondTime(t *testing.T) {
 	t.Parallel()
-	inBubble(t, func(t *testing.T, h *house) {
+	inBubble(t, func(t *testing.T, e *env) {
 		t.Helper()
-		h.app.set(down)
+		e.app.set(down)
 		for range 3 {
-			if err := h.Accept(t.Context(), now("k", "va")); err != nil {
+			if err := e.Enqueue(t.Context(), now("k", "va")); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := h.Pass(t.Context(), now("k", "va")); !errors.Is(err, ErrKept) {
+			if _, err := e.Forward(t.Context(), now("k", "va")); !errors.Is(err, ErrKept) {
 				t.Error(err)
 			}
 		}
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		if n := h.events[EventKept]; n != 1 {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		if n := e.events[EventKept]; n != 1 {
 			t.Errorf("it was kept %d times", n)
 		}
 	})

@@ -7,147 +7,147 @@ import (
 	"time"
 )
 
-// boltBox is the index of a box.
-type boltBox struct {
-	calls map[string]*boltCall // by key
-	lanes map[string]*boltLane // by name
-	due   dueLanes             // the same lanes
+// index is what a [Bolt] knows of one inbox without reading its file.
+type index struct {
+	entries map[string]*entry // by key
+	groups  map[string]*group // by ordering key
+	due     dueHeap           // the same groups
 }
 
-// boltCall is a kept call, as the index knows it.
-type boltCall struct {
-	sequence uint64
-	key      string
-	account  string
-	lane     string
-	received time.Time
-	due      time.Time
-	refused  bool
-	dead     bool
+// entry is a kept call in an index.
+type entry struct {
+	sequence    uint64
+	key         string
+	account     string
+	orderingKey string
+	received    time.Time
+	due         time.Time
+	refused     bool
+	dead        bool
 }
 
-// boltLane is the calls of a lane in their order, without the dead. There is at
-// least one.
-type boltLane struct {
-	name  string
-	calls []*boltCall
-	place int // in dueLanes
+// group is the calls of one ordering key in their order, without the dead ones. It is
+// never empty.
+type group struct {
+	orderingKey string
+	entries     []*entry
+	heapIndex   int // in dueHeap
 }
 
-func (l *boltLane) due() time.Time { return l.calls[0].due }
+func (g *group) due() time.Time { return g.entries[0].due }
 
-// dueLanes is a heap of lanes, with that on top which is due first.
-type dueLanes []*boltLane
+// dueHeap is a heap of groups. The group that is due first is on top.
+type dueHeap []*group
 
-func (d *dueLanes) Len() int { return len(*d) }
+func (d *dueHeap) Len() int { return len(*d) }
 
-func (d *dueLanes) Less(i, j int) bool {
+func (d *dueHeap) Less(i, j int) bool {
 	a, b := (*d)[i], (*d)[j]
-	return cmp.Or(a.due().Compare(b.due()), cmp.Compare(a.calls[0].sequence, b.calls[0].sequence)) < 0
+	return cmp.Or(a.due().Compare(b.due()), cmp.Compare(a.entries[0].sequence, b.entries[0].sequence)) < 0
 }
 
-func (d *dueLanes) Swap(i, j int) {
-	lanes := *d
-	lanes[i], lanes[j] = lanes[j], lanes[i]
-	lanes[i].place, lanes[j].place = i, j
+func (d *dueHeap) Swap(i, j int) {
+	groups := *d
+	groups[i], groups[j] = groups[j], groups[i]
+	groups[i].heapIndex, groups[j].heapIndex = i, j
 }
 
-func (d *dueLanes) Push(lane any) {
-	l := lane.(*boltLane)
-	l.place = len(*d)
-	*d = append(*d, l)
+func (d *dueHeap) Push(pushed any) {
+	g := pushed.(*group)
+	g.heapIndex = len(*d)
+	*d = append(*d, g)
 }
 
-func (d *dueLanes) Pop() any {
+func (d *dueHeap) Pop() any {
 	last := len(*d) - 1
-	lane := (*d)[last]
+	g := (*d)[last]
 	(*d)[last] = nil
 	*d = (*d)[:last]
-	return lane
+	return g
 }
 
-func newBoltBox() *boltBox {
-	return &boltBox{calls: make(map[string]*boltCall), lanes: make(map[string]*boltLane)}
+func newIndex() *index {
+	return &index{entries: make(map[string]*entry), groups: make(map[string]*group)}
 }
 
-// add takes a call into the index, at the end of its lane.
-func (b *boltBox) add(c *boltCall) {
-	b.calls[c.key] = c
-	if !c.dead {
-		b.join(c)
+// add adds a call to the index, as the last of its group.
+func (x *index) add(e *entry) {
+	x.entries[e.key] = e
+	if !e.dead {
+		x.addToGroup(e)
 	}
 }
 
-func (b *boltBox) join(c *boltCall) {
-	if lane := b.lanes[c.lane]; lane != nil {
-		lane.calls = append(lane.calls, c)
+func (x *index) addToGroup(e *entry) {
+	if g := x.groups[e.orderingKey]; g != nil {
+		g.entries = append(g.entries, e)
 		return
 	}
-	lane := &boltLane{name: c.lane, calls: []*boltCall{c}}
-	b.lanes[c.lane] = lane
-	heap.Push(&b.due, lane)
+	g := &group{orderingKey: e.orderingKey, entries: []*entry{e}}
+	x.groups[e.orderingKey] = g
+	heap.Push(&x.due, g)
 }
 
-// remove takes a call out of the index, if it is there.
-func (b *boltBox) remove(key string) {
-	if c := b.calls[key]; c != nil {
-		b.quit(c)
-		delete(b.calls, key)
+// remove removes a call from the index, if it is there.
+func (x *index) remove(key string) {
+	if e := x.entries[key]; e != nil {
+		x.removeFromGroup(e)
+		delete(x.entries, key)
 	}
 }
 
-func (b *boltBox) quit(c *boltCall) {
-	lane := b.lanes[c.lane]
-	if lane == nil {
+func (x *index) removeFromGroup(e *entry) {
+	g := x.groups[e.orderingKey]
+	if g == nil {
 		return
 	}
-	if rest := slices.DeleteFunc(lane.calls, func(other *boltCall) bool { return other == c }); len(rest) > 0 {
-		lane.calls = rest
-		heap.Fix(&b.due, lane.place)
+	if others := slices.DeleteFunc(g.entries, func(other *entry) bool { return other == e }); len(others) > 0 {
+		g.entries = others
+		heap.Fix(&x.due, g.heapIndex)
 		return
 	}
-	lane.calls = []*boltCall{c} // it has to be comparable until it is out
-	heap.Remove(&b.due, lane.place)
-	delete(b.lanes, c.lane)
+	g.entries = []*entry{e} // the heap compares the group until it is removed
+	heap.Remove(&x.due, g.heapIndex)
+	delete(x.groups, e.orderingKey)
 }
 
-// moved puts a lane where its first call is due by now.
-func (b *boltBox) moved(name string) {
-	if lane := b.lanes[name]; lane != nil {
-		heap.Fix(&b.due, lane.place)
+// fixDue restores the heap after the due time of a group's first call has changed.
+func (x *index) fixDue(orderingKey string) {
+	if g := x.groups[orderingKey]; g != nil {
+		heap.Fix(&x.due, g.heapIndex)
 	}
 }
 
-// hurry makes the calls in lanes that hurried speaks of due at now.
-func (b *boltBox) hurry(now time.Time, hurried func(*boltCall) bool) {
-	for _, lane := range b.lanes {
-		for _, c := range lane.calls {
-			if c.due.After(now) && hurried(c) {
-				c.due = now
+// retryNow makes the calls that match due at now.
+func (x *index) retryNow(now time.Time, match func(*entry) bool) {
+	for _, g := range x.groups {
+		for _, e := range g.entries {
+			if e.due.After(now) && match(e) {
+				e.due = now
 			}
 		}
 	}
-	heap.Init(&b.due)
+	heap.Init(&x.due)
 }
 
-// dueAt returns at most limit lanes that are due at now, those first that have been
-// for longest, and when the next one will be, or zero if there is none.
-func (b *boltBox) dueAt(now time.Time, limit int) (lanes []string, next time.Time) {
-	var found []*boltLane
-	for len(b.due) > 0 {
-		if first := b.due[0].due(); now.Before(first) {
+// dueAt returns at most limit ordering keys that are due at now, the longest due
+// first. next is when the next group is due, or zero if there is none.
+func (x *index) dueAt(now time.Time, limit int) (orderingKeys []string, next time.Time) {
+	var found []*group
+	for len(x.due) > 0 {
+		if first := x.due[0].due(); now.Before(first) {
 			next = first
 			break
 		}
 		if len(found) == limit {
 			break
 		}
-		lane := heap.Pop(&b.due).(*boltLane)
-		found = append(found, lane)
-		lanes = append(lanes, lane.name)
+		g := heap.Pop(&x.due).(*group)
+		found = append(found, g)
+		orderingKeys = append(orderingKeys, g.orderingKey)
 	}
-	for _, lane := range found {
-		heap.Push(&b.due, lane)
+	for _, g := range found {
+		heap.Push(&x.due, g)
 	}
-	return lanes, next
+	return orderingKeys, next
 }

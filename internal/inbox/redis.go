@@ -15,199 +15,44 @@ import (
 	"github.com/caddy-doku/caddy-doku/internal/store"
 )
 
-// redisKeeps is for how long a box that nobody writes to any more is kept, but for
-// what is dead, which stays.
-const redisKeeps = 60 * 24 * time.Hour
+const (
+	redisRetention = 60 * 24 * time.Hour // of an inbox that nobody writes to; dead calls stay
+	redisPage      = 200                 // calls that one run of a script visits
+)
 
-// redisPage is how many calls a script looks at.
-const redisPage = 200
-
-// Redis is a [Store] in Redis, for sidecars that share the work: whichever of them
-// leases a lane delivers its first call, and if it dies, another one does, when
-// the lease has run out. What is kept is sealed with the account's secret.
+// Redis is a [Store] in Redis, for several sidecars that share the work: the sidecar
+// that has the slot of an ordering key delivers its first call. If that sidecar dies,
+// another one continues after the lease has expired. Calls and answers are sealed with
+// the secret of the account. It is safe for concurrent use.
 //
-// It is a hash for each call, a list for each lane, and sorted sets of the lanes by
-// when they are due and of the calls by when they came: a stream can neither put a
-// call off nor keep the order of each account's calls. All keys of a box are in
-// one slot of a cluster.
+// Each call is a hash, and each ordering key a list. Sorted sets have the ordering keys
+// by due time and the calls by the time of receipt. It does not use a stream, because a
+// stream can neither delay a call nor keep the calls of each virtual account in order.
+// All keys of an inbox are in one slot of a Redis cluster.
 type Redis struct {
 	client redis.UniversalClient
 	prefix string
 	scope  func(account string) *store.Scoped
 }
 
-// NewRedis returns the store in r. scope returns an account's scope, which seals
-// what is kept of it, or nil if there is no such account.
+// NewRedis returns the store in r. scope returns the scope of an account, which seals its
+// calls and answers, or nil if there is no such account.
 func NewRedis(r *store.Redis, scope func(account string) *store.Scoped) *Redis {
 	client, prefix := r.Client()
 	return &Redis{client, prefix, scope}
 }
 
-// base returns what all keys of a box begin with.
-func (r *Redis) base(box string) string { return r.prefix + "{inbox:" + box + "}:" }
+// base returns the prefix of all keys of an inbox.
+func (r *Redis) base(inbox string) string { return r.prefix + "{inbox:" + inbox + "}:" }
 
-// boxes returns the key of the set of all boxes.
-func (r *Redis) boxes() string { return r.prefix + "inboxes" }
+// inboxesKey returns the key of the set of the names of all inboxes.
+func (r *Redis) inboxesKey() string { return r.prefix + "inboxes" }
 
-// The scripts. KEYS has what keys of the box begin with.
-var (
-	redisScripts = map[string]*redis.Script{
-		// ARGV: key, account, lane, due, received, call, seconds to keep the box.
-		"add": redis.NewScript(redisCommon + `
-local taken = redis.call('GET', base..'taken:'..ARGV[1])
-if taken then return {'taken', taken} end
-local call = base..'call:'..ARGV[1]
-local dead = redis.call('HGET', call, 'dead')
-if dead == '0' then return {'kept'} end
-if dead then remove(ARGV[1]) end
-redis.call('HSET', call, 'account', ARGV[2], 'lane', ARGV[3], 'due', ARGV[4], 'received', ARGV[5], 'dead', '0', 'refused', '0', 'call', ARGV[6])
-redis.call('RPUSH', base..'lane:'..ARGV[3], ARGV[1])
-redis.call('ZADD', base..'all', ARGV[5], ARGV[1])
-redis.call('ZADD', base..'waiting', ARGV[5], ARGV[1])
-redue(ARGV[3])
-keep(ARGV[1], ARGV[3], ARGV[7])
-return {'added'}`),
-
-		// ARGV: key, account and sealed answer, milliseconds to live. What is removed
-		// first makes room, if the memory is full.
-		"take": redis.NewScript(redisCommon + `
-local removed = remove(ARGV[1])
-redis.call('SET', base..'taken:'..ARGV[1], ARGV[2], 'PX', ARGV[3])
-return removed`),
-
-		// ARGV: key.
-		"drop": redis.NewScript(redisCommon + `return remove(ARGV[1])`),
-
-		// ARGV: lane.
-		"head": redis.NewScript(redisCommon + `
-local key = first(ARGV[1])
-if not key then return false end
-return redis.call('HMGET', base..'call:'..key, 'account', 'call', 'due')`),
-
-		// ARGV: now, limit.
-		"due": redis.NewScript(redisCommon + `
-local lanes = redis.call('ZRANGEBYSCORE', base..'due', '-inf', ARGV[1], 'LIMIT', 0, ARGV[2])
-local next = redis.call('ZRANGEBYSCORE', base..'due', '('..ARGV[1], '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
-return {next[2] or '', lanes}`),
-
-		// ARGV: key, due, dead, call, received, refused, seconds to keep the box.
-		"update": redis.NewScript(redisCommon + `
-local call = base..'call:'..ARGV[1]
-local before = redis.call('HMGET', call, 'lane', 'dead')
-if not before[1] then return 0 end
-redis.call('HSET', call, 'due', ARGV[2], 'dead', ARGV[3], 'refused', ARGV[6], 'call', ARGV[4])
-if ARGV[3] == '1' and before[2] == '0' then
-  redis.call('LREM', base..'lane:'..before[1], 0, ARGV[1])
-  redis.call('ZREM', base..'waiting', ARGV[1])
-  redis.call('ZADD', base..'dead', ARGV[5], ARGV[1])
-elseif ARGV[3] == '0' and before[2] == '1' then
-  redis.call('RPUSH', base..'lane:'..before[1], ARGV[1])
-  redis.call('ZREM', base..'dead', ARGV[1])
-  redis.call('ZADD', base..'waiting', ARGV[5], ARGV[1])
-end
-redue(before[1])
-keep(ARGV[1], before[1], ARGV[7])
-return 1`),
-
-		// ARGV: now, whether those that were refused, too, how many to leave out, how
-		// many to look at. The answer is how many were looked at, and left.
-		"hurry": redis.NewScript(redisCommon + `
-local lanes = redis.call('ZRANGEBYSCORE', base..'due', '('..ARGV[1], '+inf', 'LIMIT', ARGV[3], ARGV[4])
-local left = 0
-for _, lane in ipairs(lanes) do
-  local key = first(lane)
-  if key and ARGV[2] == '0' and redis.call('HGET', base..'call:'..key, 'refused') == '1' then
-    left = left + 1
-  else
-    if key then redis.call('HSET', base..'call:'..key, 'due', ARGV[1]) end
-    redue(lane)
-  end
-end
-return {#lanes, left}`),
-
-		// ARGV: received and key of the last one before, limit. The answer has one more
-		// if there are more.
-		"list": redis.NewScript(redisCommon + `
-local found, offset, limit = {}, 0, ARGV[3] + 1
-repeat
-  local keys = redis.call('ZRANGEBYSCORE', base..'all', ARGV[1], '+inf', 'WITHSCORES', 'LIMIT', offset, limit)
-  for i = 1, #keys, 2 do
-    if #found < limit and (keys[i+1] ~= ARGV[1] or keys[i] > ARGV[2]) then
-      local call = redis.call('HMGET', base..'call:'..keys[i], 'account', 'lane', 'due', 'dead', 'call')
-      if call[5] then
-        table.insert(call, keys[i])
-        table.insert(call, keys[i+1])
-        found[#found+1] = call
-      end
-    end
-  end
-  offset = offset + #keys / 2
-until #keys == 0 or #found == limit
-return found`),
-
-		"stats": redis.NewScript(redisCommon + `
-local oldest = redis.call('ZRANGE', base..'waiting', 0, 0, 'WITHSCORES')
-return {redis.call('ZCARD', base..'waiting'), redis.call('ZCARD', base..'dead'), oldest[2] or ''}`),
-	}
-
-	errNoAccount = errors.New("a kept call is of an account that is not configured here")
-)
-
-const redisCommon = `
-local base = KEYS[1]
-local function out(key)
-  for _, set in ipairs({'all', 'waiting', 'dead'}) do redis.call('ZREM', base..set, key) end
-end
--- first returns the first call of a lane, or nil. What Redis has thrown away is
--- taken out of the lane on the way.
-local function first(lane)
-  while true do
-    local key = redis.call('LINDEX', base..'lane:'..lane, 0)
-    if not key then return nil end
-    if redis.call('HEXISTS', base..'call:'..key, 'due') == 1 then return key end
-    redis.call('LPOP', base..'lane:'..lane)
-    out(key)
-  end
-end
--- redue puts a lane where its first call is due, or nowhere if it has none.
-local function redue(lane)
-  local key = first(lane)
-  if key then
-    redis.call('ZADD', base..'due', redis.call('HGET', base..'call:'..key, 'due'), lane)
-  else
-    redis.call('ZREM', base..'due', lane)
-  end
-end
--- remove removes a call, and says whether it was there.
-local function remove(key)
-  local call = base..'call:'..key
-  local lane = redis.call('HGET', call, 'lane')
-  if not lane then return 0 end
-  redis.call('DEL', call)
-  redis.call('LREM', base..'lane:'..lane, 0, key)
-  out(key)
-  redue(lane)
-  return 1
-end
--- keep lets the box live on from now, and what is dead, for people, for ever.
-local function keep(key, lane, seconds)
-  for _, name in ipairs({'lane:'..lane, 'waiting', 'due'}) do redis.call('EXPIRE', base..name, seconds) end
-  local dead = redis.call('ZCARD', base..'dead') > 0
-  for _, name in ipairs({'all', 'dead'}) do
-    if dead then redis.call('PERSIST', base..name) else redis.call('EXPIRE', base..name, seconds) end
-  end
-  if redis.call('HGET', base..'call:'..key, 'dead') == '1' then
-    redis.call('PERSIST', base..'call:'..key)
-  else
-    redis.call('EXPIRE', base..'call:'..key, seconds)
-  end
-end
-`
-
-// run runs a script.
-func (r *Redis) run(ctx context.Context, script, box string, args ...any) *redis.Cmd {
-	return redisScripts[script].Run(ctx, r.client, []string{r.base(box)}, args...)
+func (r *Redis) run(ctx context.Context, script, inbox string, args ...any) *redis.Cmd {
+	return redisScripts[script].Run(ctx, r.client, []string{r.base(inbox)}, args...)
 }
+
+var errNoAccount = errors.New("a kept call is of an account that is not configured here")
 
 func redisFailed(err error) error {
 	if err == nil || errors.Is(err, redis.Nil) {
@@ -216,8 +61,8 @@ func redisFailed(err error) error {
 	return fmt.Errorf("%w: redis: %w", ErrStore, err)
 }
 
-// seal returns c as it is kept.
-func (r *Redis) seal(c Call) ([]byte, error) {
+// sealCall returns c encoded and sealed.
+func (r *Redis) sealCall(c Call) ([]byte, error) {
 	value, err := encodeCall(c)
 	if err != nil {
 		return nil, err
@@ -226,16 +71,16 @@ func (r *Redis) seal(c Call) ([]byte, error) {
 	if scope == nil {
 		return nil, fmt.Errorf("%w: %w: %s", ErrStore, errNoAccount, c.Account)
 	}
-	return scope.Seal(r.base(c.Box)+"call", value), nil
+	return scope.Seal(r.base(c.Inbox)+"call", value), nil
 }
 
-// open returns the call that was kept as value.
-func (r *Redis) open(box, account, value string) (*Call, error) {
+// openCall is the inverse of sealCall.
+func (r *Redis) openCall(inbox, account, value string) (*Call, error) {
 	scope := r.scope(account)
 	if scope == nil {
 		return nil, fmt.Errorf("%w: %w: %s", ErrStore, errNoAccount, account)
 	}
-	text, err := scope.Open(r.base(box)+"call", []byte(value))
+	text, err := scope.Open(r.base(inbox)+"call", []byte(value))
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrStore, err)
 	}
@@ -243,22 +88,22 @@ func (r *Redis) open(box, account, value string) (*Call, error) {
 	return &c, err
 }
 
-// answer returns the answer that was kept as value: an account, 0, and what is
-// sealed for it.
-func (r *Redis) answer(box, value string) (*store.Answer, error) {
+// openAnswer returns the answer in the record of a taken call: the account, 0, and the
+// sealed answer.
+func (r *Redis) openAnswer(inbox, value string) (*store.Answer, error) {
 	account, sealed, _ := strings.Cut(value, "\x00")
 	scope := r.scope(account)
 	if scope == nil {
 		return nil, fmt.Errorf("%w: %w: %s", ErrStore, errNoAccount, account)
 	}
-	text, err := scope.Open(r.base(box)+"taken", []byte(sealed))
+	text, err := scope.Open(r.base(inbox)+"taken", []byte(sealed))
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrStore, err)
 	}
 	return store.DecodeAnswer(text)
 }
 
-// flag returns b as the scripts know it.
+// flag returns b as the scripts expect it.
 func flag(b bool) string {
 	if b {
 		return "1"
@@ -267,78 +112,78 @@ func flag(b bool) string {
 }
 
 // Add implements [Store].
-func (r *Redis) Add(ctx context.Context, c Call) (added bool, taken *store.Answer, err error) {
-	sealed, err := r.seal(c)
+func (r *Redis) Add(ctx context.Context, c Call) (added bool, acked *store.Answer, err error) {
+	sealed, err := r.sealCall(c)
 	if err != nil {
 		return false, nil, err
 	}
-	if err := r.client.SAdd(ctx, r.boxes(), c.Box).Err(); err != nil {
+	if err := r.client.SAdd(ctx, r.inboxesKey(), c.Inbox).Err(); err != nil {
 		return false, nil, redisFailed(err)
 	}
-	found, err := r.run(ctx, "add", c.Box, c.Key, c.Account, c.Lane, c.Due.UnixMilli(), c.Received.UnixMilli(), sealed, int(redisKeeps.Seconds())).StringSlice()
+	found, err := r.run(ctx, "add", c.Inbox, c.Key, c.Account, c.OrderingKey, c.Due.UnixMilli(), c.Received.UnixMilli(), sealed, int(redisRetention.Seconds())).StringSlice()
 	switch {
 	case err != nil:
 		return false, nil, redisFailed(err)
 	case len(found) == 2:
-		taken, err = r.answer(c.Box, found[1])
-		return false, taken, err
+		acked, err = r.openAnswer(c.Inbox, found[1])
+		return false, acked, err
 	}
 	return len(found) == 1 && found[0] == "added", nil, nil
 }
 
-// Taken implements [Store].
-func (r *Redis) Taken(ctx context.Context, box, key string) (*store.Answer, error) {
-	value, err := r.client.Get(ctx, r.base(box)+"taken:"+key).Result()
+// Acked implements [Store].
+func (r *Redis) Acked(ctx context.Context, inbox, key string) (*store.Answer, error) {
+	value, err := r.client.Get(ctx, r.base(inbox)+"taken:"+key).Result()
 	if err != nil {
 		return nil, redisFailed(err)
 	}
-	return r.answer(box, value)
+	return r.openAnswer(inbox, value)
 }
 
-// Take implements [Store].
-func (r *Redis) Take(ctx context.Context, c Call, answer store.Answer, ttl time.Duration) error {
+// Ack implements [Store].
+func (r *Redis) Ack(ctx context.Context, c Call, answer store.Answer, ttl time.Duration) error {
 	scope := r.scope(c.Account)
 	if scope == nil {
 		return fmt.Errorf("%w: %w: %s", ErrStore, errNoAccount, c.Account)
 	}
-	sealed := scope.Seal(r.base(c.Box)+"taken", answer.Encode())
-	return redisFailed(r.run(ctx, "take", c.Box, c.Key, c.Account+"\x00"+string(sealed), ttl.Milliseconds()).Err())
+	sealed := scope.Seal(r.base(c.Inbox)+"taken", answer.Encode())
+	return redisFailed(r.run(ctx, "ack", c.Inbox, c.Key, c.Account+"\x00"+string(sealed), ttl.Milliseconds()).Err())
 }
 
-// Head implements [Store].
-func (r *Redis) Head(ctx context.Context, box, lane string) (*Call, error) {
-	fields, err := r.run(ctx, "head", box, lane).StringSlice()
+// Peek implements [Store].
+func (r *Redis) Peek(ctx context.Context, inbox, orderingKey string) (*Call, error) {
+	fields, err := r.run(ctx, "peek", inbox, orderingKey).StringSlice()
 	if err != nil || len(fields) != 3 || fields[1] == "" {
 		return nil, redisFailed(err)
 	}
-	c, err := r.open(box, fields[0], fields[1])
+	c, err := r.openCall(inbox, fields[0], fields[1])
 	if err != nil {
 		return nil, err
 	}
-	c.Due = millis(fields[2]) // which hurry may have changed
+	c.Due = parseMillis(fields[2]) // RetryNow does not change the sealed call
 	return c, nil
 }
 
 // Due implements [Store].
-func (r *Redis) Due(ctx context.Context, box string, now time.Time, limit int) (lanes []string, next time.Time, err error) {
-	answer, err := r.run(ctx, "due", box, now.UnixMilli(), limit).Slice()
+func (r *Redis) Due(ctx context.Context, inbox string, now time.Time, limit int) (orderingKeys []string, next time.Time, err error) {
+	answer, err := r.run(ctx, "due", inbox, now.UnixMilli(), limit).Slice()
 	if err != nil || len(answer) != 2 {
 		return nil, next, redisFailed(err)
 	}
 	if text, _ := answer[0].(string); text != "" {
-		next = millis(text)
+		next = parseMillis(text)
 	}
 	found, _ := answer[1].([]any)
-	for _, lane := range found {
-		if name, ok := lane.(string); ok {
-			lanes = append(lanes, name)
+	for _, item := range found {
+		if name, ok := item.(string); ok {
+			orderingKeys = append(orderingKeys, name)
 		}
 	}
-	return lanes, next, nil
+	return orderingKeys, next, nil
 }
 
-// millis reads a score of a sorted set.
-func millis(text string) time.Time {
+// parseMillis reads a score of a sorted set.
+func parseMillis(text string) time.Time {
 	score, err := strconv.ParseFloat(text, 64)
 	if err != nil {
 		return time.Time{}
@@ -348,19 +193,19 @@ func millis(text string) time.Time {
 
 // Update implements [Store].
 func (r *Redis) Update(ctx context.Context, c Call) error {
-	sealed, err := r.seal(c)
+	sealed, err := r.sealCall(c)
 	if err != nil {
 		return err
 	}
-	return redisFailed(r.run(ctx, "update", c.Box, c.Key, c.Due.UnixMilli(), flag(c.Dead), sealed, c.Received.UnixMilli(),
-		flag(c.Refused), int(redisKeeps.Seconds())).Err())
+	return redisFailed(r.run(ctx, "update", c.Inbox, c.Key, c.Due.UnixMilli(), flag(c.Dead), sealed, c.Received.UnixMilli(),
+		flag(c.Refused), int(redisRetention.Seconds())).Err())
 }
 
-// Hurry implements [Store]. Others are let in between: a script keeps Redis from
-// everything else.
-func (r *Redis) Hurry(ctx context.Context, box string, now time.Time, refused bool) error {
+// RetryNow implements [Store]. It runs its script page by page, because Redis does
+// nothing else while a script runs.
+func (r *Redis) RetryNow(ctx context.Context, inbox string, now time.Time, refused bool) error {
 	for left := int64(0); ; {
-		counts, err := r.run(ctx, "hurry", box, now.UnixMilli(), flag(refused), left, redisPage).Int64Slice()
+		counts, err := r.run(ctx, "retryNow", inbox, now.UnixMilli(), flag(refused), left, redisPage).Int64Slice()
 		if err != nil || len(counts) != 2 || counts[0] < redisPage {
 			return redisFailed(err)
 		}
@@ -369,13 +214,13 @@ func (r *Redis) Hurry(ctx context.Context, box string, now time.Time, refused bo
 }
 
 // List implements [Store].
-func (r *Redis) List(ctx context.Context, box, after string, limit int) (all []Call, next string, err error) {
+func (r *Redis) List(ctx context.Context, inbox, after string, limit int) (all []Call, next string, err error) {
 	from, err := parseCursor(after)
 	if err != nil {
 		return nil, "", err
 	}
 	for {
-		page, more, err := r.page(ctx, box, from, min(limit-len(all), redisPage))
+		page, more, err := r.page(ctx, inbox, from, min(limit-len(all), redisPage))
 		if err != nil {
 			return nil, "", err
 		}
@@ -389,13 +234,13 @@ func (r *Redis) List(ctx context.Context, box, after string, limit int) (all []C
 	}
 }
 
-// page returns at most limit calls behind a place, and whether there are more.
-func (r *Redis) page(ctx context.Context, box string, from cursor, limit int) (calls []Call, more bool, err error) {
+// page returns at most limit calls after a position, and whether there are more.
+func (r *Redis) page(ctx context.Context, inbox string, from cursor, limit int) (calls []Call, more bool, err error) {
 	score := strconv.FormatInt(from.received, 10)
 	if from == (cursor{received: math.MinInt64}) {
 		score = "-inf"
 	}
-	found, err := r.run(ctx, "list", box, score, from.key, limit).Slice()
+	found, err := r.run(ctx, "list", inbox, score, from.key, limit).Slice()
 	if err != nil {
 		return nil, false, redisFailed(err)
 	}
@@ -405,11 +250,11 @@ func (r *Redis) page(ctx context.Context, box string, from cursor, limit int) (c
 		for i := range min(len(fields), len(text)) {
 			text[i], _ = fields[i].(string)
 		}
-		c, err := r.open(box, text[0], text[4])
+		c, err := r.openCall(inbox, text[0], text[4])
 		if err != nil {
 			c = &Call{
-				Key: text[5], Box: box, Account: text[0], Lane: text[1],
-				Received: millis(text[6]), Due: millis(text[2]), Dead: text[3] == "1", Error: unreadable(err),
+				Key: text[5], Inbox: inbox, Account: text[0], OrderingKey: text[1],
+				Received: parseMillis(text[6]), Due: parseMillis(text[2]), Dead: text[3] == "1", Error: unreadable(err),
 			}
 		}
 		c.Body = nil
@@ -419,8 +264,8 @@ func (r *Redis) page(ctx context.Context, box string, from cursor, limit int) (c
 }
 
 // Get implements [Store].
-func (r *Redis) Get(ctx context.Context, box, key string) (*Call, error) {
-	fields, err := r.client.HMGet(ctx, r.base(box)+"call:"+key, "account", "call").Result()
+func (r *Redis) Get(ctx context.Context, inbox, key string) (*Call, error) {
+	fields, err := r.client.HMGet(ctx, r.base(inbox)+"call:"+key, "account", "call").Result()
 	if err != nil {
 		return nil, redisFailed(err)
 	}
@@ -429,33 +274,33 @@ func (r *Redis) Get(ctx context.Context, box, key string) (*Call, error) {
 	if !ok {
 		return nil, nil
 	}
-	return r.open(box, account, value)
+	return r.openCall(inbox, account, value)
 }
 
 // Drop implements [Store].
-func (r *Redis) Drop(ctx context.Context, box, key string) (bool, error) {
-	removed, err := r.run(ctx, "drop", box, key).Bool()
+func (r *Redis) Drop(ctx context.Context, inbox, key string) (bool, error) {
+	removed, err := r.run(ctx, "drop", inbox, key).Bool()
 	return removed, redisFailed(err)
 }
 
 // Stats implements [Store].
-func (r *Redis) Stats(ctx context.Context, box string) (s Stats, err error) {
-	answer, err := r.run(ctx, "stats", box).Slice()
+func (r *Redis) Stats(ctx context.Context, inbox string) (s Stats, err error) {
+	answer, err := r.run(ctx, "stats", inbox).Slice()
 	if err != nil || len(answer) != 3 {
 		return s, redisFailed(err)
 	}
 	waiting, _ := answer[0].(int64)
-	buried, _ := answer[1].(int64)
-	s.Waiting, s.Dead = int(waiting), int(buried)
+	dead, _ := answer[1].(int64)
+	s.Waiting, s.Dead = int(waiting), int(dead)
 	if text, _ := answer[2].(string); text != "" {
-		s.Oldest = millis(text)
+		s.Oldest = parseMillis(text)
 	}
 	return s, nil
 }
 
-// Boxes implements [Store].
-func (r *Redis) Boxes(ctx context.Context) ([]string, error) {
-	all, err := r.client.SMembers(ctx, r.boxes()).Result()
+// Inboxes implements [Store].
+func (r *Redis) Inboxes(ctx context.Context) ([]string, error) {
+	all, err := r.client.SMembers(ctx, r.inboxesKey()).Result()
 	if err != nil {
 		return nil, redisFailed(err)
 	}
@@ -473,23 +318,23 @@ func (r *Redis) Boxes(ctx context.Context) ([]string, error) {
 	return names, nil
 }
 
-// Doubts returns what in the server's settings speaks against trusting it with what
-// must not be lost, such as that it keeps nothing on disk.
-func (r *Redis) Doubts(ctx context.Context) ([]string, error) {
+// DurabilityWarnings returns a warning for each setting of the server that can lose
+// calls, and how to change it. For example, the server may keep nothing on disk.
+func (r *Redis) DurabilityWarnings(ctx context.Context) ([]string, error) {
 	info, err := r.client.Info(ctx, "persistence", "memory").Result()
 	if err != nil {
 		return nil, redisFailed(err)
 	}
-	var doubts []string
+	var warnings []string
 	for line := range strings.SplitSeq(info, "\r\n") {
 		switch name, value, _ := strings.Cut(line, ":"); {
 		case name == "aof_enabled" && value == "0":
-			doubts = append(doubts, "it has no append-only file: if it dies, calls are lost; set `appendonly yes`, and `appendfsync always` to lose nothing at all")
+			warnings = append(warnings, "it has no append-only file: if it dies, calls are lost; set `appendonly yes`, and `appendfsync always` to lose nothing at all")
 		case name == "maxmemory_policy" && value != "noeviction":
-			doubts = append(doubts, "it may throw away what it keeps when its memory is full; set `maxmemory-policy noeviction`")
+			warnings = append(warnings, "it may throw away what it keeps when its memory is full; set `maxmemory-policy noeviction`")
 		}
 	}
-	return doubts, nil
+	return warnings, nil
 }
 
 var _ Store = (*Redis)(nil)

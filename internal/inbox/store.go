@@ -15,102 +15,108 @@ import (
 	"github.com/caddy-doku/caddy-doku/snap"
 )
 
-// ErrStore is wrapped by every error of a [Store] that is not the context's.
+// ErrStore means that an inbox cannot be read or written. Every error of a [Store]
+// wraps it, except the error of a context.
 var ErrStore = errors.New("the inbox cannot be read or written")
 
-// Call is a verified notification.
+// Call is a verified notification. Its JSON form is the one in the store.
 type Call struct {
-	Key     string `json:"key"`     // the same for the same notification; the app's Idempotency-Key
-	Box     string `json:"box"`     // the inbox that it belongs to
-	Account string `json:"account"` // whose it is
+	Key     string `json:"key"`     // identifies the notification; the Idempotency-Key that the app gets
+	Inbox   string `json:"box"`     // name of the inbox
+	Account string `json:"account"` // name of the account
 
-	// Lane is what order is kept within: the calls of one virtual account are
-	// handed to the app one after the other.
-	Lane string `json:"lane"`
+	// OrderingKey keeps calls in order: calls with the same key go to the app one after
+	// the other. It names a virtual account.
+	OrderingKey string `json:"lane"`
 
 	Service    snap.Service `json:"service"`
 	ExternalID string       `json:"external_id"`
 	PaymentID  string       `json:"payment_id,omitempty"`
 
-	// The request, as the app gets it each time.
+	// The request that the app gets in each attempt.
 	Host   string      `json:"host"`
 	Target string      `json:"target"`
 	Header http.Header `json:"header"`
-	Remote string      `json:"remote"` // address of who sent it
+	Remote string      `json:"remote"` // address of the sender
 	TLS    bool        `json:"tls,omitempty"`
 	Body   []byte      `json:"-"`
 
-	Received  time.Time `json:"received"`
-	Attempts  int       `json:"attempts"`            // made so far
-	Uncounted int       `json:"uncounted,omitempty"` // of them, while DOKU waited: they came fast, and make no later wait longer
-	Tried     time.Time `json:"tried,omitzero"`      // when the last one was
-	Due       time.Time `json:"due"`                 // when the next one is
-	GiveUp    time.Time `json:"give_up"`             // after the first failure from then on, it is dead
-	Error     string    `json:"error,omitempty"`     // of the last attempt
-	Refused   bool      `json:"refused,omitempty"`   // the app has answered 4xx: another attempt soon is no use
-	Dead      bool      `json:"dead,omitempty"`      // there will be no further attempt by itself
-	Trace     string    `json:"trace,omitempty"`     // traceparent of the request that brought it
+	Received time.Time `json:"received"`
+	Attempts int       `json:"attempts"` // made so far
+
+	// ForegroundAttempts are the attempts made while DOKU waited. They do not lengthen
+	// the waits between later attempts, because they came fast.
+	ForegroundAttempts int `json:"uncounted,omitempty"`
+
+	Tried   time.Time `json:"tried,omitzero"`    // time of the last attempt
+	Due     time.Time `json:"due"`               // time of the next attempt
+	GiveUp  time.Time `json:"give_up"`           // the first failure from this time on makes the call dead
+	Error   string    `json:"error,omitempty"`   // of the last attempt
+	Refused bool      `json:"refused,omitempty"` // the app answered 4xx: an early attempt does not help
+	Dead    bool      `json:"dead,omitempty"`    // it is only delivered again by hand
+	Trace   string    `json:"trace,omitempty"`   // traceparent of the request that brought the call
 }
 
-// Stats are the figures of a box.
+// Stats are the figures of one inbox.
 type Stats struct {
 	Waiting int
 	Dead    int
-	Oldest  time.Time // when the oldest that waits was received; zero if none does
+	Oldest  time.Time // when the oldest waiting call was received; zero if none waits
 }
 
-// Store keeps calls until the app has taken them. Whatever a method has done when
-// it returns without an error survives the end of the process at any instant
-// after. Implementations are safe for concurrent use.
+// Store keeps calls until the app has taken them. When a method returns without an
+// error, its change survives a crash at any time after. Implementations are safe for
+// concurrent use.
 type Store interface {
-	// Add keeps c at the end of its lane, unless it is there already; a dead call is
-	// replaced. added says whether it was. If the app has taken it, Add returns the
-	// app's answer and keeps nothing.
-	Add(ctx context.Context, c Call) (added bool, taken *store.Answer, err error)
+	// Add keeps c as the last call of its ordering key, and reports whether it did. It
+	// replaces a dead call with the same key. If the call is kept already, Add changes
+	// nothing. If the app has taken the call, Add keeps nothing and returns the app's
+	// answer.
+	Add(ctx context.Context, c Call) (added bool, acked *store.Answer, err error)
 
-	// Taken returns the app's answer to a call, or nil if it has not taken it.
-	Taken(ctx context.Context, box, key string) (*store.Answer, error)
+	// Acked returns the app's answer to a call, or nil if the app has not taken it.
+	Acked(ctx context.Context, inbox, key string) (*store.Answer, error)
 
-	// Take records for ttl that the app has taken c, with its answer, and removes
-	// the call, if it is kept.
-	Take(ctx context.Context, c Call, answer store.Answer, ttl time.Duration) error
+	// Ack records for ttl that the app has taken c and answered with answer, and
+	// removes the call if it is kept.
+	Ack(ctx context.Context, c Call, answer store.Answer, ttl time.Duration) error
 
-	// Head returns the first call of a lane that is not dead, or nil.
-	Head(ctx context.Context, box, lane string) (*Call, error)
+	// Peek returns the first call of an ordering key that is not dead, or nil.
+	Peek(ctx context.Context, inbox, orderingKey string) (*Call, error)
 
-	// Due returns at most limit lanes whose first call is due at now, and when the
-	// next one will be, or zero if there is none.
-	Due(ctx context.Context, box string, now time.Time, limit int) (lanes []string, next time.Time, err error)
+	// Due returns at most limit ordering keys whose first call is due at now. next is
+	// when the next ordering key is due, or zero if there is none.
+	Due(ctx context.Context, inbox string, now time.Time, limit int) (orderingKeys []string, next time.Time, err error)
 
-	// Update keeps what has become of c, if it is still kept: its attempts, due time,
-	// error and death. A dead call is not in its lane any more; one that is not dead
-	// any more is at its end.
+	// Update writes the attempts, due time, error and death of c, if c is still kept. A
+	// call that dies leaves its ordering key. A dead call that is revived becomes the
+	// last of its ordering key.
 	Update(ctx context.Context, c Call) error
 
-	// Hurry makes the first calls of all lanes due at now, those that the app has
-	// refused only if refused is true.
-	Hurry(ctx context.Context, box string, now time.Time, refused bool) error
+	// RetryNow makes the first call of every ordering key due at now. It leaves out
+	// calls that the app has refused, unless refused is true.
+	RetryNow(ctx context.Context, inbox string, now time.Time, refused bool) error
 
-	// List returns calls of a box as they came in, dead ones too, without their
-	// bodies, at most limit of them; then next is what to give as after to go on. The
-	// first time, after is "". Of a call that cannot be read there is what can be
-	// told without reading it, and the reason as its Error.
-	List(ctx context.Context, box, after string, limit int) (calls []Call, next string, err error)
+	// List returns at most limit calls of an inbox in the order in which they were
+	// received, without their bodies, dead calls too. after is "" for the first page; if
+	// there are more calls, next is the value of after for the next page. A call that
+	// cannot be read has only the fields that are known, and the reason as its Error.
+	List(ctx context.Context, inbox, after string, limit int) (calls []Call, next string, err error)
 
 	// Get returns a kept call, or nil.
-	Get(ctx context.Context, box, key string) (*Call, error)
+	Get(ctx context.Context, inbox, key string) (*Call, error)
 
 	// Drop removes a call, and reports whether it was kept.
-	Drop(ctx context.Context, box, key string) (bool, error)
+	Drop(ctx context.Context, inbox, key string) (bool, error)
 
-	// Stats returns the figures of a box.
-	Stats(ctx context.Context, box string) (Stats, error)
+	// Stats returns the figures of an inbox.
+	Stats(ctx context.Context, inbox string) (Stats, error)
 
-	// Boxes returns the names of all boxes that keep calls.
-	Boxes(ctx context.Context) ([]string, error)
+	// Inboxes returns the names of all inboxes that keep calls.
+	Inboxes(ctx context.Context) ([]string, error)
 }
 
-// cursor is a place in a list, behind a call.
+// cursor is the position after a call in a list.
 type cursor struct {
 	received int64 // in milliseconds
 	key      string
@@ -118,23 +124,23 @@ type cursor struct {
 
 func (c cursor) String() string { return strconv.FormatInt(c.received, 10) + "-" + c.key }
 
-// parseCursor reads a cursor; that before all calls is "".
+// parseCursor reads a cursor. "" is the position before all calls.
 func parseCursor(text string) (c cursor, err error) {
 	if text == "" {
 		return cursor{received: math.MinInt64}, nil
 	}
 	received, key, found := strings.Cut(text, "-")
 	if c.received, err = strconv.ParseInt(received, 10, 64); err != nil || !found {
-		return c, fmt.Errorf("%w: expected a place in the list that it has given, found %q", ErrStore, text)
+		return c, fmt.Errorf("%w: expected the position that an earlier list returned, found %q", ErrStore, text)
 	}
 	c.key = key
 	return c, nil
 }
 
-// before reports whether a call comes after the place in the list.
+// before reports whether a call comes after the position.
 func (c cursor) before(received time.Time, key string) bool {
 	return cmp.Or(cmp.Compare(c.received, received.UnixMilli()), cmp.Compare(c.key, key)) < 0
 }
 
-// unreadable is what a list says of a call that cannot be read.
+// unreadable returns the Error of a listed call that cannot be read.
 func unreadable(err error) string { return "it cannot be read: " + err.Error() }

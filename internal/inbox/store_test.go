@@ -54,15 +54,15 @@ func newRedis(t testing.TB) (*Redis, *store.Scoped) {
 }
 
 var (
-	begin  = time.Date(2024, 3, 26, 16, 0, 0, 0, time.UTC)
+	epoch  = time.Date(2024, 3, 26, 16, 0, 0, 0, time.UTC)
 	thanks = store.Answer{Status: 200, Header: http.Header{"Content-Type": {"application/json"}}, Body: []byte(`{"responseCode":"2002500"}`)}
 )
 
-func call(key, lane string) Call {
+func call(key, orderingKey string) Call {
 	return Call{
-		Key: key, Box: "box", Account: "account", Lane: lane, Service: "25", ExternalID: "E-" + key, PaymentID: "P-" + key,
+		Key: key, Inbox: "box", Account: "account", OrderingKey: orderingKey, Service: "25", ExternalID: "E-" + key, PaymentID: "P-" + key,
 		Host: "merchant.example", Target: "/v1.1/transfer-va/payment?x=%2F", Header: http.Header{"Content-Type": {"application/json"}, "Idempotency-Key": {key}},
-		Body: []byte(`{"paymentRequestId":"` + key + `"}`), Received: begin, Due: begin,
+		Body: []byte(`{"paymentRequestId":"` + key + `"}`), Received: epoch, Due: epoch,
 	}
 }
 
@@ -98,7 +98,7 @@ func contract(t *testing.T, s Store) {
 	}
 	head := func(lane, want string) Call {
 		t.Helper()
-		c, err := s.Head(ctx, "box", lane)
+		c, err := s.Peek(ctx, "box", lane)
 		got := ""
 		if c != nil {
 			got = c.Key
@@ -127,66 +127,66 @@ func contract(t *testing.T, s Store) {
 	}
 
 	stats(0, 0, time.Time{})
-	due(begin, time.Time{})
+	due(epoch, time.Time{})
 	head("va1", "")
 	first, second, third := call("k1", "va1"), call("k2", "va1"), call("k3", "va2")
-	second.Received, second.Due = begin.Add(time.Second), begin.Add(time.Second)
-	third.Received, third.Due = begin.Add(2*time.Second), begin.Add(2*time.Second)
+	second.Received, second.Due = epoch.Add(time.Second), epoch.Add(time.Second)
+	third.Received, third.Due = epoch.Add(2*time.Second), epoch.Add(2*time.Second)
 	for _, c := range []Call{first, second, third} {
 		add(c)
 	}
 	if added, taken, err := s.Add(ctx, first); err != nil || added || taken != nil {
 		t.Errorf("what is kept was added again: %v, %+v, %v", added, taken, err)
 	}
-	stats(3, 0, begin)
+	stats(3, 0, epoch)
 	if got := head("va1", "k1"); !reflect.DeepEqual(got.Header, first.Header) || !bytes.Equal(got.Body, first.Body) || got.Target != first.Target ||
 		got.Host != first.Host || !got.Received.Equal(first.Received) || got.Service != first.Service || got.ExternalID != first.ExternalID {
 		t.Errorf("kept %+v, found %+v", first, got)
 	}
-	due(begin, begin.Add(2*time.Second), "va1")
-	due(begin.Add(2*time.Second), time.Time{}, "va1", "va2")
+	due(epoch, epoch.Add(2*time.Second), "va1")
+	due(epoch.Add(2*time.Second), time.Time{}, "va1", "va2")
 
 	t.Run("a lane waits for its head", func(t *testing.T) {
 		later := first
-		later.Attempts, later.Due, later.Error = 3, begin.Add(time.Minute), "HTTP 503"
+		later.Attempts, later.Due, later.Error = 3, epoch.Add(time.Minute), "HTTP 503"
 		must(s.Update(ctx, later))
 		if got := head("va1", "k1"); got.Attempts != 3 || got.Error != "HTTP 503" || !got.Due.Equal(later.Due) {
 			t.Errorf("found %+v", got)
 		}
-		due(begin.Add(10*time.Second), begin.Add(time.Minute), "va2")
+		due(epoch.Add(10*time.Second), epoch.Add(time.Minute), "va2")
 	})
 	t.Run("all can be hurried", func(t *testing.T) {
-		must(s.Hurry(ctx, "box", begin.Add(20*time.Second), false))
-		due(begin.Add(20*time.Second), time.Time{}, "va2", "va1")
-		if got := head("va1", "k1"); !got.Due.Equal(begin.Add(20 * time.Second)) {
+		must(s.RetryNow(ctx, "box", epoch.Add(20*time.Second), false))
+		due(epoch.Add(20*time.Second), time.Time{}, "va2", "va1")
+		if got := head("va1", "k1"); !got.Due.Equal(epoch.Add(20 * time.Second)) {
 			t.Errorf("due at %s", got.Due)
 		}
 	})
 	t.Run("but not those that the app has refused", func(t *testing.T) {
 		poison := call("k0", "va0")
 		add(poison)
-		poison.Due, poison.Refused = begin.Add(time.Minute), true
+		poison.Due, poison.Refused = epoch.Add(time.Minute), true
 		must(s.Update(ctx, poison))
-		must(s.Hurry(ctx, "box", begin.Add(30*time.Second), false))
-		due(begin.Add(30*time.Second), begin.Add(time.Minute), "va2", "va1")
+		must(s.RetryNow(ctx, "box", epoch.Add(30*time.Second), false))
+		due(epoch.Add(30*time.Second), epoch.Add(time.Minute), "va2", "va1")
 		if got := head("va0", "k0"); !got.Refused {
 			t.Errorf("found %+v", got)
 		}
-		must(s.Hurry(ctx, "box", begin.Add(30*time.Second), true))
-		due(begin.Add(30*time.Second), time.Time{}, "va2", "va1", "va0")
+		must(s.RetryNow(ctx, "box", epoch.Add(30*time.Second), true))
+		due(epoch.Add(30*time.Second), time.Time{}, "va2", "va1", "va0")
 		if dropped, err := s.Drop(ctx, "box", "k0"); err != nil || !dropped {
 			t.Fatal(dropped, err)
 		}
 	})
 	t.Run("what the app has taken leaves its lane, and is remembered", func(t *testing.T) {
-		if taken, err := s.Taken(ctx, "box", "k1"); err != nil || taken != nil {
+		if taken, err := s.Acked(ctx, "box", "k1"); err != nil || taken != nil {
 			t.Fatalf("taken before it was: %+v, %v", taken, err)
 		}
-		must(s.Take(ctx, first, thanks, time.Hour))
+		must(s.Ack(ctx, first, thanks, time.Hour))
 		head("va1", "k2")
-		stats(2, 0, begin.Add(time.Second))
+		stats(2, 0, epoch.Add(time.Second))
 		for what, get := range map[string]func() (*store.Answer, error){
-			"taken": func() (*store.Answer, error) { return s.Taken(ctx, "box", "k1") },
+			"taken": func() (*store.Answer, error) { return s.Acked(ctx, "box", "k1") },
 			"added": func() (*store.Answer, error) {
 				_, taken, err := s.Add(ctx, first)
 				return taken, err
@@ -199,23 +199,23 @@ func contract(t *testing.T, s Store) {
 		head("va1", "k2")
 	})
 	t.Run("what was never kept can be taken, too", func(t *testing.T) {
-		must(s.Take(ctx, call("direct", "va9"), thanks, time.Hour))
-		if got, err := s.Taken(ctx, "box", "direct"); err != nil || got == nil {
+		must(s.Ack(ctx, call("direct", "va9"), thanks, time.Hour))
+		if got, err := s.Acked(ctx, "box", "direct"); err != nil || got == nil {
 			t.Errorf("%+v, %v", got, err)
 		}
 		head("va9", "")
 	})
 	t.Run("the dead leave their lane and can come back", func(*testing.T) {
-		add(func() Call { c := call("k4", "va1"); c.Received = begin.Add(3 * time.Second); return c }())
+		add(func() Call { c := call("k4", "va1"); c.Received = epoch.Add(3 * time.Second); return c }())
 		gone := head("va1", "k2")
 		gone.Dead = true
 		must(s.Update(ctx, gone))
 		head("va1", "k4")
-		stats(2, 1, begin.Add(2*time.Second))
-		gone.Dead, gone.Due = false, begin.Add(time.Minute)
+		stats(2, 1, epoch.Add(2*time.Second))
+		gone.Dead, gone.Due = false, epoch.Add(time.Minute)
 		must(s.Update(ctx, gone))
 		head("va1", "k4")
-		stats(3, 0, begin.Add(time.Second))
+		stats(3, 0, epoch.Add(time.Second))
 	})
 	t.Run("a dead call that comes again is a new one", func(t *testing.T) {
 		buried := call("k5", "va5")
@@ -223,16 +223,16 @@ func contract(t *testing.T, s Store) {
 		buried.Dead = true
 		must(s.Update(ctx, buried))
 		again := call("k5", "va5")
-		again.Received, again.Due = begin.Add(time.Hour), begin.Add(time.Hour)
+		again.Received, again.Due = epoch.Add(time.Hour), epoch.Add(time.Hour)
 		add(again)
-		stats(4, 0, begin.Add(time.Second))
+		stats(4, 0, epoch.Add(time.Second))
 		if got := head("va5", "k5"); !got.Received.Equal(again.Received) || got.Dead {
 			t.Errorf("found %+v", got)
 		}
 		if all, _, err := s.List(ctx, "box", "", 10); err != nil || len(all) != 4 {
 			t.Errorf("listed %d, %v", len(all), err)
 		}
-		must(s.Take(ctx, again, thanks, time.Hour))
+		must(s.Ack(ctx, again, thanks, time.Hour))
 	})
 	t.Run("calls can be listed, shown and dropped", func(t *testing.T) {
 		all, _, err := s.List(ctx, "box", "", 10)
@@ -274,7 +274,7 @@ func contract(t *testing.T, s Store) {
 			t.Errorf("after it was dropped: %+v, %v", c, err)
 		}
 		head("va2", "")
-		due(begin.Add(time.Hour), time.Time{}, "va1")
+		due(epoch.Add(time.Hour), time.Time{}, "va1")
 	})
 	t.Run("updating what is gone brings nothing back", func(*testing.T) {
 		must(s.Update(ctx, third))
@@ -282,17 +282,17 @@ func contract(t *testing.T, s Store) {
 	})
 	t.Run("boxes are apart", func(t *testing.T) {
 		other := call("k2", "va1")
-		other.Box = "other"
+		other.Inbox = "other"
 		if _, _, err := s.Add(ctx, other); err != nil {
 			t.Fatal(err)
 		}
-		if names, err := s.Boxes(ctx); err != nil || fmt.Sprint(names) != "[box other]" {
+		if names, err := s.Inboxes(ctx); err != nil || fmt.Sprint(names) != "[box other]" {
 			t.Errorf("the boxes are %v, %v", names, err)
 		}
 		if _, err := s.Drop(ctx, "other", "k2"); err != nil {
 			t.Fatal(err)
 		}
-		if names, err := s.Boxes(ctx); err != nil || fmt.Sprint(names) != "[box]" {
+		if names, err := s.Inboxes(ctx); err != nil || fmt.Sprint(names) != "[box]" {
 			t.Errorf("the boxes are %v, %v", names, err)
 		}
 		if c, err := s.Get(ctx, "box", "k2"); err != nil || c == nil {
@@ -347,10 +347,10 @@ func TestABoltStaysAfterItIsClosed(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := b.Take(ctx, call("k1", "va"), thanks, time.Hour); err != nil {
+	if err := b.Ack(ctx, call("k1", "va"), thanks, time.Hour); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.Take(ctx, call("gone", "va"), thanks, time.Nanosecond); err != nil {
+	if err := b.Ack(ctx, call("gone", "va"), thanks, time.Nanosecond); err != nil {
 		t.Fatal(err)
 	}
 	buried := call("k2", "va")
@@ -366,14 +366,14 @@ func TestABoltStaysAfterItIsClosed(t *testing.T) {
 	}
 	b = openBolt(t, folder)
 	defer b.Close()
-	if head, err := b.Head(ctx, "box", "va"); err != nil || head == nil || head.Key != "k3" {
+	if head, err := b.Peek(ctx, "box", "va"); err != nil || head == nil || head.Key != "k3" {
 		t.Errorf("head %+v, %v", head, err)
 	}
 	if s, err := b.Stats(ctx, "box"); err != nil || s.Waiting != 2 || s.Dead != 1 {
 		t.Errorf("stats %+v, %v", s, err)
 	}
 	for key, known := range map[string]bool{"k1": true, "gone": false} {
-		if taken, err := b.Taken(ctx, "box", key); err != nil || (taken != nil) != known {
+		if taken, err := b.Acked(ctx, "box", key); err != nil || (taken != nil) != known {
 			t.Errorf("%s: %+v, %v", key, taken, err)
 		}
 	}
@@ -383,7 +383,7 @@ func TestABoltThatCannotBeOpened(t *testing.T) {
 	t.Parallel()
 	log := new(strings.Builder)
 	open := func(folder string) (*Bolt, error) {
-		return OpenBolt(BoltConfig{Folder: folder, Now: func() time.Time { return begin }, Logger: slog.New(slog.NewTextHandler(log, nil))})
+		return OpenBolt(BoltConfig{Folder: folder, Now: func() time.Time { return epoch }, Logger: slog.New(slog.NewTextHandler(log, nil))})
 	}
 	t.Run("a file in place of the folder", func(t *testing.T) {
 		folder := filepath.Join(t.TempDir(), "file")
@@ -458,7 +458,7 @@ func TestABoltThatCannotBeOpened(t *testing.T) {
 				if _, _, err := b.Add(t.Context(), call(fmt.Sprint(n), "va")); err != nil {
 					t.Fatal(err)
 				}
-				if err := b.Take(t.Context(), call(fmt.Sprint("t", n), "va"), long, time.Hour); err != nil {
+				if err := b.Ack(t.Context(), call(fmt.Sprint("t", n), "va"), long, time.Hour); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -507,7 +507,7 @@ func TestAFileThatBecomesShorterIsAnError(t *testing.T) {
 func together(b *Bolt, changes ...func()) {
 	gate := make(chan struct{})
 	var wg sync.WaitGroup
-	wg.Go(func() { _ = b.write(&boltWrite{apply: func(*bolt.Tx) error { <-gate; return nil }, then: func() {}}) })
+	wg.Go(func() { _ = b.write(&boltWrite{apply: func(*bolt.Tx) error { <-gate; return nil }, updateIndex: func() {}}) })
 	for _, change := range changes {
 		synctest.Wait()
 		wg.Go(change)
@@ -522,8 +522,8 @@ func TestWhatChangesAtTheSameTimeIsTheSameAfterARestart(t *testing.T) {
 	ctx := context.Background()
 	c := call("k", "va")
 	update := func(b *Bolt) { _ = b.Update(ctx, c) }
-	take := func(b *Bolt) { _ = b.Take(ctx, c, thanks, time.Second) }
-	drop := func(b *Bolt) { _, _ = b.Drop(ctx, c.Box, c.Key) }
+	take := func(b *Bolt) { _ = b.Ack(ctx, c, thanks, time.Second) }
+	drop := func(b *Bolt) { _, _ = b.Drop(ctx, c.Inbox, c.Key) }
 	add := func(b *Bolt) { _, _, _ = b.Add(ctx, c) }
 	for _, test := range []struct {
 		name    string
@@ -595,7 +595,7 @@ func TestARevivedCallStaysAtTheEndOfItsLane(t *testing.T) {
 		}
 	}
 	for range 2 {
-		if head, err := b.Head(t.Context(), "box", "va"); err != nil || head == nil || head.Key != "k2" {
+		if head, err := b.Peek(t.Context(), "box", "va"); err != nil || head == nil || head.Key != "k2" {
 			t.Errorf("head %+v, %v", head, err)
 		}
 		if err := b.Close(); err != nil {
@@ -611,7 +611,7 @@ func TestWhatWasForgottenCanBeKeptAgain(t *testing.T) {
 	folder := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		b := openBolt(t, folder)
-		if err := b.Take(t.Context(), call("k", "va"), thanks, time.Second); err != nil {
+		if err := b.Ack(t.Context(), call("k", "va"), thanks, time.Second); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(2 * time.Second)
@@ -622,7 +622,7 @@ func TestWhatWasForgottenCanBeKeptAgain(t *testing.T) {
 			t.Fatal(err)
 		}
 		b = openBolt(t, folder)
-		if head, err := b.Head(t.Context(), "box", "va"); err != nil || head == nil {
+		if head, err := b.Peek(t.Context(), "box", "va"); err != nil || head == nil {
 			t.Errorf("after a restart: %+v, %v", head, err)
 		}
 		_ = b.Close()
@@ -638,14 +638,14 @@ func TestACallThatIsNotInTheFileIsForgotten(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	first := b.kept("box", "k1")
+	first := b.entry("box", "k1")
 	err := b.write(&boltWrite{ // as if the disk had said no, and done it
-		apply: func(tx *bolt.Tx) error { return tx.Bucket(callsBucket).Delete(sequenceKey(first.sequence)) }, then: func() {},
+		apply: func(tx *bolt.Tx) error { return tx.Bucket(callsBucket).Delete(sequenceKey(first.sequence)) }, updateIndex: func() {},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if head, err := b.Head(t.Context(), "box", "va"); err != nil || head == nil || head.Key != "k2" {
+	if head, err := b.Peek(t.Context(), "box", "va"); err != nil || head == nil || head.Key != "k2" {
 		t.Errorf("head %+v, %v", head, err)
 	}
 }
@@ -671,7 +671,7 @@ func TestADiskThatHangsIsAnError(t *testing.T) {
 		b := openBolt(t, folder)
 		hung := make(chan struct{})
 		apply := func(*bolt.Tx) error { <-hung; return nil }
-		if err := b.write(&boltWrite{apply: apply, then: func() {}}); !errors.Is(err, errHangs) || !errors.Is(err, ErrStore) {
+		if err := b.write(&boltWrite{apply: apply, updateIndex: func() {}}); !errors.Is(err, errHangs) || !errors.Is(err, ErrStore) {
 			t.Errorf("what is being written: %v", err)
 		}
 		if _, _, err := b.Add(t.Context(), call("k", "va")); !errors.Is(err, errHangs) {
@@ -711,7 +711,7 @@ func TestADamagedCallIsNotDelivered(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer b.Close()
-	if head, err := b.Head(t.Context(), "box", "va"); err != nil || head == nil || head.Key != "1" {
+	if head, err := b.Peek(t.Context(), "box", "va"); err != nil || head == nil || head.Key != "1" {
 		t.Errorf("head %+v, %v", head, err)
 	}
 	if all, _, err := b.List(t.Context(), "box", "", 10); err != nil || len(all) != 2 {
@@ -772,7 +772,7 @@ func fillAndEmpty(t *testing.T, folder string) {
 	var added, taken error
 	together(b,
 		func() { _, _, added = b.Add(context.Background(), large) },
-		func() { taken = b.Take(context.Background(), call("0", "va"), thanks, time.Hour) },
+		func() { taken = b.Ack(context.Background(), call("0", "va"), thanks, time.Hour) },
 	)
 	if !errors.Is(added, ErrStore) || taken != nil {
 		t.Errorf("what makes room fails with what needs it: %v, %v", added, taken)
@@ -816,7 +816,7 @@ func TestABoltFullOfOldRecordsIsSwept(t *testing.T) {
 				var mu sync.Mutex
 				for m := range 20 {
 					wg.Go(func() {
-						failed := b.Take(context.Background(), call(fmt.Sprintf("%x", sha256.Sum256([]byte{byte(n), byte(n >> 8), byte(m)})), "va"), large, time.Hour)
+						failed := b.Ack(context.Background(), call(fmt.Sprintf("%x", sha256.Sum256([]byte{byte(n), byte(n >> 8), byte(m)})), "va"), large, time.Hour)
 						mu.Lock()
 						defer mu.Unlock()
 						err = errors.Join(err, failed)
@@ -839,7 +839,7 @@ func TestABoltFullOfOldRecordsIsSwept(t *testing.T) {
 		time.Sleep(2 * time.Hour)
 		synctest.Wait()
 		err := b.view(func(tx *bolt.Tx) error {
-			if n := tx.Bucket(takenBucket).Stats().KeyN; n != 0 {
+			if n := tx.Bucket(ackedBucket).Stats().KeyN; n != 0 {
 				t.Errorf("%d old records are left", n)
 			}
 			return nil
@@ -874,17 +874,17 @@ func TestWhatRedisHasThrownAwayHindersNothing(t *testing.T) {
 		t.Fatal(added, taken, err)
 	}
 	for _, key := range []string{"kept", "kept2", "next"} {
-		if head, err := r.Head(ctx, "box", "va"); err != nil || head == nil || head.Key != key {
+		if head, err := r.Peek(ctx, "box", "va"); err != nil || head == nil || head.Key != key {
 			t.Fatalf("head %+v, %v, expected %s", head, err, key)
 		}
-		if err := r.Take(ctx, call(key, "va"), thanks, time.Hour); err != nil {
+		if err := r.Ack(ctx, call(key, "va"), thanks, time.Hour); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if s, err := r.Stats(ctx, "box"); err != nil || s.Waiting != 0 {
 		t.Errorf("%+v, %v", s, err)
 	}
-	if lanes, _, err := r.Due(ctx, "box", begin.Add(time.Hour), 10); err != nil || len(lanes) != 0 {
+	if lanes, _, err := r.Due(ctx, "box", epoch.Add(time.Hour), 10); err != nil || len(lanes) != 0 {
 		t.Errorf("due are %v, %v", lanes, err)
 	}
 }
@@ -926,7 +926,7 @@ func TestNothingInRedisCanBeRead(t *testing.T) {
 	if _, _, err := r.Add(t.Context(), call("k1", "va1")); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.Take(t.Context(), call("k2", "va1"), thanks, time.Hour); err != nil {
+	if err := r.Ack(t.Context(), call("k2", "va1"), thanks, time.Hour); err != nil {
 		t.Fatal(err)
 	}
 	hash, err := r.client.HGetAll(t.Context(), r.base("box")+"call:k1").Result()
@@ -942,7 +942,7 @@ func TestNothingInRedisCanBeRead(t *testing.T) {
 			t.Errorf("can be read: %q", text)
 		}
 	}
-	if _, _, err := r.Add(t.Context(), Call{Key: "k3", Box: "box", Account: "stranger"}); !errors.Is(err, ErrStore) {
+	if _, _, err := r.Add(t.Context(), Call{Key: "k3", Inbox: "box", Account: "stranger"}); !errors.Is(err, ErrStore) {
 		t.Errorf("of an unknown account: %v", err)
 	}
 	keys, err := r.client.Keys(t.Context(), "*").Result()
@@ -950,7 +950,7 @@ func TestNothingInRedisCanBeRead(t *testing.T) {
 		t.Fatalf("keys %v, %v", keys, err)
 	}
 	for _, key := range keys {
-		if key == r.boxes() {
+		if key == r.inboxesKey() {
 			continue // names alone
 		}
 		if ttl, err := r.client.TTL(t.Context(), key).Result(); err != nil || ttl <= 0 {

@@ -12,7 +12,7 @@ import (
 )
 
 // BenchmarkDrain delivers what was kept meanwhile, each for a lane of its own.
-func BenchmarkDrain(b *testing.B) {
+func BenchmarkDeliver(b *testing.B) {
 	for _, kept := range []int{500, 5000} {
 		b.Run(fmt.Sprint(kept), func(b *testing.B) {
 			for b.Loop() {
@@ -22,14 +22,14 @@ func BenchmarkDrain(b *testing.B) {
 				var delivered atomic.Int64
 				ctx, stop := context.WithCancel(context.Background())
 				i := New(Config{
-					Box: "box", Store: s, Lanes: NewLanes(memory, 10*time.Second),
+					Name: "box", Store: s, Slots: NewSlots(memory, 10*time.Second),
 					Deliver: func(context.Context, Call) (store.Answer, error) {
 						if delivered.Add(1) == int64(kept) {
 							stop()
 						}
 						return store.Answer{Status: 200}, nil
 					},
-					AnswerWithin: time.Second, AttemptTimeout: time.Second, GiveUpAfter: time.Hour, Remember: time.Hour,
+					AnswerWithin: time.Second, AttemptTimeout: time.Second, MaxAge: time.Hour, RetainAcked: time.Hour,
 					Concurrency: 16, Now: time.Now, Logger: slog.New(slog.DiscardHandler),
 				})
 				done := make(chan struct{}, 64)
@@ -37,8 +37,8 @@ func BenchmarkDrain(b *testing.B) {
 					go func() {
 						for k := n; k < kept; k += 64 {
 							c := call(fmt.Sprint(k), fmt.Sprint(k))
-							c.Box = "box"
-							if err := i.Accept(ctx, c); err != nil {
+							c.Inbox = "box"
+							if err := i.Enqueue(ctx, c); err != nil {
 								b.Error(err)
 							}
 						}

@@ -1,0 +1,112 @@
+package inbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+
+	"github.com/caddy-doku/caddy-doku/internal/store"
+	"github.com/caddy-doku/caddy-doku/snap"
+)
+
+// maxAckedAnswer is the largest answer in the record of a taken call, in bytes.
+const maxAckedAnswer = 4 << 10
+
+// errStopped is the cause of attempts that end because [Inbox.Run] ends.
+var errStopped = errors.New("the deliveries have been stopped")
+
+// callApp sends a call to the app, and returns its answer with the status of
+// [snap.AnswerStatus].
+func (i *Inbox) callApp(ctx context.Context, c Call) (store.Answer, error) {
+	ctx, cancel := context.WithTimeout(ctx, i.cfg.AttemptTimeout)
+	defer cancel()
+	answer, err := i.cfg.Deliver(ctx, c)
+	answer.Status = snap.AnswerStatus(answer.Status, answer.Body)
+	return answer, err
+}
+
+// attempt makes one attempt at a kept call and records the result. The caller holds the
+// slot. The error says why the app has not taken the call, or wraps [ErrStore]. An
+// attempt that ends because [Inbox.Run] ends does not count.
+func (i *Inbox) attempt(ctx context.Context, c *Call) (store.Answer, error) {
+	answer, known := i.cfg.Slots.popUnrecorded(c.Inbox, c.Key)
+	if !known {
+		c.Attempts++
+		var err error
+		if answer, err = i.callApp(ctx, *c); err == nil && (answer.Status < 200 || answer.Status > 299) {
+			err = fmt.Errorf("the app has answered HTTP %d", answer.Status)
+		}
+		switch {
+		case err != nil && errors.Is(context.Cause(ctx), errStopped):
+			return store.Answer{}, errStopped
+		case err != nil:
+			return store.Answer{}, i.recordFailure(ctx, c, answer, err)
+		}
+	}
+	if err := i.ack(ctx, *c, answer); err != nil {
+		i.cfg.Logger.ErrorContext(ctx, "the app has taken a call, but that could not be recorded; if this process dies before it can, the app gets the call again",
+			"key", c.Key, "error", err)
+		i.cfg.Slots.addUnrecorded(c.Inbox, c.Key, answer)
+		return answer, err
+	}
+	i.cfg.Logger.InfoContext(ctx, "the app has taken a kept notification", "key", c.Key, "account", c.Account, "attempts", c.Attempts)
+	i.cfg.Observe(EventRedelivered, *c)
+	i.noteSuccess(ctx)
+	return answer, nil
+}
+
+// ack records that the app has taken a call, even if ctx has ended.
+func (i *Inbox) ack(ctx context.Context, c Call, answer store.Answer) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
+	defer cancel()
+	return i.cfg.Store.Ack(ctx, c, shorten(c, answer), i.cfg.RetainAcked)
+}
+
+// shorten returns the answer to record for a call. An acknowledgement replaces a long
+// answer, because there are many records, and they are kept for days.
+func shorten(c Call, answer store.Answer) store.Answer {
+	size := len(answer.Body)
+	for name, values := range answer.Header {
+		for _, value := range values {
+			size += len(name) + len(value)
+		}
+	}
+	if size <= maxAckedAnswer {
+		return answer
+	}
+	body := snap.Acknowledge(c.Service, c.Body)
+	if len(body) > maxAckedAnswer {
+		body = snap.Successful.Answer(c.Service)
+	}
+	return store.Answer{Status: http.StatusOK, Header: http.Header{"Content-Type": {"application/json"}}, Body: body}
+}
+
+// recordFailure records that the app has not taken a kept call because of err. It
+// returns err, or the error of the store if that could not be recorded.
+func (i *Inbox) recordFailure(ctx context.Context, c *Call, answer store.Answer, err error) error {
+	i.mu.Lock()
+	i.failing = true
+	i.mu.Unlock()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
+	defer cancel()
+	if kept, _ := i.cfg.Store.Get(ctx, c.Inbox, c.Key); kept != nil {
+		c.GiveUp = latest(c.GiveUp, kept.GiveUp) // it may have been retried by hand during the attempt
+	}
+	i.scheduleRetry(c, answer, err)
+	event := EventFailed
+	if c.Dead {
+		event = EventDead
+		i.cfg.Logger.ErrorContext(ctx, "a notification is given up: the app has not taken it. See `caddy-doku doku inbox list`; `retry` delivers it again",
+			"key", c.Key, "account", c.Account, "service", string(c.Service), "external_id", c.ExternalID, "attempts", c.Attempts, "error", c.Error)
+	} else {
+		i.cfg.Logger.WarnContext(ctx, "the app has not taken a kept notification",
+			"key", c.Key, "account", c.Account, "attempts", c.Attempts, "error", c.Error, "next", c.Due)
+	}
+	if failed := i.cfg.Store.Update(ctx, *c); failed != nil {
+		i.cfg.Logger.ErrorContext(ctx, "the inbox cannot be written; the app gets a call again soon", "key", c.Key, "error", failed)
+		return fmt.Errorf("%w (because: %w)", failed, err)
+	}
+	i.cfg.Observe(event, *c)
+	return err
+}

@@ -1,0 +1,151 @@
+package inbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/caddy-doku/caddy-doku/internal/store"
+)
+
+const (
+	forwardWaitMin = 250 * time.Millisecond // between two attempts while DOKU waits
+	forwardWaitMax = 2 * time.Second
+
+	// forwardMinTime is the time that an attempt needs while DOKU waits. If the whole
+	// call has less than four times that, a quarter of the call is enough.
+	forwardMinTime = 2 * time.Second
+)
+
+// Forward delivers a call to the app, with as many attempts as fit into AnswerWithin and
+// the deadline of ctx, and returns the app's answer for DOKU. An answer of 5xx, 408, 425
+// or 429 is not returned: Forward tries again. If time runs out, it keeps the call and
+// returns [ErrKept], or [ErrLost] if the call could not be kept. If the app has taken the
+// call before, Forward returns the answer of then. It does not stop when ctx is
+// cancelled, only at its deadline: otherwise nobody knows whether the app has taken a
+// call.
+func (i *Inbox) Forward(ctx context.Context, c Call) (store.Answer, error) {
+	within := i.cfg.AnswerWithin
+	if deadline, ok := ctx.Deadline(); ok {
+		within = min(within, deadline.Sub(i.cfg.Now()))
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), within)
+	defer cancel()
+	minTime := min(forwardMinTime, i.cfg.AttemptTimeout, within/4)
+	c.GiveUp = c.Received.Add(i.cfg.MaxAge)
+	slot, err := i.cfg.Slots.acquire(ctx, c.Inbox, c.OrderingKey)
+	switch {
+	case err == nil:
+		defer slot.release(ctx)
+	case ctx.Err() == nil && i.cfg.Lenient:
+		i.cfg.Logger.WarnContext(ctx, "the store is away: a call is delivered while others of its virtual account may be under way", "error", err)
+	default: // another call has the slot, or the store is away
+		return store.Answer{}, i.keep(ctx, c, err)
+	}
+	acked, err := i.cfg.Store.Acked(ctx, c.Inbox, c.Key)
+	switch {
+	case err == nil && acked != nil:
+		return *acked, nil
+	case err != nil && !i.cfg.Lenient:
+		return store.Answer{}, i.keep(ctx, c, err)
+	}
+	for wait := forwardWaitMin; ; wait = min(2*wait, forwardWaitMax) {
+		answer, err := i.forwardOnce(ctx, slot, &c, minTime)
+		if err == nil {
+			return answer, nil
+		}
+		if deadline, _ := ctx.Deadline(); errors.Is(err, errSlotExpired) || deadline.Sub(i.cfg.Now()) < wait+minTime {
+			return store.Answer{}, i.keep(ctx, c, err)
+		}
+		time.Sleep(wait)
+	}
+}
+
+// Errors of forwardOnce after which Forward makes no further attempt.
+var (
+	errSlotExpired = errors.New("another sidecar may deliver calls of the same virtual account by now")
+	errNoTime      = errors.New("no time is left for an attempt")
+)
+
+// forwardOnce makes one attempt at c. Before it, it delivers the earlier calls of the
+// same ordering key. Each attempt needs minTime before the deadline of ctx. slot is nil
+// while the store is away.
+func (i *Inbox) forwardOnce(ctx context.Context, slot *slot, c *Call, minTime time.Duration) (store.Answer, error) {
+	for {
+		deadline, _ := ctx.Deadline()
+		switch {
+		case slot != nil && slot.expired():
+			return store.Answer{}, errSlotExpired
+		case deadline.Sub(i.cfg.Now()) < minTime:
+			return store.Answer{}, errNoTime
+		}
+		first, err := i.cfg.Store.Peek(ctx, c.Inbox, c.OrderingKey)
+		if err != nil && !i.cfg.Lenient {
+			return store.Answer{}, fmt.Errorf("earlier calls of the same virtual account may wait: %w", err)
+		}
+		if err != nil {
+			i.cfg.Logger.WarnContext(ctx, "earlier calls of the same virtual account may wait, but the inbox cannot be read; this call is delivered", "error", err)
+			first = nil
+		}
+		if first == nil {
+			break
+		}
+		answer, err := i.attempt(ctx, first)
+		switch {
+		case first.Key == c.Key && answer.Status != 0: // the app has taken c, whether or not that is recorded
+			return answer, nil
+		case first.Key == c.Key: // c is kept since an earlier try of DOKU
+			return answer, err
+		case err != nil:
+			return store.Answer{}, fmt.Errorf("an earlier call of the same virtual account: %w", err)
+		}
+	}
+	c.Attempts++
+	answer, err := i.callApp(ctx, *c)
+	switch {
+	case err != nil:
+		return store.Answer{}, err
+	case retryable(answer.Status):
+		return store.Answer{}, fmt.Errorf("the app has answered HTTP %d", answer.Status)
+	case answer.Status < 200 || answer.Status > 299:
+		return answer, nil
+	}
+	if err := i.ack(ctx, *c, answer); err != nil {
+		i.cfg.Logger.WarnContext(ctx, "the app has taken a call, but that could not be recorded; if this process dies, the app gets a repeat again",
+			"key", c.Key, "error", err)
+	}
+	i.noteSuccess(ctx)
+	return answer, nil
+}
+
+// retryable reports whether a status means that the app cannot take a call now.
+func retryable(status int) bool {
+	switch status {
+	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests:
+		return true
+	}
+	return status >= 500
+}
+
+// keep keeps a call that the app has not taken because of err. It returns [ErrKept] or
+// [ErrLost].
+func (i *Inbox) keep(ctx context.Context, c Call, err error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
+	defer cancel()
+	now := i.cfg.Now()
+	c.Error, c.Due, c.ForegroundAttempts = err.Error(), now.Add(retryDelay(1)), max(c.Attempts-1, 0)
+	added, _, failed := i.cfg.Store.Add(ctx, c)
+	if failed != nil {
+		return fmt.Errorf("%w: %w (because: %w)", ErrLost, failed, err)
+	}
+	if added {
+		i.mu.Lock()
+		i.failing = true
+		i.mu.Unlock()
+		i.cfg.Observe(EventKept, c)
+		i.signal()
+	}
+	return fmt.Errorf("%w: %w", ErrKept, err)
+}
