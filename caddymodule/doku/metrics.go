@@ -106,8 +106,8 @@ func (s countingStore) Claim(ctx context.Context, owner string, lease time.Durat
 }
 
 // Finish implements [store.Store].
-func (s countingStore) Finish(ctx context.Context, owner string, ttl time.Duration, entries ...store.Entry) (bool, error) {
-	done, err := s.Store.Finish(ctx, owner, ttl, entries...)
+func (s countingStore) Commit(ctx context.Context, owner string, ttl time.Duration, entries ...store.Entry) (bool, error) {
+	done, err := s.Store.Commit(ctx, owner, ttl, entries...)
 	return done, s.failed(ctx, storeFinish, err)
 }
 

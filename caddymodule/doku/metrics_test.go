@@ -60,7 +60,7 @@ func (s brokenStore) Claim(context.Context, string, time.Duration, ...string) (s
 	return store.Claim{}, s.err
 }
 
-func (s brokenStore) Finish(context.Context, string, time.Duration, ...store.Entry) (bool, error) {
+func (s brokenStore) Commit(context.Context, string, time.Duration, ...store.Entry) (bool, error) {
 	return false, s.err
 }
 
@@ -88,7 +88,7 @@ func TestErrorsOfTheStoreAreCountedAndThoseOfCallersAreNot(t *testing.T) { //nol
 		_, get := s.Get(test.ctx, "k")
 		_, add := s.Add(test.ctx, "k", nil, time.Second)
 		_, claim := s.Claim(test.ctx, "o", time.Second, "k")
-		_, finish := s.Finish(test.ctx, "o", time.Second)
+		_, finish := s.Commit(test.ctx, "o", time.Second)
 		errs := []error{get, s.Set(test.ctx, "k", nil, time.Second), add, claim, finish, s.Release(test.ctx, "o", "k")}
 		for i, operation := range storeOperations {
 			if !errors.Is(errs[i], test.err) {

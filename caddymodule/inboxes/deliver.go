@@ -84,7 +84,7 @@ func (b *instance) deliver(ctx context.Context, c inbox.Call) (answer store.Answ
 		return answer, errors.New("no handler answered: expected a reverse_proxy to the app in doku_inbox")
 	}
 	answer = w.Answer()
-	maps.DeleteFunc(answer.Header, func(name string, _ []string) bool { return store.Momentary(name) })
+	maps.DeleteFunc(answer.Header, func(name string, _ []string) bool { return store.HopByHop(name) })
 	return answer, nil
 }
 

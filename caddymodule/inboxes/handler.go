@@ -223,7 +223,7 @@ func (i *Inbox) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp
 	if i.Policy == policyDurable {
 		ctx, span := telemetry.StartSpan(trace.ContextWithSpan(r.Context(), verified.Parent), "doku.inbox")
 		defer span.End()
-		if err := opened.Accept(ctx, c); err != nil {
+		if err := opened.Enqueue(ctx, c); err != nil {
 			return rejection(err)
 		}
 		return httpio.ReplayFrom(w, inbound.SourceDurable, acknowledgement(c))
@@ -241,7 +241,7 @@ func (i *Inbox) forward(r *http.Request, opened *inbox.Inbox, c inbox.Call, pare
 	fg := &foreground{key: c.Key, parent: parent}
 	began := time.Now()
 	ctx := trace.ContextWithSpan(r.Context(), parent)
-	answer, err := opened.Pass(context.WithValue(ctx, foregroundKey{}, fg), c)
+	answer, err := opened.Forward(context.WithValue(ctx, foregroundKey{}, fg), c)
 	if fg.attempts.Load() == 0 && parent.IsRecording() {
 		_, span := telemetry.Tracer(parent.TracerProvider()).Start(ctx, "doku.inbox", trace.WithTimestamp(began))
 		if err != nil {
@@ -260,7 +260,7 @@ func (i *Inbox) call(verified *inbound.Call, r *http.Request) inbox.Call {
 		h.Del(name)
 	}
 	return inbox.Call{
-		Key: verified.ID.Key(), Box: i.Name, Account: verified.Account.Name, Lane: verified.OrderingKey(),
+		Key: verified.ID.Key(), Inbox: i.Name, Account: verified.Account.Name, OrderingKey: verified.OrderingKey(),
 		Service: verified.Service, ExternalID: verified.ID.ExternalID, PaymentID: verified.ID.PaymentID,
 		Host: r.Host, Target: r.URL.RequestURI(), Header: h, Remote: r.RemoteAddr, TLS: r.TLS != nil, Body: verified.Body,
 		Received: time.Now(), Trace: telemetry.TraceOf(trace.ContextWithSpan(r.Context(), verified.Parent)),

@@ -41,7 +41,7 @@ type instance struct {
 // the same call.
 type backend struct {
 	store inbox.Store // nil for Redis, which sees the accounts of a configuration
-	lanes *inbox.Lanes
+	slots *inbox.Slots
 	log   *telemetry.CurrentLog
 	close func() error
 }
@@ -59,12 +59,12 @@ func (b *instance) openOnce() (*inbox.Inbox, error) {
 	if b.calls = opened.store; b.calls == nil {
 		b.calls = inbox.NewRedis(b.app.Store().(*store.Redis), b.app.Scope)
 	}
-	giveUpAfter := time.Duration(b.handler.GiveUpAfter)
+	maxAge := time.Duration(b.handler.GiveUpAfter)
 	return inbox.New(inbox.Config{
-		Box: b.name, Store: b.calls, Lanes: opened.lanes, Deliver: b.deliver,
+		Name: b.name, Store: b.calls, Slots: opened.slots, Deliver: b.deliver,
 		Lenient:      b.app.Lenient(),
 		AnswerWithin: time.Duration(b.handler.AnswerWithin), AttemptTimeout: time.Duration(b.handler.AttemptTimeout),
-		GiveUpAfter: giveUpAfter, Remember: giveUpAfter + 48*time.Hour, // DOKU's last try is 18.5 h after its first
+		MaxAge: maxAge, RetainAcked: maxAge + 48*time.Hour, // DOKU's last try is 18.5 h after its first
 		Concurrency: b.handler.Concurrency, Now: time.Now,
 		Logger: b.app.Log().With("inbox", b.name), Observe: b.observe,
 	}), nil
@@ -89,26 +89,26 @@ func placeOf(folder, storeID string) string {
 
 // openBackend opens the folder, or Redis.
 func (b *instance) openBackend() (*backend, error) {
-	k := &backend{log: new(telemetry.CurrentLog)}
-	k.log.Use(b.app.Log())
+	opened := &backend{log: new(telemetry.CurrentLog)}
+	opened.log.Use(b.app.Log())
 	if b.handler.Folder == "" {
 		var references pool.References // the leases may outlive the configuration that has opened the store
 		if err := references.Retain(b.app.StoreID()); err != nil {
 			return nil, err
 		}
-		k.lanes, k.close = inbox.NewLanes(b.app.Store(), ledger.DefaultLease), references.Release
-		return k, nil
+		opened.slots, opened.close = inbox.NewSlots(b.app.Store(), ledger.DefaultLease), references.Release
+		return opened, nil
 	}
 	file, err := inbox.OpenBolt(inbox.BoltConfig{
-		Folder: b.handler.Folder, MaxSize: int(b.handler.MaxSize), Now: time.Now, Logger: slog.New(k.log),
+		Folder: b.handler.Folder, MaxSize: int(b.handler.MaxSize), Now: time.Now, Logger: slog.New(opened.log),
 	})
 	if err != nil {
 		return nil, err
 	}
 	memory := store.NewMemory()
-	k.store, k.lanes = file, inbox.NewLanes(memory, ledger.DefaultLease)
-	k.close = func() error { return errors.Join(file.Close(), memory.Close()) }
-	return k, nil
+	opened.store, opened.slots = file, inbox.NewSlots(memory, ledger.DefaultLease)
+	opened.close = func() error { return errors.Join(file.Close(), memory.Close()) }
+	return opened, nil
 }
 
 // run delivers the kept notifications until ctx ends.
@@ -143,7 +143,7 @@ func (b *instance) orphans(ctx context.Context) []string {
 	if _, err := b.open(); err != nil {
 		return nil
 	}
-	names, err := b.calls.Boxes(ctx)
+	names, err := b.calls.Inboxes(ctx)
 	if err != nil && ctx.Err() == nil {
 		b.app.Log().Warn("the sidecar cannot tell whether other inboxes keep notifications", "inbox", b.name, "error", err)
 	}
@@ -166,7 +166,7 @@ func (b *instance) warnOfRedis(ctx context.Context) {
 	if !remote || b.handler.Policy != policyDurable {
 		return
 	}
-	warnings, err := redis.Doubts(ctx)
+	warnings, err := redis.DurabilityWarnings(ctx)
 	if err != nil && ctx.Err() == nil {
 		b.app.Log().Warn("the sidecar cannot tell whether Redis keeps acknowledged writes", "inbox", b.name, "error", err)
 	}

@@ -74,7 +74,7 @@ func keepings(ctx context.Context, folder string, callers int) (_ float64, err e
 		wg.Go(func() {
 			for time.Since(start) < syncFor && failures[caller] == nil {
 				key := fmt.Sprint(n.Add(1))
-				_, _, failures[caller] = store.Add(ctx, inbox.Call{Key: key, Box: "bench", Lane: key, Body: make([]byte, syncSize), Received: start})
+				_, _, failures[caller] = store.Add(ctx, inbox.Call{Key: key, Inbox: "bench", OrderingKey: key, Body: make([]byte, syncSize), Received: start})
 			}
 		})
 	}
