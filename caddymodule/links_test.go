@@ -19,9 +19,9 @@ import (
 	"github.com/caddy-doku/caddy-doku/caddymodule/doku"
 	"github.com/caddy-doku/caddy-doku/caddymodule/inbound"
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/moduletest"
-	"github.com/caddy-doku/caddy-doku/caddymodule/internal/telemetry"
 	"github.com/caddy-doku/caddy-doku/caddymodule/outbound"
 	"github.com/caddy-doku/caddy-doku/simulator"
+	"github.com/caddy-doku/caddy-doku/snap"
 )
 
 func TestThePaymentIsLinkedWithTheCreationOfItsVirtualAccount(t *testing.T) {
@@ -46,7 +46,7 @@ func TestThePaymentIsLinkedWithTheCreationOfItsVirtualAccount(t *testing.T) {
 	kept := func(n int, reference string) {
 		t.Helper()
 		began := time.Now()
-		for len(links.Find(t.Context(), telemetry.ReferenceOf([]byte(reference)))) < n {
+		for len(links.Find(t.Context(), snap.ReferenceOf([]byte(reference)))) < n {
 			if time.Since(began) > time.Minute {
 				t.Fatal("the links are not written")
 			}

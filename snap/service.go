@@ -100,10 +100,4 @@ func (s Service) Valid() bool {
 	return len(s) == 2 && isDigit(s[0]) && isDigit(s[1])
 }
 
-// Notification reports whether DOKU calls this service to tell of a payment,
-// and so repeats the call until the merchant answers 2xx.
-func (s Service) Notification() bool {
-	return s == ServiceVAPayment || s == ServiceDebitNotify
-}
-
 func isDigit(c byte) bool { return '0' <= c && c <= '9' }

@@ -9,7 +9,6 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/caddy-doku/caddy-doku/caddymodule/doku"
-	"github.com/caddy-doku/caddy-doku/caddymodule/internal/telemetry"
 	"github.com/caddy-doku/caddy-doku/internal/ledger"
 	"github.com/caddy-doku/caddy-doku/snap"
 	"github.com/caddy-doku/caddy-doku/verifier"
@@ -17,19 +16,19 @@ import (
 
 // call is a call from DOKU, or from somebody who claims to be DOKU.
 type call struct {
-	account  *doku.Account // nil until it is known
-	service  snap.Service
-	method   string
-	target   string // path and query as DOKU called them
-	body     []byte
-	read     bool // body is complete
-	verified verifier.Verified
-	id       ledger.Identity // once it is verified
-	subject  string          // of a verified notification: what its order is kept within
-	age      time.Duration   // of its X-TIMESTAMP when it was checked
-	aged     bool            // age is known
+	account   *doku.Account // nil until it is known
+	service   snap.Service
+	method    string
+	target    string // path and query as DOKU called them
+	body      []byte
+	read      bool // body is complete
+	verified  verifier.Verified
+	id        ledger.Identity // once it is verified
+	orderedBy string          // see [snap.Notification]
+	age       time.Duration   // of its X-TIMESTAMP when it was checked
+	aged      bool            // age is known
 
-	reference *telemetry.Reference // read on first use
+	reference *snap.Reference // read on first use
 
 	span   trace.Span // of the request
 	began  time.Time
@@ -46,16 +45,16 @@ type Call struct {
 	Verified bool       // the call is DOKU's; false only with `enforce report`
 	Parent   trace.Span // of the spans of requests to the app
 
-	subject string
+	orderedBy string
 }
 
 // OrderingKey returns the key within which the inbox keeps the order of notifications:
 // that of the virtual account or transaction, or of the call alone.
 func (c *Call) OrderingKey() string {
-	if c.subject == "" {
+	if c.orderedBy == "" {
 		return c.ID.Account + "/" + c.ID.Key()
 	}
-	sum := sha256.Sum256([]byte(string(c.ID.Service) + "\x00" + c.subject))
+	sum := sha256.Sum256([]byte(string(c.ID.Service) + "\x00" + c.orderedBy))
 	return c.ID.Account + "/" + hex.EncodeToString(sum[:16])
 }
 
@@ -70,7 +69,7 @@ func FromContext(ctx context.Context) (*Call, bool) {
 // passOn returns a context for the handlers behind doku_verify.
 func (in *call) passOn(ctx context.Context, verified bool) context.Context {
 	return context.WithValue(ctx, callKey{}, &Call{
-		Account: in.account, Service: in.service, ID: in.id, Body: in.body, Verified: verified, subject: in.subject,
+		Account: in.account, Service: in.service, ID: in.id, Body: in.body, Verified: verified, orderedBy: in.orderedBy,
 		Parent: trace.SpanFromContext(ctx),
 	})
 }
@@ -81,16 +80,4 @@ func (in *call) accountName() string {
 		return ""
 	}
 	return in.account.Name
-}
-
-// orderingSubject returns what the order of a notification is kept within: its virtual
-// account, or the transaction that it is about. body must be canonical.
-func orderingSubject(service snap.Service, body []byte) string {
-	switch service {
-	case snap.ServiceVAPayment:
-		return snap.StringField(body, "virtualAccountNo")
-	case snap.ServiceDebitNotify:
-		return snap.StringField(body, "originalExternalId")
-	}
-	return ""
 }

@@ -31,13 +31,13 @@ func (in *call) traceVerified(span trace.Span, rejection *reasons.Rejection) {
 
 // ref returns the virtual account that a verified call is about. Anybody can write the
 // body of another one.
-func (in *call) ref() telemetry.Reference {
+func (in *call) ref() snap.Reference {
 	if in.reference == nil && in.id.ExternalID != "" {
-		b := telemetry.ReferenceOf(in.body)
+		b := snap.ReferenceOf(in.body)
 		in.reference = &b
 	}
 	if in.reference == nil {
-		return telemetry.Reference{}
+		return snap.Reference{}
 	}
 	return *in.reference
 }
@@ -67,7 +67,7 @@ func (in *call) traceOutcome(ctx context.Context, outcome string, answer []byte)
 	span.SetAttributes(telemetry.KeyOutcome.String(outcome))
 	span.SetAttributes(telemetry.ResponseCode(answer)...)
 	if in.service == snap.ServiceVAInquiry && outcome == reasons.Accepted {
-		in.account.Links().Add(ctx, in.ref().Or(telemetry.ReferenceOf(answer)), span.SpanContext())
+		in.account.Links().Add(ctx, in.ref().Or(snap.ReferenceOf(answer)), span.SpanContext())
 	}
 }
 

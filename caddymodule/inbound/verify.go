@@ -303,8 +303,8 @@ func (v *Verify) identify(in *call, head *verifier.Head) *reasons.Rejection {
 		Account: in.account.Name, Service: in.service, ExternalID: head.ExternalID, Day: snap.Day(head.Timestamp), Digest: in.verified.Digest,
 	}
 	if in.service.Notification() {
-		in.id.PaymentID = ledger.PaymentID(in.service, in.verified.Canonical)
-		in.subject = orderingSubject(in.service, in.verified.Canonical)
+		about := snap.DescribeNotification(in.service, in.verified.Canonical)
+		in.id.PaymentID, in.orderedBy = about.PaymentID, about.OrderedBy
 	}
 	httpio.PutBuffer(in.verified.Canonical)
 	in.verified.Canonical = nil

@@ -24,6 +24,7 @@ import (
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/telemetry"
 	"github.com/caddy-doku/caddy-doku/internal/inbox"
 	"github.com/caddy-doku/caddy-doku/internal/store"
+	"github.com/caddy-doku/caddy-doku/snap"
 )
 
 // foreground is a request from DOKU that waits while the inbox calls the app.
@@ -103,7 +104,7 @@ func (b *instance) startAttempt(r *http.Request, c inbox.Call) (*http.Request, f
 	}
 	r, span := telemetry.StartAppCall(r.WithContext(ctx), true, b.traces)
 	if span.IsRecording() {
-		span.SetAttributes(telemetry.CallAttributes(c.Account, c.Service, c.ExternalID, telemetry.ReferenceOf(c.Body))...)
+		span.SetAttributes(telemetry.CallAttributes(c.Account, c.Service, c.ExternalID, snap.ReferenceOf(c.Body))...)
 		span.SetAttributes(telemetry.KeyAttempt.Int(c.Attempts))
 		if c.Attempts > 1 {
 			span.SetAttributes(semconv.HTTPRequestResendCount(c.Attempts - 1))
@@ -130,7 +131,7 @@ func startRedelivery(ctx context.Context, provider trace.TracerProvider, c inbox
 	}
 	ctx, span := telemetry.Tracer(provider).Start(ctx, "doku.redeliver", options...)
 	if span.IsRecording() {
-		span.SetAttributes(telemetry.CallAttributes(c.Account, c.Service, c.ExternalID, telemetry.ReferenceOf(c.Body))...)
+		span.SetAttributes(telemetry.CallAttributes(c.Account, c.Service, c.ExternalID, snap.ReferenceOf(c.Body))...)
 		span.SetAttributes(telemetry.KeyAttempt.Int(c.Attempts))
 	}
 	return ctx, span

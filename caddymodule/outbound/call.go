@@ -45,9 +45,9 @@ type call struct {
 	answer    *store.Answer           // DOKU's, if it is small enough to be kept
 	outcome   string                  // for the counter; empty: DOKU's status decides
 
-	sends     int                  // signed so far
-	signing   trace.Span           // of the signature under way, or nil
-	reference *telemetry.Reference // read on first use
+	sends     int             // signed so far
+	signing   trace.Span      // of the signature under way, or nil
+	reference *snap.Reference // read on first use
 }
 
 // name returns the name of the account, or "" if there is none.

@@ -50,9 +50,9 @@ func (c *call) attributes() []attribute.KeyValue {
 }
 
 // ref returns the virtual account that the call is about.
-func (c *call) ref() telemetry.Reference {
+func (c *call) ref() snap.Reference {
 	if c.reference == nil {
-		b := telemetry.ReferenceOf(c.body)
+		b := snap.ReferenceOf(c.body)
 		c.reference = &b
 	}
 	return *c.reference
@@ -109,7 +109,7 @@ func traceCall(r *http.Request, c *call) {
 	}
 	c.endSigning(reason) // if it got no further
 	if given != nil {
-		b := c.ref().Or(telemetry.ReferenceOf(given.Body)) // DOKU may have made the number
+		b := c.ref().Or(snap.ReferenceOf(given.Body)) // DOKU may have made the number
 		c.reference = &b
 		span.SetAttributes(telemetry.ResponseCode(given.Body)...)
 	}

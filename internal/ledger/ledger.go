@@ -114,22 +114,6 @@ func (id Identity) keys() keys {
 	return keys{whole[:external], whole[external:call], whole[call:], whole[digest:][:hex.EncodedLen(sha256.Size)]}
 }
 
-// PaymentID returns the id of the payment that the body of a notification
-// tells of, or "" if it has none: paymentRequestId for service 25, and
-// originalExternalId with latestTransactionStatus for service 56. body must be
-// canonical.
-func PaymentID(service snap.Service, body []byte) string {
-	switch service {
-	case snap.ServiceVAPayment:
-		return snap.StringField(body, "paymentRequestId")
-	case snap.ServiceDebitNotify:
-		if id := snap.StringField(body, "originalExternalId"); id != "" {
-			return id + "/" + snap.StringField(body, "latestTransactionStatus")
-		}
-	}
-	return ""
-}
-
 // Outcome is what has become of a call.
 type Outcome struct {
 	Answer   store.Answer // to give to DOKU, with the status of [snap.AnswerStatus]

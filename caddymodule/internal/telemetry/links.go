@@ -1,7 +1,6 @@
 package telemetry
 
 import (
-	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -13,49 +12,8 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/caddy-doku/caddy-doku/internal/store"
+	"github.com/caddy-doku/caddy-doku/snap"
 )
-
-// Reference is the virtual account that a call or its answer is about.
-type Reference struct {
-	number   string // of the virtual account, without the padding that DOKU's pages disagree on
-	customer string // the part of it that tells customers apart
-	trxID    string
-	expires  time.Time // of the virtual account, if it is told
-}
-
-// ReferenceOf reads a body, which need not have any of it.
-func ReferenceOf(body []byte) Reference {
-	type fields struct {
-		Number   string `json:"virtualAccountNo"`
-		Customer string `json:"customerNo"`
-		TrxID    string `json:"trxId"`
-		Expires  string `json:"expiredDate"`
-		Info     struct {
-			TrxID string `json:"trxId"`
-		} `json:"additionalInfo"`
-	}
-	var told struct {
-		fields
-		Data fields `json:"virtualAccountData"` // in answers
-	}
-	_ = json.Unmarshal(body, &told) // without JSON there is no reference
-	expires, _ := time.Parse(time.RFC3339, cmp.Or(told.Expires, told.Data.Expires))
-	return Reference{
-		number:   strings.TrimLeft(cmp.Or(told.Number, told.Data.Number), " 0"),
-		customer: cmp.Or(told.Customer, told.Data.Customer),
-		trxID:    cmp.Or(told.TrxID, told.Data.TrxID, told.Info.TrxID, told.Data.Info.TrxID),
-		expires:  expires,
-	}
-}
-
-// Or returns b, completed by other.
-func (b Reference) Or(other Reference) Reference {
-	b.number, b.customer, b.trxID = cmp.Or(b.number, other.number), cmp.Or(b.customer, other.customer), cmp.Or(b.trxID, other.trxID)
-	if b.expires.IsZero() {
-		b.expires = other.expires
-	}
-	return b
-}
 
 // mask replaces all but the last four digits of number.
 func mask(number string) string {
@@ -70,8 +28,8 @@ func mask(number string) string {
 }
 
 // hide masks the number within text: an id may contain it, and DOKU's do.
-func (b Reference) hide(text string) string {
-	for _, number := range []string{b.number, b.customer} {
+func hide(ref snap.Reference, text string) string {
+	for _, number := range []string{ref.VirtualAccountNo, ref.CustomerNo} {
 		if len(number) > 4 {
 			text = strings.ReplaceAll(text, number, mask(number))
 		}
@@ -130,13 +88,13 @@ type link struct {
 	Trace string `json:"trace"` // as in traceparent
 }
 
-func linkKey(b Reference) string {
-	sum := sha256.Sum256([]byte(b.number))
+func linkKey(ref snap.Reference) string {
+	sum := sha256.Sum256([]byte(ref.VirtualAccountNo))
 	return linkRecordName + hex.EncodeToString(sum[:16])
 }
 
-func (l *Links) read(ctx context.Context, b Reference) (known linkRecord) {
-	value, err := l.store.Get(ctx, linkKey(b))
+func (l *Links) read(ctx context.Context, ref snap.Reference) (known linkRecord) {
+	value, err := l.store.Get(ctx, linkKey(ref))
 	if err != nil || json.Unmarshal(value, &known) != nil {
 		return linkRecord{}
 	}
@@ -145,8 +103,8 @@ func (l *Links) read(ctx context.Context, b Reference) (known linkRecord) {
 
 // Add adds a call's span to the record of its virtual account, in the background. It
 // goes on when ctx ends.
-func (l *Links) Add(ctx context.Context, b Reference, span trace.SpanContext) {
-	if b.number == "" {
+func (l *Links) Add(ctx context.Context, ref snap.Reference, span trace.SpanContext) {
+	if ref.VirtualAccountNo == "" {
 		return
 	}
 	l.mu.Lock()
@@ -163,20 +121,20 @@ func (l *Links) Add(ctx context.Context, b Reference, span trace.SpanContext) {
 		defer func() { <-l.slots }()
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), linkWrite)
 		defer cancel()
-		known := l.read(ctx, b)
+		known := l.read(ctx, ref)
 		now := l.now()
 		until := now.Add(linkDefault)
-		if !b.expires.IsZero() {
-			until = b.expires.Add(linkGrace)
+		if !ref.Expires.IsZero() {
+			until = ref.Expires.Add(linkGrace)
 		}
 		if known.Until.After(until) {
 			until = known.Until
 		}
 		known.Until = clamp(until, now.Add(linkGrace), now.Add(linkLongest))
-		known.Calls = append(known.Calls, link{b.trxID, traceparent(span)})
+		known.Calls = append(known.Calls, link{ref.TrxID, traceparent(span)})
 		known.Calls = known.Calls[max(0, len(known.Calls)-linkSpans):]
 		if value, err := json.Marshal(known); err == nil {
-			_ = l.store.Set(ctx, linkKey(b), value, known.Until.Sub(now)) // without it, a link is missing
+			_ = l.store.Set(ctx, linkKey(ref), value, known.Until.Sub(now)) // without it, a link is missing
 		}
 	})
 }
@@ -193,15 +151,15 @@ func clamp(t, earliest, latest time.Time) time.Time {
 
 // Find returns links to the spans of the calls about a virtual account. A number may
 // serve one bill after another: calls about other bills are left out.
-func (l *Links) Find(ctx context.Context, b Reference) []trace.Link {
-	if b.number == "" {
+func (l *Links) Find(ctx context.Context, ref snap.Reference) []trace.Link {
+	if ref.VirtualAccountNo == "" {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, linkTimeout)
 	defer cancel()
 	var links []trace.Link
-	for _, call := range l.read(ctx, b).Calls {
-		if span := SpanOf(call.Trace); span.IsValid() && (call.TrxID == "" || b.trxID == "" || call.TrxID == b.trxID) {
+	for _, call := range l.read(ctx, ref).Calls {
+		if span := SpanOf(call.Trace); span.IsValid() && (call.TrxID == "" || ref.TrxID == "" || call.TrxID == ref.TrxID) {
 			links = append(links, trace.Link{SpanContext: span})
 		}
 	}

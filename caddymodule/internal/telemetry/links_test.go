@@ -10,6 +10,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/caddy-doku/caddy-doku/internal/store"
+	"github.com/caddy-doku/caddy-doku/snap"
 )
 
 func TestALinkIsKeptAsLongAsItsVirtualAccountMayLive(t *testing.T) {
@@ -31,7 +32,7 @@ func TestALinkIsKeptAsLongAsItsVirtualAccountMayLive(t *testing.T) {
 			s := NewLinks(kept, func() time.Time { return now })
 			s.Add(
 				t.Context(),
-				ReferenceOf(fmt.Appendf(nil, `{"virtualAccountNo":"    880890909090","expiredDate":%q}`, test.expires)),
+				snap.ReferenceOf(fmt.Appendf(nil, `{"virtualAccountNo":"    880890909090","expiredDate":%q}`, test.expires)),
 				trace.NewSpanContext(trace.SpanContextConfig{TraceID: trace.TraceID{1}, SpanID: trace.SpanID{1}}),
 			)
 			s.wg.Wait()

@@ -210,10 +210,10 @@ func RejectedBy(span trace.Span, reason string) {
 }
 
 // CallAttributes returns the attributes that a call has in either direction.
-func CallAttributes(account string, service snap.Service, externalID string, ref Reference) []attribute.KeyValue {
+func CallAttributes(account string, service snap.Service, externalID string, ref snap.Reference) []attribute.KeyValue {
 	attrs := []attribute.KeyValue{KeyService.String(string(service))}
 	for key, value := range map[attribute.Key]string{
-		KeyAccount: account, KeyExternalID: ref.hide(externalID), keyVirtualAccount: mask(ref.number), keyTrxID: ref.hide(ref.trxID),
+		KeyAccount: account, KeyExternalID: hide(ref, externalID), keyVirtualAccount: mask(ref.VirtualAccountNo), keyTrxID: hide(ref, ref.TrxID),
 	} {
 		if value != "" {
 			attrs = append(attrs, key.String(strings.ToValidUTF8(value, "\ufffd")))

@@ -1,0 +1,164 @@
+package snap
+
+import (
+	"cmp"
+	"encoding/json"
+	"strings"
+	"time"
+)
+
+// notification is what the sidecar must know of a service by which DOKU reports
+// payments. A new one needs a row here, and one in [ServiceOf]'s table.
+type notification struct {
+	// paymentID returns the id of the payment, or "" if the body has none. A repeat of a
+	// notification has the same one, whatever its external id (DOKU, "Retry Notification",
+	// does not say whether a retry keeps that).
+	paymentID func(canonical []byte) string
+
+	// orderedBy is the member that the order of notifications is kept within.
+	orderedBy string
+
+	// acknowledge returns the body of the answer that accepts the notification.
+	acknowledge func(body []byte) []byte
+}
+
+// The services of DOKU's notifications ("HTTP Notification Sample for SNAP"). DOKU
+// repeats each until the merchant answers 2xx: after 30 minutes, 6 hours and 12 hours
+// ("Retry Notification").
+var notifications = map[Service]notification{
+	// The payment of a virtual account.
+	ServiceVAPayment: {
+		paymentID:   func(body []byte) string { return StringField(body, "paymentRequestId") },
+		orderedBy:   "virtualAccountNo",
+		acknowledge: acknowledgeVAPayment,
+	},
+	// Direct debit and e-wallets. One transaction has several notifications, one for each
+	// status.
+	ServiceDebitNotify: {
+		paymentID: func(body []byte) string {
+			id := StringField(body, "originalExternalId")
+			if id == "" {
+				return ""
+			}
+			return id + "/" + StringField(body, "latestTransactionStatus")
+		},
+		orderedBy:   "originalExternalId",
+		acknowledge: func([]byte) []byte { return Successful.Answer(ServiceDebitNotify) },
+	},
+}
+
+// Notification reports whether DOKU calls this service to report a payment, and so
+// repeats the call until the merchant answers 2xx.
+func (s Service) Notification() bool {
+	_, found := notifications[s]
+	return found
+}
+
+// Notification is what a notification is about. Fields that the body does not have are
+// empty.
+type Notification struct {
+	PaymentID string // the same for each repeat, and for no other payment
+	OrderedBy string // notifications with the same text are about one virtual account or transaction
+}
+
+// DescribeNotification describes a notification, whose body must be canonical; see
+// [AppendCanonical]. For a service that is none, all is empty.
+func DescribeNotification(service Service, canonical []byte) Notification {
+	row, found := notifications[service]
+	if !found {
+		return Notification{}
+	}
+	return Notification{PaymentID: row.paymentID(canonical), OrderedBy: StringField(canonical, row.orderedBy)}
+}
+
+// Acknowledge returns the body of the answer that accepts a notification with this
+// body: with virtualAccountData for a virtual account's payment, and otherwise, or if
+// the body is no JSON object, with nothing but the outcome.
+func Acknowledge(service Service, body []byte) []byte {
+	if row, found := notifications[service]; found {
+		return row.acknowledge(body)
+	}
+	return Successful.Answer(service)
+}
+
+// paymentEcho is what the answer to a payment notification repeats of it, as DOKU's
+// sample shows ("HTTP Notification Sample for SNAP").
+type paymentEcho struct {
+	PartnerServiceID      json.RawMessage `json:"partnerServiceId,omitempty"`
+	CustomerNo            json.RawMessage `json:"customerNo,omitempty"`
+	VirtualAccountNo      json.RawMessage `json:"virtualAccountNo,omitempty"`
+	VirtualAccountName    json.RawMessage `json:"virtualAccountName,omitempty"`
+	PaymentRequestID      json.RawMessage `json:"paymentRequestId,omitempty"`
+	PaidAmount            json.RawMessage `json:"paidAmount,omitempty"`
+	VirtualAccountTrxType json.RawMessage `json:"virtualAccountTrxType,omitempty"`
+	AdditionalInfo        json.RawMessage `json:"additionalInfo,omitempty"`
+}
+
+func acknowledgeVAPayment(notification []byte) []byte {
+	var fields map[string]json.RawMessage
+	if json.Unmarshal(notification, &fields) != nil {
+		return Successful.Answer(ServiceVAPayment)
+	}
+	// Not into the struct, which would take partnerserviceid for partnerServiceId.
+	body, err := json.Marshal(struct {
+		Answer
+		VirtualAccountData paymentEcho `json:"virtualAccountData"`
+	}{
+		Answer{Successful.Code(ServiceVAPayment), Successful.Message},
+		paymentEcho{
+			PartnerServiceID: fields["partnerServiceId"], CustomerNo: fields["customerNo"],
+			VirtualAccountNo: fields["virtualAccountNo"], VirtualAccountName: fields["virtualAccountName"],
+			PaymentRequestID: fields["paymentRequestId"], PaidAmount: fields["paidAmount"],
+			VirtualAccountTrxType: fields["virtualAccountTrxType"], AdditionalInfo: fields["additionalInfo"],
+		},
+	})
+	if err != nil {
+		return Successful.Answer(ServiceVAPayment)
+	}
+	return body
+}
+
+// Reference is the virtual account that a call, in either direction, or its answer is
+// about. Fields that the body does not have are empty.
+type Reference struct {
+	VirtualAccountNo string // without the padding in front: spaces in some of DOKU's pages, zeros in others
+	CustomerNo       string // the part of it that tells customers apart
+	TrxID            string
+	Expires          time.Time // of the virtual account
+}
+
+// ReferenceOf reads a body, at its top and in virtualAccountData, where answers have
+// it. A body that cannot be read has no reference.
+func ReferenceOf(body []byte) Reference {
+	type fields struct {
+		Number   string `json:"virtualAccountNo"`
+		Customer string `json:"customerNo"`
+		TrxID    string `json:"trxId"`
+		Expires  string `json:"expiredDate"`
+		Info     struct {
+			TrxID string `json:"trxId"`
+		} `json:"additionalInfo"`
+	}
+	var read struct {
+		fields
+		Data fields `json:"virtualAccountData"`
+	}
+	_ = json.Unmarshal(body, &read)
+	expires, _ := time.Parse(time.RFC3339, cmp.Or(read.Expires, read.Data.Expires))
+	return Reference{
+		VirtualAccountNo: strings.TrimLeft(cmp.Or(read.Number, read.Data.Number), " 0"),
+		CustomerNo:       cmp.Or(read.Customer, read.Data.Customer),
+		TrxID:            cmp.Or(read.TrxID, read.Data.TrxID, read.Info.TrxID, read.Data.Info.TrxID),
+		Expires:          expires,
+	}
+}
+
+// Or returns r, with the fields of other where r has none.
+func (r Reference) Or(other Reference) Reference {
+	r.VirtualAccountNo = cmp.Or(r.VirtualAccountNo, other.VirtualAccountNo)
+	r.CustomerNo, r.TrxID = cmp.Or(r.CustomerNo, other.CustomerNo), cmp.Or(r.TrxID, other.TrxID)
+	if r.Expires.IsZero() {
+		r.Expires = other.Expires
+	}
+	return r
+}

@@ -1,0 +1,109 @@
+package snap
+
+import (
+	"net/http"
+	"testing"
+	"time"
+)
+
+func TestAcknowledge(t *testing.T) {
+	t.Parallel()
+	const plain = `{"responseCode":"2002500","responseMessage":"Successful"}`
+	tests := []struct {
+		name         string
+		service      Service
+		notification string
+		want         string
+	}{
+		{
+			"a payment is repeated, white space in its texts too", ServiceVAPayment,
+			`{"partnerServiceId":"    8808","customerNo":"1","virtualAccountNo":"    88081","trxId":"T","paymentRequestId":"P","paidAmount":{"value":"11500.00","currency":"IDR"},"additionalInfo":{"channel":"VIRTUAL_ACCOUNT_BANK_PERMATA"}}`,
+			`{"responseCode":"2002500","responseMessage":"Successful","virtualAccountData":{"partnerServiceId":"    8808","customerNo":"1","virtualAccountNo":"    88081","paymentRequestId":"P","paidAmount":{"value":"11500.00","currency":"IDR"},"additionalInfo":{"channel":"VIRTUAL_ACCOUNT_BANK_PERMATA"}}}`,
+		},
+		{
+			"a name in other letters is another name", ServiceVAPayment, `{"paymentrequestid":"X","paymentRequestId":"P"}`,
+			`{"responseCode":"2002500","responseMessage":"Successful","virtualAccountData":{"paymentRequestId":"P"}}`,
+		},
+		{"what is no object gets the outcome alone", ServiceVAPayment, `[1]`, plain},
+		{"what is no JSON gets the outcome alone", ServiceVAPayment, `{`, plain},
+		{"other notifications get the outcome alone", ServiceDebitNotify, `{"originalExternalId":"E"}`, `{"responseCode":"2005600","responseMessage":"Successful"}`},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			if got := string(Acknowledge(test.service, []byte(test.notification))); got != test.want {
+				t.Errorf("found    %s\nexpected %s", got, test.want)
+			}
+		})
+	}
+}
+
+func TestDescribeNotification(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name    string
+		service Service
+		body    string
+		want    Notification
+	}{
+		{
+			"the payment of a virtual account", ServiceVAPayment,
+			`{"virtualAccountNo":"    88081","paymentRequestId":"P-1"}`, Notification{PaymentID: "P-1", OrderedBy: "    88081"},
+		},
+		{
+			"each status of a direct debit is one of its own, in the order of the transaction", ServiceDebitNotify,
+			`{"originalExternalId":"E-1","latestTransactionStatus":"00"}`, Notification{PaymentID: "E-1/00", OrderedBy: "E-1"},
+		},
+		{"a payment without an id", ServiceVAPayment, `{}`, Notification{}},
+		{"a direct debit without an id", ServiceDebitNotify, `{"latestTransactionStatus":"00"}`, Notification{}},
+		{"an inquiry is no notification", ServiceVAInquiry, `{"virtualAccountNo":"1","paymentRequestId":"P-1"}`, Notification{}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			if got := DescribeNotification(test.service, []byte(test.body)); got != test.want {
+				t.Errorf("found %+v, expected %+v", got, test.want)
+			}
+		})
+	}
+}
+
+func TestEveryNotificationHasAPathAndAnAcknowledgement(t *testing.T) {
+	t.Parallel()
+	reached := make(map[Service]bool)
+	for end, operation := range operations {
+		if service, matches := ServiceOf(operation.method, "/merchant/"+end); !matches || service != operation.service {
+			t.Errorf("%s is service %s", end, service)
+		}
+		reached[operation.service] = operation.method == http.MethodPost
+	}
+	for service, row := range notifications {
+		if !reached[service] {
+			t.Errorf("no path leads to service %s", service)
+		}
+		if row.paymentID == nil || row.orderedBy == "" || row.acknowledge == nil {
+			t.Errorf("the row of service %s is not complete", service)
+		}
+		if got := AnswerStatus(http.StatusOK, Acknowledge(service, []byte(`{}`))); got != http.StatusOK {
+			t.Errorf("the acknowledgement of service %s counts as %d", service, got)
+		}
+	}
+}
+
+func TestReferenceOf(t *testing.T) {
+	t.Parallel()
+	expires := time.Date(2026, 8, 28, 9, 0, 0, 0, time.UTC)
+	want := Reference{VirtualAccountNo: "88081", CustomerNo: "1", TrxID: "T-1", Expires: expires}
+	for name, body := range map[string]string{
+		"a call":                     `{"virtualAccountNo":"    88081","customerNo":"1","trxId":"T-1","expiredDate":"2026-08-28T09:00:00Z"}`,
+		"an answer":                  `{"virtualAccountData":{"virtualAccountNo":"000088081","customerNo":"1","trxId":"T-1","expiredDate":"2026-08-28T09:00:00Z"}}`,
+		"an id in additionalInfo":    `{"virtualAccountNo":"88081","customerNo":"1","additionalInfo":{"trxId":"T-1"},"expiredDate":"2026-08-28T09:00:00Z"}`,
+		"an end that cannot be read": `{"virtualAccountNo":"88081","customerNo":"1","trxId":"T-1","expiredDate":"tomorrow"}`,
+	} {
+		if got := ReferenceOf([]byte(body)).Or(Reference{Expires: expires}); got != want {
+			t.Errorf("%s: found %+v", name, got)
+		}
+	}
+	if got := ReferenceOf([]byte("no JSON")); got != (Reference{}) {
+		t.Errorf("found %+v in a body without JSON", got)
+	}
+}
