@@ -48,11 +48,13 @@ func TestDescribeNotification(t *testing.T) {
 	}{
 		{
 			"the payment of a virtual account", ServiceVAPayment,
-			`{"virtualAccountNo":"    88081","paymentRequestId":"P-1"}`, Notification{PaymentID: "P-1", OrderedBy: "    88081"},
+			`{"virtualAccountNo":"    88081","paymentRequestId":"P-1"}`,
+			Notification{PaymentID: "P-1", OrderedBy: "    88081"},
 		},
 		{
 			"each status of a direct debit is one of its own, in the order of the transaction", ServiceDebitNotify,
-			`{"originalExternalId":"E-1","latestTransactionStatus":"00"}`, Notification{PaymentID: "E-1/00", OrderedBy: "E-1"},
+			`{"originalExternalId":"E-1","latestTransactionStatus":"00"}`,
+			Notification{PaymentID: "E-1/00", OrderedBy: "E-1"},
 		},
 		{"a payment without an id", ServiceVAPayment, `{}`, Notification{}},
 		{"a direct debit without an id", ServiceDebitNotify, `{"latestTransactionStatus":"00"}`, Notification{}},

@@ -82,16 +82,14 @@ func TokenCommand() *cobra.Command {
 }
 
 func runRefresh(client *adminapi.Client, _ caddycmd.Flags, args []string) error {
-	name := ""
-	if len(args) > 0 {
-		name = args[0]
-	} else {
-		var err error
-		if name, err = onlyAccount(client); err != nil {
+	if len(args) == 0 {
+		name, err := onlyAccount(client)
+		if err != nil {
 			return err
 		}
+		args = []string{name}
 	}
-	body, _, err := client.Do(http.MethodPost, "/doku/accounts/"+url.PathEscape(name)+"/token")
+	body, _, err := client.Do(http.MethodPost, "/doku/accounts/"+url.PathEscape(args[0])+"/token")
 	if err != nil {
 		return err
 	}

@@ -9,10 +9,9 @@ import (
 	"testing"
 	"time"
 
-	dto "github.com/prometheus/client_model/go"
-
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	dto "github.com/prometheus/client_model/go"
 
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/moduletest"
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/reasons"

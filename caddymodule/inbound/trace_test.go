@@ -10,12 +10,11 @@ import (
 	"time"
 	"unicode/utf8"
 
-	sdktrace "go.opentelemetry.io/otel/sdk/trace"
-
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/moduletest"

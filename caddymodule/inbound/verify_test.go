@@ -280,7 +280,7 @@ func TestARefusalIsAShortLineInTheLogWhateverAStrangerSends(t *testing.T) {
 	h.Provision(t, token)
 	two := moduletest.New(t, moduletest.Options{App: moduletest.Object{"accounts": []moduletest.Object{
 		{"name": "kopi", "client_id": "BRN-1", "secret_keys": []string{"SK-1"}, "private_key": doktest.Path(t, doktest.MerchantKey)},
-		{"name": "teh", "client_id": "BRN-2", "secret_keys": []string{"SK-2"}, "private_key": doktest.Path(t, doktest.MerchantKey)},
+		{"name": "jamu", "client_id": "BRN-2", "secret_keys": []string{"SK-2"}, "private_key": doktest.Path(t, doktest.MerchantKey)},
 	}}})
 	brands := &Verify{Token: "none"}
 	two.Provision(t, brands)

@@ -9,10 +9,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	dto "github.com/prometheus/client_model/go"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
-
-	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/moduletest"
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/reasons"

@@ -21,8 +21,8 @@ const (
 	HeaderExternalID     = "X-Doku-External-Id"    // on DOKU's answers: the X-EXTERNAL-ID of the call
 	HeaderReplayed       = "X-Doku-Replayed"       // on an answer that DOKU gave before
 
-	// On an error from DOKU: an earlier attempt with the same idempotency key may have
-	// reached DOKU.
+	// HeaderEarlierAttempt is on an error from DOKU, if an earlier attempt with the same
+	// idempotency key may have reached DOKU.
 	HeaderEarlierAttempt = "X-Doku-Earlier-Attempt"
 )
 

@@ -30,7 +30,7 @@ const (
 	CreatePath  = "/virtual-accounts/bi-snap-va/v1.1/transfer-va/create-va"
 	InquiryPath = "/v1.1/transfer-va/inquiry"
 	PaymentPath = "/v1.1/transfer-va/payment"
-	TokenPath   = "/authorization/v1/access-token/b2b" //nolint:gosec // a path
+	TokenPath   = "/authorization/v1/access-token/b2b"
 )
 
 // Env is a provisioned configuration.

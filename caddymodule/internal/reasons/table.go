@@ -6,12 +6,14 @@ import "github.com/caddy-doku/caddy-doku/snap"
 // dashboards and alerts rely on: none may change.
 const (
 	// Outbound: DOKU has answered.
+
 	Succeeded    = "succeeded"
 	Declined     = "declined"
 	Unauthorized = "unauthorized"
 	DOKUFailed   = "doku_failed"
 
 	// Outbound: the sidecar has answered, or the app has gone.
+
 	Unreachable          = "unreachable"
 	OutcomeUnknown       = "outcome_unknown"
 	Cancelled            = "cancelled"
@@ -24,6 +26,7 @@ const (
 	IdempotencyKeyReused = "idempotency_key_reused"
 
 	// Inbound: the app, or the sidecar for it, has answered.
+
 	Accepted       = "accepted"
 	Issued         = "issued"
 	AppRefused     = "app_refused"
@@ -37,6 +40,7 @@ const (
 	Issuing        = "issuing"
 
 	// Inbound: not accepted. The verifier has more; see verifier.Reasons.
+
 	Method         = "method"
 	ServiceUnknown = "service_unknown"
 	HeaderMissing  = "header_missing"
@@ -44,6 +48,7 @@ const (
 	BodyFormat     = "body_format"
 
 	// Both directions.
+
 	Replayed       = "replayed"
 	InFlight       = "in_flight"
 	Store          = "store"

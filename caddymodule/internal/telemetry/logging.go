@@ -19,10 +19,8 @@ func (h TracedHandler) Handle(ctx context.Context, r slog.Record) error {
 	_, ofRequest := ctx.Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields)
 	if span := trace.SpanContextFromContext(ctx); span.IsValid() && !ofRequest {
 		r = r.Clone()
-		r.AddAttrs(
-			slog.String("traceID", span.TraceID().String()),
-			slog.String("spanID", span.SpanID().String()),
-		) //nolint:sloglint // Caddy's names
+		traceID, spanID := span.TraceID().String(), span.SpanID().String()
+		r.AddAttrs(slog.String("traceID", traceID), slog.String("spanID", spanID)) //nolint:sloglint // Caddy's names
 	}
 	return h.Handler.Handle(ctx, r)
 }

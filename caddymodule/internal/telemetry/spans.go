@@ -78,14 +78,8 @@ func StartClient(ctx context.Context, method string, target *url.URL, fewPaths b
 		attrs = append(attrs, semconv.URLTemplate(target.Path))
 	}
 	attrs = append(attrs, serverOf(target)...)
-	return Tracer(
-		parent.TracerProvider(),
-	).Start(
-		ctx,
-		name,
-		trace.WithSpanKind(trace.SpanKindClient),
-		trace.WithAttributes(attrs...),
-	) //nolint:spancheck // the caller ends it
+	options := []trace.SpanStartOption{trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(attrs...)}
+	return Tracer(parent.TracerProvider()).Start(ctx, name, options...) //nolint:spancheck // the caller ends it
 }
 
 // methodOf returns the attribute for a method. Anybody can invent one, so those that
