@@ -45,7 +45,8 @@ func (i *Inbox) attempt(ctx context.Context, c *Call) (store.Answer, error) {
 		}
 	}
 	if err := i.ack(ctx, *c, answer); err != nil {
-		i.cfg.Logger.ErrorContext(ctx, "the app has taken a call, but that could not be recorded; if this process dies before it can, the app gets the call again",
+		i.cfg.Logger.ErrorContext(ctx,
+			"the app has taken a call, but that could not be recorded; if this process dies before it can, the app gets the call again",
 			"key", c.Key, "error", err)
 		i.cfg.Slots.addUnrecorded(c.Inbox, c.Key, answer)
 		return answer, err
@@ -97,8 +98,10 @@ func (i *Inbox) recordFailure(ctx context.Context, c *Call, answer store.Answer,
 	event := EventFailed
 	if c.Dead {
 		event = EventDead
-		i.cfg.Logger.ErrorContext(ctx, "a notification is given up: the app has not taken it. See `caddy-doku doku inbox list`; `retry` delivers it again",
-			"key", c.Key, "account", c.Account, "service", string(c.Service), "external_id", c.ExternalID, "attempts", c.Attempts, "error", c.Error)
+		i.cfg.Logger.ErrorContext(ctx,
+			"a notification is given up: the app has not taken it. See `caddy-doku doku inbox list`; `retry` delivers it again",
+			"key", c.Key, "account", c.Account, "service", string(c.Service), "external_id", c.ExternalID,
+			"attempts", c.Attempts, "error", c.Error)
 	} else {
 		i.cfg.Logger.WarnContext(ctx, "the app has not taken a kept notification",
 			"key", c.Key, "account", c.Account, "attempts", c.Attempts, "error", c.Error, "next", c.Due)

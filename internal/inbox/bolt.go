@@ -71,7 +71,8 @@ func OpenBolt(cfg BoltConfig) (*Bolt, error) {
 		if err := os.Rename(path, aside); err != nil {
 			return nil, fmt.Errorf("%w: putting a corrupt file aside: %w", ErrStore, err)
 		}
-		cfg.Logger.Error("the inbox's file is corrupt: it was put aside, and a new file was started; the calls in the old file will not be delivered",
+		cfg.Logger.Error(
+			"the inbox's file is corrupt: it was put aside, and a new file was started; the calls in the old file will not be delivered",
 			"file", aside, "error", err)
 		err = b.open(path)
 	}
@@ -104,7 +105,8 @@ func (b *Bolt) open(path string) (err error) {
 	if truncated(path) {
 		return fmt.Errorf("%w: it is cut short", errCorrupt)
 	}
-	if db, err = bolt.Open(path, contentMode, &bolt.Options{Timeout: boltLockTimeout, FreelistType: bolt.FreelistMapType, NoStatistics: true}); err != nil {
+	options := &bolt.Options{Timeout: boltLockTimeout, FreelistType: bolt.FreelistMapType, NoStatistics: true}
+	if db, err = bolt.Open(path, contentMode, options); err != nil {
 		switch {
 		case errors.Is(err, bolterrors.ErrTimeout):
 			return fmt.Errorf("%w: %s is in use by another process; give each sidecar a folder of its own, or let them share Redis", ErrStore, path)
@@ -166,7 +168,8 @@ func (b *Bolt) quarantine(path string, damaged [][]byte) error {
 	if err := b.db.View(func(tx *bolt.Tx) error { return tx.CopyFile(aside, contentMode) }); err != nil {
 		return err
 	}
-	b.log.Error("calls in the inbox's file are damaged: a copy of the file was put aside, and the calls were removed; they will not be delivered",
+	b.log.Error(
+		"calls in the inbox's file are damaged: a copy of the file was put aside, and the calls were removed; they will not be delivered",
 		"file", aside, "calls", len(damaged))
 	return b.db.Update(func(tx *bolt.Tx) error {
 		for _, sequence := range damaged {

@@ -11,7 +11,7 @@ import (
 	"github.com/caddy-doku/caddy-doku/internal/store"
 )
 
-// BenchmarkDrain delivers what was kept meanwhile, each for a lane of its own.
+// BenchmarkDeliver delivers kept calls, each with an ordering key of its own.
 func BenchmarkDeliver(b *testing.B) {
 	for _, kept := range []int{500, 5000} {
 		b.Run(fmt.Sprint(kept), func(b *testing.B) {

@@ -40,7 +40,8 @@ func (i *Inbox) Forward(ctx context.Context, c Call) (store.Answer, error) {
 	case err == nil:
 		defer slot.release(ctx)
 	case ctx.Err() == nil && i.cfg.Lenient:
-		i.cfg.Logger.WarnContext(ctx, "the store is away: a call is delivered while others of its virtual account may be under way", "error", err)
+		i.cfg.Logger.WarnContext(ctx,
+			"the store is away: a call is delivered while others of its virtual account may be under way", "error", err)
 	default: // another call has the slot, or the store is away
 		return store.Answer{}, i.keep(ctx, c, err)
 	}
@@ -86,7 +87,8 @@ func (i *Inbox) forwardOnce(ctx context.Context, slot *slot, c *Call, minTime ti
 			return store.Answer{}, fmt.Errorf("earlier calls of the same virtual account may wait: %w", err)
 		}
 		if err != nil {
-			i.cfg.Logger.WarnContext(ctx, "earlier calls of the same virtual account may wait, but the inbox cannot be read; this call is delivered", "error", err)
+			i.cfg.Logger.WarnContext(ctx,
+				"earlier calls of the same virtual account may wait, but the inbox cannot be read; this call is delivered", "error", err)
 			first = nil
 		}
 		if first == nil {
@@ -113,7 +115,8 @@ func (i *Inbox) forwardOnce(ctx context.Context, slot *slot, c *Call, minTime ti
 		return answer, nil
 	}
 	if err := i.ack(ctx, *c, answer); err != nil {
-		i.cfg.Logger.WarnContext(ctx, "the app has taken a call, but that could not be recorded; if this process dies, the app gets a repeat again",
+		i.cfg.Logger.WarnContext(ctx,
+			"the app has taken a call, but that could not be recorded; if this process dies, the app gets a repeat again",
 			"key", c.Key, "error", err)
 	}
 	i.noteSuccess(ctx)

@@ -120,7 +120,8 @@ func (r *Redis) Add(ctx context.Context, c Call) (added bool, acked *store.Answe
 	if err := r.client.SAdd(ctx, r.inboxesKey(), c.Inbox).Err(); err != nil {
 		return false, nil, redisFailed(err)
 	}
-	found, err := r.run(ctx, "add", c.Inbox, c.Key, c.Account, c.OrderingKey, c.Due.UnixMilli(), c.Received.UnixMilli(), sealed, int(redisRetention.Seconds())).StringSlice()
+	found, err := r.run(ctx, "add", c.Inbox, c.Key, c.Account, c.OrderingKey, c.Due.UnixMilli(), c.Received.UnixMilli(),
+		sealed, int(redisRetention.Seconds())).StringSlice()
 	switch {
 	case err != nil:
 		return false, nil, redisFailed(err)
@@ -329,7 +330,8 @@ func (r *Redis) DurabilityWarnings(ctx context.Context) ([]string, error) {
 	for line := range strings.SplitSeq(info, "\r\n") {
 		switch name, value, _ := strings.Cut(line, ":"); {
 		case name == "aof_enabled" && value == "0":
-			warnings = append(warnings, "it has no append-only file: if it dies, calls are lost; set `appendonly yes`, and `appendfsync always` to lose nothing at all")
+			warnings = append(warnings, "it has no append-only file: if it dies, calls are lost; "+
+				"set `appendonly yes`, and `appendfsync always` to lose nothing at all")
 		case name == "maxmemory_policy" && value != "noeviction":
 			warnings = append(warnings, "it may throw away what it keeps when its memory is full; set `maxmemory-policy noeviction`")
 		}

@@ -2,9 +2,9 @@ package inbox
 
 import "github.com/redis/go-redis/v9"
 
-// redisScripts are the atomic operations. KEYS has the prefix of all keys of the inbox. The
-// words of the keys and answers are those of the first version, because they are kept in
-// Redis: a lane is an ordering key, a box an inbox, taken an acked call.
+// redisScripts are the atomic operations. KEYS has the prefix of all keys of the inbox.
+// The scripts use the words of the keys in Redis, which must not change: a lane is an
+// ordering key, a box is an inbox, a taken call is an acked one.
 var redisScripts = map[string]*redis.Script{
 	// ARGV: key, account, ordering key, due, received, call, seconds to keep the inbox.
 	"add": redis.NewScript(redisCommon + `
@@ -14,7 +14,8 @@ local call = base..'call:'..ARGV[1]
 local dead = redis.call('HGET', call, 'dead')
 if dead == '0' then return {'kept'} end
 if dead then remove(ARGV[1]) end
-redis.call('HSET', call, 'account', ARGV[2], 'lane', ARGV[3], 'due', ARGV[4], 'received', ARGV[5], 'dead', '0', 'refused', '0', 'call', ARGV[6])
+redis.call('HSET', call, 'account', ARGV[2], 'lane', ARGV[3], 'due', ARGV[4], 'received', ARGV[5],
+  'dead', '0', 'refused', '0', 'call', ARGV[6])
 redis.call('RPUSH', base..'lane:'..ARGV[3], ARGV[1])
 redis.call('ZADD', base..'all', ARGV[5], ARGV[1])
 redis.call('ZADD', base..'waiting', ARGV[5], ARGV[1])

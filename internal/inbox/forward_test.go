@@ -1,0 +1,284 @@
+package inbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddy-doku/caddy-doku/internal/store"
+)
+
+func TestForward(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name string
+		run  func(*testing.T, *env)
+	}{
+		{"the app's answer goes to DOKU, and a repeat gets it again", forwardRepeat},
+		{"a refusal by HTTP status goes to DOKU, and nothing is kept", forwardRefused(status(404))},
+		{"a refusal by responseCode goes to DOKU, and nothing is kept", forwardRefused(saying("4042512"))},
+		{"DOKU need not try again if the app restarts", forwardRestart},
+		{"a call is kept while the app is down", forwardKept(down)},
+		{"a call is kept while the app answers 503", forwardKept(status(503))},
+		{"a call is kept while the app answers 429", forwardKept(status(429))},
+		{"a call is kept while the app answers 500 by responseCode", forwardKept(saying("5002500"))},
+		{"a call is kept while the app hangs", forwardKept(hanging)},
+		{"a kept call is tried again soon, however often it was tried while DOKU waited", forwardKeptIsTriedSoon},
+		{"a kept call goes to the app at once when the app takes another one", forwardSuccessDeliversKept},
+		{"DOKU's retry of a kept call sends the kept call to the app at once", forwardRetryOfKept},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			inBubble(t, test.run)
+		})
+	}
+}
+
+func forwardRepeat(t *testing.T, e *env) {
+	t.Helper()
+	for range 2 {
+		if answer, err := e.Forward(t.Context(), now("k", "va")); err != nil || answer.Status != 200 {
+			t.Errorf("%+v, %v", answer, err)
+		}
+	}
+	if got := e.app.given(); fmt.Sprint(got) != "[k/1]" {
+		t.Errorf("the app was given %v", got)
+	}
+}
+
+func forwardRefused(answer func(Call) (store.Answer, error)) func(*testing.T, *env) {
+	return func(t *testing.T, e *env) {
+		t.Helper()
+		for range 2 {
+			e.app.set(answer)
+			if answer, err := e.Forward(t.Context(), now("k", "va")); err != nil || answer.Status != 404 {
+				t.Errorf("%+v, %v", answer, err)
+			}
+		}
+		if n := e.waiting(t); n != 0 || len(e.app.given()) != 2 {
+			t.Errorf("%d are kept, the app was given %v", n, e.app.given())
+		}
+	}
+}
+
+func forwardRestart(t *testing.T, e *env) {
+	t.Helper()
+	e.app.set(down)
+	time.AfterFunc(5*time.Second, func() { e.app.set(nil) })
+	begin := time.Now()
+	if answer, err := e.Forward(t.Context(), now("k", "va")); err != nil || answer.Status != 200 {
+		t.Errorf("%+v, %v", answer, err)
+	}
+	if took := time.Since(begin); took > 8*time.Second {
+		t.Errorf("it took %s", took)
+	}
+}
+
+func forwardKept(answer func(Call) (store.Answer, error)) func(*testing.T, *env) {
+	return func(t *testing.T, e *env) {
+		t.Helper()
+		e.app.set(answer)
+		begin := time.Now()
+		if _, err := e.Forward(t.Context(), now("k", "va")); !errors.Is(err, ErrKept) {
+			t.Errorf("error %v", err)
+		}
+		if took := time.Since(begin); took > 20*time.Second {
+			t.Errorf("DOKU waited for %s", took)
+		}
+		if n := e.waiting(t); n != 1 {
+			t.Errorf("%d are kept", n)
+		}
+		e.app.set(nil)
+		time.Sleep(6 * time.Minute)
+		if n := e.waiting(t); n != 0 {
+			t.Errorf("%d are still kept", n)
+		}
+		before := len(e.app.given())
+		if answer, err := e.Forward(t.Context(), now("k", "va")); err != nil || answer.Status != 200 || len(e.app.given()) != before {
+			t.Errorf("DOKU's retry: %+v, %v, %d calls of the app", answer, err, len(e.app.given())-before)
+		}
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		if e.events[EventKept] != 1 || e.events[EventRedelivered] != 1 {
+			t.Errorf("events %v", e.events)
+		}
+	}
+}
+
+func hanging(Call) (store.Answer, error) {
+	time.Sleep(time.Minute)
+	return store.Answer{}, errors.New("too late")
+}
+
+func forwardKeptIsTriedSoon(t *testing.T, e *env) {
+	t.Helper()
+	e.app.set(down)
+	if _, err := e.Forward(t.Context(), now("k", "va")); !errors.Is(err, ErrKept) {
+		t.Fatal(err)
+	}
+	before := len(e.app.given())
+	time.Sleep(10 * time.Second) // 1 s, 2 s and 5 s, with some jitter
+	if n := len(e.app.given()) - before; n != 3 {
+		t.Errorf("%d attempts in the first ten seconds", n)
+	}
+	e.app.set(nil)
+	time.Sleep(15 * time.Second)
+	if n := e.waiting(t); n != 0 {
+		t.Errorf("%d are still kept", n)
+	}
+}
+
+func forwardSuccessDeliversKept(t *testing.T, e *env) {
+	t.Helper()
+	e.app.set(down)
+	e.cfg.AnswerWithin = time.Second
+	if _, err := e.Forward(t.Context(), now("k", "va")); !errors.Is(err, ErrKept) {
+		t.Fatal(err)
+	}
+	e.app.set(nil)
+	if answer, err := e.Forward(t.Context(), now("other", "va2")); err != nil || answer.Status != 200 {
+		t.Errorf("%+v, %v", answer, err)
+	}
+	time.Sleep(500 * time.Millisecond)
+	if n := e.waiting(t); n != 0 {
+		t.Errorf("%d are still kept", n)
+	}
+}
+
+func forwardRetryOfKept(t *testing.T, e *env) {
+	t.Helper()
+	e.app.set(down)
+	if _, err := e.Forward(t.Context(), now("k", "va")); !errors.Is(err, ErrKept) {
+		t.Fatal(err)
+	}
+	time.Sleep(30 * time.Minute)
+	e.app.set(nil)
+	retry := now("k", "va")
+	retry.ExternalID = "another"
+	if answer, err := e.Forward(t.Context(), retry); err != nil || answer.Status != 200 {
+		t.Errorf("%+v, %v", answer, err)
+	}
+	e.app.mu.Lock()
+	last := e.app.calls[len(e.app.calls)-1]
+	e.app.mu.Unlock()
+	if last.ExternalID != "E-k" || last.Attempts < 3 {
+		t.Errorf("the app was given %+v", last)
+	}
+	if n := e.waiting(t); n != 0 {
+		t.Errorf("%d are kept", n)
+	}
+}
+
+func TestWithoutItsStoreForwardReportsThatACallIsLost(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		leases := store.NewMemory()
+		defer leases.Close()
+		e := newEnv(t, broken{}, leases)
+		e.app.set(down)
+		if _, err := e.Forward(t.Context(), now("k", "va")); !errors.Is(err, ErrLost) || !errors.Is(err, ErrStore) {
+			t.Errorf("error %v", err)
+		}
+		e.app.set(nil)
+		given := len(e.app.given())
+		if _, err := e.Forward(t.Context(), now("k", "va")); !errors.Is(err, ErrLost) || len(e.app.given()) != given {
+			t.Errorf("without its store, the app was given %v, error %v", e.app.given()[given:], err)
+		}
+		e.cfg.Lenient = true
+		if answer, err := e.Forward(t.Context(), now("k", "va")); err != nil || answer.Status != 200 {
+			t.Errorf("an app that is well needs no store, if it is so configured: %+v, %v", answer, err)
+		}
+		if err := e.Enqueue(t.Context(), now("k", "va")); !errors.Is(err, ErrStore) {
+			t.Errorf("accepting: %v", err)
+		}
+	})
+}
+
+// broken is a store that cannot be read or written.
+type broken struct{ Store }
+
+func (broken) Add(context.Context, Call) (bool, *store.Answer, error) { return false, nil, ErrStore }
+
+func (broken) Acked(context.Context, string, string) (*store.Answer, error) { return nil, ErrStore }
+
+func (broken) Ack(context.Context, Call, store.Answer, time.Duration) error { return ErrStore }
+
+func (broken) Peek(context.Context, string, string) (*Call, error) { return nil, ErrStore }
+
+func TestAnAttemptHasTimeToSucceed(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, e *env) {
+		t.Helper()
+		deliver := e.cfg.Deliver
+		e.cfg.Deliver = func(ctx context.Context, c Call) (store.Answer, error) {
+			if end, _ := ctx.Deadline(); time.Until(end) < forwardMinTime {
+				t.Errorf("an attempt begins %s before its end", time.Until(end))
+			}
+			return deliver(ctx, c)
+		}
+		e.app.set(func(Call) (store.Answer, error) {
+			time.Sleep(9300 * time.Millisecond)
+			return store.Answer{Status: 503}, nil
+		})
+		if _, err := e.Forward(t.Context(), now("k", "va")); !errors.Is(err, ErrKept) {
+			t.Errorf("error %v", err)
+		}
+		if n := len(e.app.given()); n != 2 {
+			t.Errorf("%d attempts", n)
+		}
+	})
+}
+
+func TestALongAnswerIsRememberedShort(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, e *env) {
+		t.Helper()
+		long := store.Answer{Status: 201, Body: make([]byte, 200<<10)}
+		e.app.set(func(Call) (store.Answer, error) { return long, nil })
+		c := now("k", "va")
+		if answer, err := e.Forward(t.Context(), c); err != nil || len(answer.Body) != len(long.Body) {
+			t.Errorf("HTTP %d, %v", answer.Status, err)
+		}
+		answer, err := e.Forward(t.Context(), c)
+		body := string(answer.Body)
+		if err != nil || answer.Status != 200 || !strings.Contains(body, `"2002500"`) || !strings.Contains(body, `"paymentRequestId":"k"`) {
+			t.Errorf("to the repeat: HTTP %d, %.200s, %v", answer.Status, answer.Body, err)
+		}
+		c.Key, c.Body = "k2", append(append([]byte(`{"additionalInfo":"`), strings.Repeat("x", 10_000)...), `"}`...)
+		for range 2 {
+			answer, err := e.Forward(t.Context(), c)
+			if err != nil || answer.Status > 201 {
+				t.Errorf("%+v, %v", answer, err)
+			}
+			long.Status = len(answer.Body)
+		}
+		if long.Status > 1000 {
+			t.Errorf("%d bytes are remembered", long.Status)
+		}
+	})
+}
+
+func TestARepeatIsNotKeptASecondTime(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, e *env) {
+		t.Helper()
+		e.app.set(down)
+		for range 3 {
+			if err := e.Enqueue(t.Context(), now("k", "va")); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := e.Forward(t.Context(), now("k", "va")); !errors.Is(err, ErrKept) {
+				t.Error(err)
+			}
+		}
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		if n := e.events[EventKept]; n != 1 {
+			t.Errorf("it was kept %d times", n)
+		}
+	})
+}
