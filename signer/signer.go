@@ -1,18 +1,10 @@
-// Package signer makes a merchant's calls to DOKU acceptable to DOKU: it loads
-// keys, signs, makes external ids, and obtains the B2B token.
+// Package signer signs a merchant's calls to DOKU: calls with a B2B token by
+// [Signer.Sign], and requests for that token by [SignTokenRequest]. It also loads keys
+// and makes external ids.
 //
-// It is a plain library: it knows nothing of Caddy, reads no environment and no
-// global clock. A call is signed like this:
-//
-//	body, hazards, err := snap.AppendCanonical(nil, jsonFromTheApp)
-//	token, err := tokens.Token(ctx)
-//	timestamp := snap.Timestamp(now)
-//	signature := signer.Symmetric(secret, signer.Call{
-//		Method: "POST", Target: target, Token: token.Value,
-//		Digest: snap.Digest(body), Timestamp: timestamp,
-//	})
-//
-// and body must be sent as it is: the bytes signed are the bytes sent.
+// It is a plain library: it knows nothing of Caddy, reads no environment and no clock,
+// and sends nothing. The bytes signed must be the bytes sent: make the body canonical
+// first (see [snap.AppendCanonical]), and then do not touch it.
 package signer
 
 import (
@@ -21,36 +13,99 @@ import (
 	"crypto/rsa"
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"net/http"
+	"time"
 
 	"github.com/caddy-doku/caddy-doku/snap"
 )
 
-// Call is what the symmetric signature covers.
-type Call struct {
-	Method    string            // HTTP method in upper case, as sent
-	Target    string            // path with query, as on the request line
-	Token     string            // B2B token, without "Bearer "
-	Digest    [sha256.Size]byte // of the body as sent; see [snap.Digest]
-	Timestamp string            // X-TIMESTAMP as sent
+// ErrIncomplete is the error of a signer or a request without a required field.
+var ErrIncomplete = errors.New("a required field is empty")
+
+// Signer signs the calls of one merchant. It is safe for concurrent use.
+type Signer struct {
+	clientID string
+	secret   *snap.Secret
 }
 
-// Symmetric returns the X-SIGNATURE of a call other than a token request:
-// base64 of HMAC-SHA512 over the string to sign (DOKU, "Symmetric Signature").
-// It is safe for concurrent use.
-func Symmetric(secret *snap.Secret, c Call) string {
+// New returns a signer for a client id, such as "BRN-0211-1696919651918", and the
+// secret key that belongs to it. Both are required; see [ErrIncomplete].
+func New(clientID string, secret *snap.Secret) (*Signer, error) {
+	if clientID == "" || secret == nil {
+		return nil, fmt.Errorf("signer: %w: expected a client id and a secret", ErrIncomplete)
+	}
+	return &Signer{clientID, secret}, nil
+}
+
+// Request is a call to sign. All fields but Digest are required.
+type Request struct {
+	Method     string            // HTTP method in upper case, as sent
+	Target     string            // path with query, as on the request line; see [snap.RequestTarget]
+	Digest     [sha256.Size]byte // of the body as sent; see [snap.Digest]. Without a body: of nothing
+	Token      string            // the B2B token, without "Bearer "
+	Time       time.Time         // for X-TIMESTAMP
+	ExternalID string            // see [ExternalID]
+	ChannelID  string            // such as "H2H"
+}
+
+// Sign sets the six SNAP headers of a call: X-TIMESTAMP, X-PARTNER-ID, X-EXTERNAL-ID,
+// CHANNEL-ID, Authorization, and X-SIGNATURE, which is base64 of HMAC-SHA512 over the
+// string to sign (DOKU, "Symmetric Signature"). Sign each attempt anew: DOKU refuses an
+// old time. The error is [ErrIncomplete]; then h is unchanged.
+func (s *Signer) Sign(h http.Header, r Request) error {
+	if r.Method == "" || r.Target == "" || r.Token == "" || r.Time.IsZero() || r.ExternalID == "" || r.ChannelID == "" {
+		return fmt.Errorf("signing a request: %w: expected method, target, token, time, external id and channel id", ErrIncomplete)
+	}
+	timestamp := snap.Timestamp(r.Time)
 	var room [1024]byte // the longest part is the token; a longer one moves this to the heap
-	return secret.Signature(snap.AppendStringToSign(room[:0], c.Method, c.Target, c.Token, c.Digest, c.Timestamp))
+	message := snap.AppendStringToSign(room[:0], r.Method, r.Target, r.Token, r.Digest, timestamp)
+	values := [...]string{ // one allocation for all
+		timestamp, s.clientID, r.ExternalID, r.ChannelID, "Bearer " + r.Token, s.secret.Signature(message),
+	}
+	for i, name := range [len(values)]string{
+		snap.HeaderTimestamp, snap.HeaderPartnerID, snap.HeaderExternalID, snap.HeaderChannelID, snap.HeaderAuthorization, snap.HeaderSignature,
+	} {
+		h[snap.HeaderKey(name)] = values[i : i+1 : i+1]
+	}
+	return nil
 }
 
-// Asymmetric returns the X-SIGNATURE of a token request: base64 of
-// RSASSA-PKCS1-v1_5 with SHA-256 over client id, "|" and X-TIMESTAMP (DOKU,
-// "Asymmetric Signature"). It is safe for concurrent use.
-func Asymmetric(key *rsa.PrivateKey, clientID, timestamp string) (string, error) {
+// SignTokenRequest sets the headers of a request for a B2B token: X-CLIENT-KEY,
+// X-TIMESTAMP, and X-SIGNATURE, which is base64 of RSASSA-PKCS1-v1_5 with SHA-256 over
+// client id, "|" and X-TIMESTAMP (DOKU, "Asymmetric Signature"). The body is not signed.
+// It is safe for concurrent use.
+func SignTokenRequest(h http.Header, key *rsa.PrivateKey, clientID string, t time.Time) error {
+	if key == nil || clientID == "" || t.IsZero() {
+		return fmt.Errorf("signing a token request: %w: expected a private key, a client id and a time", ErrIncomplete)
+	}
+	timestamp := snap.Timestamp(t)
 	digest := sha256.Sum256([]byte(snap.TokenStringToSign(clientID, timestamp)))
 	signature, err := rsa.SignPKCS1v15(rand.Reader, key, crypto.SHA256, digest[:])
 	if err != nil {
-		return "", fmt.Errorf("signing token request: %w", err)
+		return fmt.Errorf("signing a token request: %w", err)
 	}
-	return base64.StdEncoding.EncodeToString(signature), nil
+	h.Set(snap.HeaderClientKey, clientID)
+	h.Set(snap.HeaderTimestamp, timestamp)
+	h.Set(snap.HeaderSignature, base64.StdEncoding.EncodeToString(signature))
+	return nil
+}
+
+// TokenRejected reports whether an answer from DOKU says that the B2B token is invalid:
+// HTTP 401 with a response code 401xx01 or 401xx03. DOKU has then done nothing: fetch
+// another token, sign again, and send once more.
+func TokenRejected(status int, body []byte) bool {
+	if status != http.StatusUnauthorized {
+		return false
+	}
+	var fields struct {
+		ResponseCode snap.ResponseCode `json:"responseCode"`
+	}
+	if json.Unmarshal(body, &fields) != nil {
+		return false
+	}
+	status, number, ok := fields.ResponseCode.Case()
+	return ok && status == http.StatusUnauthorized && (number == 1 || number == 3)
 }

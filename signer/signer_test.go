@@ -2,29 +2,102 @@ package signer
 
 import (
 	"crypto/rand"
+	"errors"
+	"net/http"
 	"testing"
 	"time"
 
+	"github.com/caddy-doku/caddy-doku/internal/doktest"
 	"github.com/caddy-doku/caddy-doku/snap"
 )
 
-func TestSignatures(t *testing.T) {
+const client = "BRN-0000-0000000000000"
+
+func TestSign(t *testing.T) {
 	t.Parallel()
-	key, err := ParsePrivateKey([]byte(testKey(t, "test-merchant-private.pem")), nil)
+	s, err := New(client, snap.NewSecret([]byte("SK-test-0123456789ABCDEF")))
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Known answers, computed independently; see also testdata/vectors.json.
-	got, err := Asymmetric(key, "BRN-0000-0000000000000", "2022-10-07T14:18:39+07:00")
-	if err != nil || got[:32] != "IYENnQH3LVshB4bmXGqh2wEblxpi4P0s" {
-		t.Errorf("asymmetric signature %s, %v", got, err)
-	}
-	symmetric := Symmetric(snap.NewSecret([]byte("SK-test-0123456789ABCDEF")), Call{
-		Method: "GET", Target: "/orders/v1.0/transfer-va/status", Token: "testB2BtokenABC123",
-		Digest: snap.Digest(nil), Timestamp: "2024-03-26T16:01:41+07:00",
+	h := make(http.Header)
+	err = s.Sign(h, Request{
+		Method: "GET", Target: "/orders/v1.0/transfer-va/status", Token: "testB2BtokenABC123", Digest: snap.Digest(nil),
+		Time: time.Date(2024, 3, 26, 16, 1, 41, 0, snap.WIB), ExternalID: "1", ChannelID: "H2H",
 	})
-	if symmetric != "Ien035oWG10CP7o+Y5ThBUBeptiQBWIVe0hrVzvgcacETQEnRUeXuY5rKz3oVuNAZxflyq03AsH0RIgcsuG8MQ==" {
-		t.Errorf("symmetric signature %s", symmetric)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{
+		"X-TIMESTAMP": "2024-03-26T16:01:41+07:00", "X-PARTNER-ID": client, "X-EXTERNAL-ID": "1", "CHANNEL-ID": "H2H",
+		"Authorization": "Bearer testB2BtokenABC123",
+		// A known answer, computed independently; see also testdata/vectors.json.
+		"X-SIGNATURE": "Ien035oWG10CP7o+Y5ThBUBeptiQBWIVe0hrVzvgcacETQEnRUeXuY5rKz3oVuNAZxflyq03AsH0RIgcsuG8MQ==",
+	} {
+		if got := h.Get(name); got != want {
+			t.Errorf("%s: found %s, expected %s", name, got, want)
+		}
+	}
+}
+
+func TestSignTokenRequest(t *testing.T) {
+	t.Parallel()
+	h := make(http.Header)
+	err := SignTokenRequest(h, doktest.Key(t, doktest.MerchantKey), client, time.Date(2022, 10, 7, 14, 18, 39, 0, snap.WIB))
+	// A known answer, computed independently; see also testdata/vectors.json.
+	if got := h.Get("X-SIGNATURE"); err != nil || len(got) < 32 || got[:32] != "IYENnQH3LVshB4bmXGqh2wEblxpi4P0s" {
+		t.Errorf("signature %s, %v", got, err)
+	}
+	if h.Get("X-CLIENT-KEY") != client || h.Get("X-TIMESTAMP") != "2022-10-07T14:18:39+07:00" {
+		t.Errorf("found %v", h)
+	}
+}
+
+func TestWhatIsIncompleteIsNotSigned(t *testing.T) {
+	t.Parallel()
+	secret := snap.NewSecret([]byte("SK-test"))
+	_, noClient := New("", secret)
+	_, noSecret := New(client, nil)
+	s, err := New(client, secret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := make(http.Header)
+	for name, err := range map[string]error{
+		"a signer without a client id":       noClient,
+		"a signer without a secret":          noSecret,
+		"a request without anything":         s.Sign(h, Request{}),
+		"a request without a token":          s.Sign(h, Request{Method: "GET", Target: "/", Time: time.Now(), ExternalID: "1", ChannelID: "H2H"}),
+		"a token request without a key":      SignTokenRequest(h, nil, client, time.Now()),
+		"a token request without an account": SignTokenRequest(h, doktest.Key(t, doktest.MerchantKey), "", time.Now()),
+	} {
+		if !errors.Is(err, ErrIncomplete) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if len(h) != 0 {
+		t.Errorf("headers were set: %v", h)
+	}
+}
+
+func TestTokenRejected(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		status int
+		body   string
+		want   bool
+	}{
+		{http.StatusUnauthorized, `{"responseCode":"4012701"}`, true},
+		{http.StatusUnauthorized, `{"responseCode":"4012503"}`, true},
+		{http.StatusUnauthorized, `{"responseCode":4012701}`, true},
+		{http.StatusUnauthorized, `{"responseCode":"4012700"}`, false}, // the signature
+		{http.StatusUnauthorized, `{"responseCode":"4002701"}`, false},
+		{http.StatusUnauthorized, `401`, false},
+		{http.StatusUnauthorized, ``, false},
+		{http.StatusOK, `{"responseCode":"4012701"}`, false},
+	} {
+		if got := TokenRejected(test.status, []byte(test.body)); got != test.want {
+			t.Errorf("HTTP %d %s: %v", test.status, test.body, got)
+		}
 	}
 }
 
@@ -39,7 +112,10 @@ func TestExternalIDs(t *testing.T) {
 		}
 		seen[id] = true
 	}
-	for id, ok := range map[string]bool{"1": true, "": false, "12a": false, "123456789012345678901234567890123456": true, "1234567890123456789012345678901234567": false} {
+	for id, ok := range map[string]bool{
+		"1": true, "": false, "12a": false,
+		"123456789012345678901234567890123456": true, "1234567890123456789012345678901234567": false,
+	} {
 		if ValidExternalID(id) != ok {
 			t.Errorf("ValidExternalID(%q) = %v", id, !ok)
 		}

@@ -29,14 +29,15 @@ type Credentials struct {
 
 	partnerID string   // of DOKU's calls
 	services  []string // partner service ids
+	signer    *signer.Signer
 	issuer    *verifier.Issuer
 	requests  *verifier.TokenRequest
 
 	files map[string][sha256.Size]byte // what was read, by path
 }
 
-// Secret returns the secret that signs.
-func (c *Credentials) Secret() *snap.Secret { return c.secrets[0] }
+// Signer returns the signer of calls to DOKU.
+func (c *Credentials) Signer() *signer.Signer { return c.signer }
 
 // TokenRequest returns the check of DOKU's token requests.
 func (c *Credentials) TokenRequest() *verifier.TokenRequest { return c.requests }
@@ -115,6 +116,9 @@ func (a *Account) load(log *slog.Logger) (*Credentials, error) {
 			return nil, errors.New("doku_public_key is the public half of the merchant's own private_key; expected DOKU's key from the dashboard")
 		}
 		c.dokuKeys = append(c.dokuKeys, key)
+	}
+	if c.signer, err = signer.New(a.clientID, c.secrets[0]); err != nil {
+		return nil, err
 	}
 	if c.issuer, err = verifier.NewIssuer(a.clientID, c.secrets, time.Now); err != nil {
 		return nil, err

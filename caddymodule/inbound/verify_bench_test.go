@@ -53,26 +53,21 @@ func BenchmarkVerify(b *testing.B) {
 	requests := make([]*http.Request, 256)
 	sent := 0
 	prepare := func() {
-		timestamp := snap.Timestamp(time.Now())
+		now := time.Now()
 		for i := range requests {
 			id := fmt.Sprintf("%032d", sent)
 			sent++
-			body := []byte(
-				`{"partnerServiceId":"    8808","customerNo":"` + id + `","virtualAccountNo":"    8808` + id + `","paymentRequestId":"` + id + `","note":"` + strings.Repeat(
-					"Kopi susu ",
-					80,
-				) + `"}`,
-			)
+			body := []byte(`{"partnerServiceId":"    8808","customerNo":"` + id + `","virtualAccountNo":"    8808` + id +
+				`","paymentRequestId":"` + id + `","note":"` + strings.Repeat("Kopi susu ", 80) + `"}`)
 			r := httptest.NewRequest(http.MethodPost, moduletest.PaymentPath, bytes.NewReader(body))
 			r.Header.Set("Content-Type", "application/json")
-			r.Header.Set(snap.HeaderTimestamp, timestamp)
-			r.Header.Set(snap.HeaderPartnerID, moduletest.ClientID)
-			r.Header.Set(snap.HeaderExternalID, id)
-			r.Header.Set(snap.HeaderChannelID, "VA004")
-			r.Header.Set(snap.HeaderAuthorization, "Bearer "+token)
-			r.Header.Set(snap.HeaderSignature, signer.Symmetric(account.Credentials().Secret(), signer.Call{
-				Method: http.MethodPost, Target: moduletest.PaymentPath, Token: token, Digest: snap.Digest(body), Timestamp: timestamp,
-			}))
+			err := account.Credentials().Signer().Sign(r.Header, signer.Request{
+				Method: http.MethodPost, Target: moduletest.PaymentPath, Token: token, Digest: snap.Digest(body),
+				Time: now, ExternalID: id, ChannelID: "VA004",
+			})
+			if err != nil {
+				b.Fatal(err)
+			}
 			requests[i] = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), &unwritten{}, &caddyhttp.Server{})
 		}
 	}

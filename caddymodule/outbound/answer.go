@@ -2,7 +2,6 @@ package outbound
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
@@ -10,7 +9,7 @@ import (
 
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/httpio"
 	"github.com/caddy-doku/caddy-doku/internal/store"
-	"github.com/caddy-doku/caddy-doku/snap"
+	"github.com/caddy-doku/caddy-doku/signer"
 )
 
 // answerRead is the part of an answer that is read before any of it goes to the app, in
@@ -49,17 +48,8 @@ func (c *call) readAnswer(resp *http.Response) error {
 	return nil
 }
 
-// tokenRefused reports whether an answer of DOKU's is a 401 about the token.
-func tokenRefused(status int, a *store.Answer) bool {
-	if status != http.StatusUnauthorized || a == nil {
-		return false
-	}
-	var fields struct {
-		ResponseCode snap.ResponseCode `json:"responseCode"`
-	}
-	if json.Unmarshal(a.Body, &fields) != nil {
-		return false
-	}
-	status, number, ok := fields.ResponseCode.Case()
-	return ok && status == http.StatusUnauthorized && (number == 1 || number == 3)
+// tokenRejected reports whether an answer from DOKU says that the token is invalid. Only
+// an answer that is small enough to be read does.
+func tokenRejected(status int, a *store.Answer) bool {
+	return a != nil && signer.TokenRejected(status, a.Body)
 }

@@ -18,8 +18,7 @@ var (
 
 // headers returns the headers of an attempt: those of the app that may pass, and the
 // six of SNAP.
-func headers(req *http.Request, c *call, token tokens.Token) http.Header {
-	timestamp := snap.Timestamp(c.account.Clock().Time())
+func headers(req *http.Request, c *call, token tokens.Token) (http.Header, error) {
 	h := make(http.Header) // eight headers, if the app has nothing to add, for which a map needs no table
 	for _, name := range passed {
 		if values := req.Header[name]; len(values) > 0 {
@@ -30,19 +29,13 @@ func headers(req *http.Request, c *call, token tokens.Token) http.Header {
 		h["Content-Type"] = contentType
 	}
 	h["User-Agent"] = userAgent
-	values := [...]string{ // on the heap as one
-		timestamp, c.account.ID(), c.externalID, c.channelID, "Bearer " + token.Value, signer.Symmetric(c.credentials.Secret(), signer.Call{
-			Method:    req.Method,
-			Target:    snap.RequestTarget(req.URL.RequestURI()),
-			Token:     token.Value,
-			Digest:    c.digest,
-			Timestamp: timestamp,
-		}),
-	}
-	for i, name := range [len(values)]string{
-		snap.HeaderTimestamp, snap.HeaderPartnerID, snap.HeaderExternalID, snap.HeaderChannelID, snap.HeaderAuthorization, snap.HeaderSignature,
-	} {
-		h[snap.HeaderKey(name)] = values[i : i+1 : i+1]
-	}
-	return h
+	return h, c.credentials.Signer().Sign(h, signer.Request{
+		Method:     req.Method,
+		Target:     snap.RequestTarget(req.URL.RequestURI()),
+		Digest:     c.digest,
+		Token:      token.Value,
+		Time:       c.account.Clock().Time(),
+		ExternalID: c.externalID,
+		ChannelID:  c.channelID,
+	})
 }

@@ -84,7 +84,7 @@ func (c *call) endAttempt(span trace.Span, resp *http.Response, err error) {
 			outcome = reasons.OutcomeUnknown
 		case err != nil:
 			outcome = reasons.Unreachable
-		case tokenRefused(resp.StatusCode, c.answer):
+		case tokenRejected(resp.StatusCode, c.answer):
 			outcome = "token_refused"
 		default:
 			outcome = telemetry.OutcomeOf(resp.StatusCode)

@@ -15,7 +15,9 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
 	"github.com/caddy-doku/caddy-doku/caddymodule/doku"
+	"github.com/caddy-doku/caddy-doku/caddymodule/internal/reasons"
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/telemetry"
+	"github.com/caddy-doku/caddy-doku/snap"
 )
 
 func init() {
@@ -108,7 +110,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 			fmt.Errorf("expected the upstream of a reverse_proxy with the transport doku to be %s, found %s", dialAddress(c.account), dial.Address))
 	}
 	resp, token, err := t.send(req, c)
-	if err != nil || !tokenRefused(resp.StatusCode, c.answer) {
+	if err != nil || !tokenRejected(resp.StatusCode, c.answer) {
 		return resp, err
 	}
 	c.account.Tokens().Invalidate(token)
@@ -129,7 +131,10 @@ func (t *Transport) send(req *http.Request, c *call) (*http.Response, string, er
 		return nil, "", noToken(err)
 	}
 	c.sends++
-	header := headers(req, c, token)
+	header, err := headers(req, c, token)
+	if err != nil {
+		return nil, "", &reasons.Rejection{Case: snap.GeneralError, Reason: reasons.Other, Err: err}
+	}
 	c.endSigning("")
 	ctx, span := c.startAttempt(req.Context(), req, token)
 	defer span.End()

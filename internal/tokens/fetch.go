@@ -69,7 +69,6 @@ func (s *TokenSource) fetch(ctx context.Context) (*Token, error) {
 	}
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("Accept", "application/json")
-	req.Header.Set(snap.HeaderClientKey, s.clientID)
 	if err := s.sign(req.Request); err != nil {
 		return nil, err
 	}
@@ -88,16 +87,9 @@ func (s *TokenSource) fetch(ctx context.Context) (*Token, error) {
 
 // sign gives a token request, at each attempt, its time and signature.
 func (s *TokenSource) sign(req *http.Request) error {
-	timestamp := snap.Timestamp(s.clock.Time())
-	signature, err := signer.Asymmetric(s.key.Load(), s.clientID, timestamp)
-	if err != nil {
-		return err
-	}
 	req.Context().Value(answerKey{}).(*tokenAnswer).asked = s.clock.Now()
 	req.Header = req.Header.Clone() // the attempt before may still be reading it
-	req.Header.Set(snap.HeaderTimestamp, timestamp)
-	req.Header.Set(snap.HeaderSignature, signature)
-	return nil
+	return signer.SignTokenRequest(req.Header, s.key.Load(), s.clientID, s.clock.Time())
 }
 
 // answerKey carries a *tokenAnswer from fetch to check, which sees every
