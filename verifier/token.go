@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -24,9 +25,20 @@ import (
 // RSASSA-PKCS1-v1_5 with SHA-256 over X-CLIENT-KEY, "|" and X-TIMESTAMP (DOKU,
 // "Asymmetric Signature"). It is safe for concurrent use.
 type TokenRequest struct {
-	ClientKey string           // what X-CLIENT-KEY must be: the client id, unless DOKU was given another
-	Keys      []*rsa.PublicKey // DOKU's; one must match. Several during a change of keys.
-	Window    Window
+	clientKey string
+	keys      []*rsa.PublicKey
+	window    Window
+}
+
+// NewTokenRequest returns a check of token requests. clientKey is what X-CLIENT-KEY must
+// be: the client id, unless DOKU was given another. keys are DOKU's; one must match,
+// several during a change of keys. A zero window is [DefaultWindow]. The error is
+// [ErrConfig].
+func NewTokenRequest(clientKey string, keys []*rsa.PublicKey, window Window) (*TokenRequest, error) {
+	if clientKey == "" || len(keys) == 0 || slices.Contains(keys, nil) {
+		return nil, fmt.Errorf("%w: token requests need a client key and a public key of DOKU", ErrConfig)
+	}
+	return &TokenRequest{clientKey, keys, window}, nil
 }
 
 // Verify checks a request's headers and body at the instant now. The error is
@@ -47,15 +59,15 @@ func (t *TokenRequest) Verify(h http.Header, body []byte, now time.Time) error {
 	if err := grantType(body); err != nil {
 		return err
 	}
-	if _, err := t.Window.check(timestamp, now); err != nil {
+	if _, err := t.window.check(timestamp, now); err != nil {
 		return err
 	}
-	if subtle.ConstantTimeCompare([]byte(clientKey), []byte(t.ClientKey)) != 1 {
+	if subtle.ConstantTimeCompare([]byte(clientKey), []byte(t.clientKey)) != 1 {
 		return refuse(snap.UnknownClient, "%w: X-CLIENT-KEY is %.40q", ErrClientUnknown, clientKey)
 	}
 	digest := sha256.Sum256([]byte(snap.TokenStringToSign(clientKey, timestamp)))
-	var failed error = refuse(snap.Unauthorized, "%w: there is no key of DOKU's to check it with; is doku_public_key set?", ErrSignature)
-	for _, key := range t.Keys {
+	var failed error = refuse(snap.Unauthorized, "%w: there is no key of DOKU to check it with", ErrSignature) // of the zero value
+	for _, key := range t.keys {
 		raw, err := signature(sent, key.Size())
 		if err == nil {
 			err = rsa.VerifyPKCS1v15(key, crypto.SHA256, digest[:], raw)

@@ -10,7 +10,7 @@ import (
 
 func TestWithoutAKeyNothingIsAccepted(t *testing.T) {
 	t.Parallel()
-	requests := &TokenRequest{ClientKey: client, Window: DefaultWindow}
+	requests := &TokenRequest{clientKey: client} // as nobody else can make it
 	h := make(http.Header)
 	h.Set(snap.HeaderClientKey, client)
 	h.Set(snap.HeaderTimestamp, snap.Timestamp(noon))

@@ -102,8 +102,8 @@ func refuse(c snap.Case, format string, args ...any) *Refusal {
 	return &Refusal{Case: c, Err: fmt.Errorf(format, args...)}
 }
 
-// Window is how far the X-TIMESTAMP of a call may lie from the clock. DOKU's
-// own tolerance is not documented.
+// Window is how far the X-TIMESTAMP of a call may lie from the clock. The zero value is
+// [DefaultWindow]. DOKU's own tolerance is not documented.
 type Window struct {
 	Past   time.Duration
 	Future time.Duration
@@ -113,7 +113,16 @@ type Window struct {
 // ahead, for clocks that differ.
 var DefaultWindow = Window{Past: 10 * time.Minute, Future: 2 * time.Minute}
 
+// orDefault returns w, or [DefaultWindow] if w is zero.
+func (w Window) orDefault() Window {
+	if w == (Window{}) {
+		return DefaultWindow
+	}
+	return w
+}
+
 func (w Window) check(text string, now time.Time) (time.Time, error) {
+	w = w.orDefault()
 	t, err := snap.ParseTimestamp(text)
 	if err != nil {
 		return time.Time{}, refuseTimestamp("%w: %w", ErrTimestampFormat, err)

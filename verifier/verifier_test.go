@@ -57,11 +57,7 @@ type Call struct {
 
 // verify checks a call as a whole.
 func verify(v *Verifier, c Call, now time.Time) (Verified, error) {
-	head, err := v.Head(c.Method, c.Target, c.Header, now)
-	if err != nil {
-		return Verified{}, err
-	}
-	return head.Verify(c.Body, nil)
+	return v.Verify(c.Method, c.Target, c.Header, c.Body, now)
 }
 
 // genuine returns a call signed by DOKU at noon with key.
@@ -83,9 +79,19 @@ func genuine(t testing.TB, key *snap.Secret, body string) Call {
 	return Call{Method: http.MethodPost, Target: target, Header: h, Body: []byte(body)}
 }
 
+// config accepts DOKU's calls at the instant at, as most accounts do.
+func config(t testing.TB, at time.Time) Config {
+	t.Helper()
+	return Config{PartnerID: client, Secrets: []*snap.Secret{secret, retired}, Tokens: issuer(t, client, at, secret, retired)}
+}
+
 func verifier(t testing.TB, at time.Time) *Verifier {
 	t.Helper()
-	return &Verifier{PartnerID: client, Secrets: []*snap.Secret{secret, retired}, Tokens: issuer(t, client, at, secret, retired), Window: DefaultWindow}
+	v, err := New(config(t, at))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
 }
 
 func TestVerify(t *testing.T) {
@@ -223,9 +229,13 @@ func TestOtherWaysOfSigning(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			v := verifier(t, noon)
-			v.Token, v.Signatures, v.Keys = test.token, test.forms, []*rsa.PublicKey{&doku.PublicKey}
-			v.PartnerServices = []string{"19008", "8808"}
+			cfg := config(t, noon)
+			cfg.Token, cfg.Signatures, cfg.Keys = test.token, test.forms, []*rsa.PublicKey{&doku.PublicKey}
+			cfg.PartnerServices = []string{"19008", "8808"}
+			v, err := New(cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
 			call := genuine(t, secret, body)
 			if test.change != nil {
 				test.change(&call)
@@ -328,7 +338,10 @@ func TestTokenRequest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	requests := &TokenRequest{ClientKey: client, Keys: []*rsa.PublicKey{&other.PublicKey, &key.PublicKey}, Window: DefaultWindow}
+	requests, err := NewTokenRequest(client, []*rsa.PublicKey{&other.PublicKey, &key.PublicKey}, Window{})
+	if err != nil {
+		t.Fatal(err)
+	}
 	signed := func(key *rsa.PrivateKey, clientKey string) http.Header {
 		sum := sha256.Sum256([]byte(clientKey + "|" + snap.Timestamp(noon)))
 		raw, err := rsa.SignPKCS1v15(nil, key, crypto.SHA256, sum[:])
@@ -401,9 +414,14 @@ func FuzzVerify(f *testing.F) {
 			"X-External-Id": {external}, "Authorization": {authorization},
 		}
 		for _, token := range []TokenMode{TokenIssued, TokenAny, TokenNone} {
-			v := verifier(t, noon)
-			v.Token, v.Signatures, v.Keys = token, []SignatureForm{Symmetric, Asymmetric}, []*rsa.PublicKey{&doku.PublicKey}
-			_, err := verify(v, Call{Method: http.MethodPost, Target: target, Header: h, Body: body}, noon)
+			cfg := config(t, noon)
+			cfg.Token, cfg.Signatures, cfg.Keys = token, []SignatureForm{Symmetric, Asymmetric}, []*rsa.PublicKey{&doku.PublicKey}
+			cfg.PartnerServices = []string{"8808"}
+			v, err := New(cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = verify(v, Call{Method: http.MethodPost, Target: target, Header: h, Body: body}, noon)
 			forged(t, err)
 		}
 	})
@@ -432,7 +450,10 @@ func FuzzTokenRequest(f *testing.F) {
 	f.Add("2024-08-27T12:00:00+07:00", "AAAA", client, []byte(`{"grantType":"client_credentials"}`))
 	f.Add("2024-08-27T12:00:00+07:00", strings.Repeat("A", 342)+"==", client, []byte(`{"grantType":"client_credentials","additionalInfo":[]}`))
 	f.Add("", "", "", []byte(`{"grantType":5}`))
-	requests := &TokenRequest{ClientKey: client, Keys: []*rsa.PublicKey{&doktest.Key(f, doktest.DOKUKey).PublicKey}, Window: DefaultWindow}
+	requests, err := NewTokenRequest(client, []*rsa.PublicKey{&doktest.Key(f, doktest.DOKUKey).PublicKey}, Window{})
+	if err != nil {
+		f.Fatal(err)
+	}
 	f.Fuzz(func(t *testing.T, timestamp, signature, clientKey string, body []byte) {
 		h := http.Header{"X-Timestamp": {timestamp}, "X-Signature": {signature}, "X-Client-Key": {clientKey}}
 		forged(t, requests.Verify(h, body, noon))
@@ -451,4 +472,50 @@ func FuzzIssuerCheck(f *testing.F) {
 			forged(t, mine.Check(token))
 		}
 	})
+}
+
+func TestAConfigurationThatCouldAcceptNothingIsAnError(t *testing.T) {
+	t.Parallel()
+	doku := &doktest.Key(t, doktest.DOKUKey).PublicKey
+	asymmetric := func(c *Config) {
+		c.Signatures, c.Keys, c.PartnerServices = []SignatureForm{Asymmetric}, []*rsa.PublicKey{doku}, []string{"8808"}
+	}
+	for _, test := range []struct {
+		name   string
+		change func(*Config)
+		err    error
+	}{
+		{"as it should be", func(*Config) {}, nil},
+		{"nothing at all", func(c *Config) { *c = Config{} }, ErrConfig},
+		{"no partner id", func(c *Config) { c.PartnerID = "" }, ErrConfig},
+		{"no secret", func(c *Config) { c.Secrets = nil }, ErrConfig},
+		{"a secret that is none", func(c *Config) { c.Secrets = append(c.Secrets, nil) }, ErrConfig},
+		{"no issuer of the tokens that are expected", func(c *Config) { c.Tokens = nil }, ErrConfig},
+		{"no issuer, if any token will do", func(c *Config) { c.Tokens, c.Token = nil, TokenAny }, nil},
+		{"no issuer, if none is expected", func(c *Config) { c.Tokens, c.Token = nil, TokenNone }, nil},
+		{"another token mode", func(c *Config) { c.Token = "some" }, ErrConfig},
+		{"another signature form", func(c *Config) { c.Signatures = []SignatureForm{"quantum"} }, ErrConfig},
+		{"only asymmetric", asymmetric, nil},
+		{"asymmetric needs neither secret nor issuer", func(c *Config) { asymmetric(c); c.Secrets, c.Tokens = nil, nil }, nil},
+		{"asymmetric without a key", func(c *Config) { asymmetric(c); c.Keys = nil }, ErrConfig},
+		{"asymmetric with a key that is none", func(c *Config) { asymmetric(c); c.Keys = []*rsa.PublicKey{nil} }, ErrConfig},
+		{"asymmetric without a partner service", func(c *Config) { asymmetric(c); c.PartnerServices = nil }, ErrConfig},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			cfg := config(t, noon)
+			test.change(&cfg)
+			if v, err := New(cfg); !errors.Is(err, test.err) || (v == nil) != (err != nil) {
+				t.Errorf("found %v, %v, expected %v", v, err, test.err)
+			}
+		})
+	}
+	for name, keys := range map[string][]*rsa.PublicKey{"no key": nil, "a key that is none": {nil}} {
+		if _, err := NewTokenRequest(client, keys, Window{}); !errors.Is(err, ErrConfig) {
+			t.Errorf("token requests with %s: %v", name, err)
+		}
+	}
+	if _, err := NewTokenRequest("", []*rsa.PublicKey{doku}, Window{}); !errors.Is(err, ErrConfig) {
+		t.Errorf("token requests without a client key: %v", err)
+	}
 }

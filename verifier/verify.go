@@ -8,6 +8,8 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/base64"
+	"errors"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -52,23 +54,82 @@ const (
 	BodyCanonical  BodyForm = "canonical"
 )
 
-// Verifier checks DOKU's inquiries and notifications. It is safe for concurrent
-// use.
-type Verifier struct {
-	PartnerID  string           // what X-PARTNER-ID must be
-	Secrets    []*snap.Secret   // one must match, for the symmetric form. Several during a change of secrets.
-	Keys       []*rsa.PublicKey // DOKU's; one must match, for the asymmetric form
-	Tokens     *Issuer          // recognizes the bearer token
-	Token      TokenMode        // default: TokenIssued
-	Signatures []SignatureForm  // that are accepted; default: Symmetric
-	Window     Window
+// Config says which calls a [Verifier] accepts.
+type Config struct {
+	PartnerID string // what X-PARTNER-ID must be; required
 
-	// PartnerServices are the partner service ids of the account, without white
-	// space, for the asymmetric form.
+	// Signatures are the accepted forms. Default: Symmetric.
+	Signatures []SignatureForm
+
+	// Secrets are the account's, for the symmetric form: one must match. Several during a
+	// change of secrets.
+	Secrets []*snap.Secret
+
+	// Token is what the bearer token must be, for the symmetric form. Default:
+	// TokenIssued, which needs Tokens.
+	Token  TokenMode
+	Tokens *Issuer
+
+	// Keys are DOKU's, and PartnerServices the account's partner service ids without white
+	// space, for the asymmetric form: one of each must match.
+	Keys            []*rsa.PublicKey
 	PartnerServices []string
+
+	Window Window // default: [DefaultWindow]
 }
 
-// Head is a call of which all but the body has been checked.
+// Verifier checks DOKU's inquiries and notifications. It is safe for concurrent use.
+type Verifier struct{ cfg Config }
+
+// ErrConfig is the error of a configuration that could accept no call.
+var ErrConfig = errors.New("verifier: the configuration is not complete")
+
+// New returns a verifier. It fails with [ErrConfig] if a setting is unknown, or missing
+// for one of the accepted forms.
+func New(cfg Config) (*Verifier, error) {
+	if cfg.Token == "" {
+		cfg.Token = TokenIssued
+	}
+	if len(cfg.Signatures) == 0 {
+		cfg.Signatures = []SignatureForm{Symmetric}
+	}
+	if cfg.PartnerID == "" {
+		return nil, fmt.Errorf("%w: expected a partner id", ErrConfig)
+	}
+	for _, form := range cfg.Signatures {
+		switch {
+		case form == Symmetric && (len(cfg.Secrets) == 0 || slices.Contains(cfg.Secrets, nil)):
+			return nil, fmt.Errorf("%w: symmetric signatures need a secret", ErrConfig)
+		case form == Symmetric && cfg.Token == TokenIssued && cfg.Tokens == nil:
+			return nil, fmt.Errorf("%w: the token mode %q needs the issuer of the tokens", ErrConfig, TokenIssued)
+		case form == Asymmetric && (len(cfg.Keys) == 0 || slices.Contains(cfg.Keys, nil)):
+			return nil, fmt.Errorf("%w: asymmetric signatures need a public key of DOKU", ErrConfig)
+		case form == Asymmetric && len(cfg.PartnerServices) == 0:
+			return nil, fmt.Errorf("%w: asymmetric signatures need a partner service id: DOKU may sign for all merchants with one key", ErrConfig)
+		case form != Symmetric && form != Asymmetric:
+			return nil, fmt.Errorf("%w: expected the signature form %q or %q, found %q", ErrConfig, Symmetric, Asymmetric, form)
+		}
+	}
+	switch cfg.Token {
+	case TokenIssued, TokenAny, TokenNone:
+	default:
+		return nil, fmt.Errorf("%w: expected the token mode %q, %q or %q, found %q", ErrConfig, TokenIssued, TokenAny, TokenNone, cfg.Token)
+	}
+	return &Verifier{cfg}, nil
+}
+
+// Verify checks a call whose body is there already. method and target are those that
+// DOKU has called, before any rewrite; target is the path with its query. The error is a
+// [*Refusal]. To read a body only if the headers are right, use [Verifier.Head].
+func (v *Verifier) Verify(method, target string, h http.Header, body []byte, now time.Time) (Verified, error) {
+	head, err := v.Head(method, target, h, now)
+	if err != nil {
+		return Verified{}, err
+	}
+	return head.Verify(body, nil)
+}
+
+// Head is a call whose headers are checked, and whose body is not.
 type Head struct {
 	PartnerID  string
 	ExternalID string
@@ -84,8 +145,11 @@ type Head struct {
 	signature []byte
 }
 
-// Verified is what a verified call has told of itself.
+// Verified is a call that is DOKU's.
 type Verified struct {
+	ExternalID string
+	Timestamp  time.Time
+
 	Signature SignatureForm // which matched
 	BodyForm  BodyForm      // for which it matched
 
@@ -100,10 +164,10 @@ type Verified struct {
 	Canonical []byte
 }
 
-// Head checks what comes before the body at the instant now: the headers, then
-// time, then token. So a stranger is refused before any of its body is read.
-// target is path and query as DOKU called them, before any rewrite. The error is a
-// [*Refusal]; what was found until then is in the head all the same.
+// Head checks everything before the body at the instant now: the headers, then the
+// time, then the token. So a stranger is refused before its body is read. target is path
+// and query as DOKU called them, before any rewrite. The error is a [*Refusal]; the head
+// has the fields found until then all the same.
 func (v *Verifier) Head(method, target string, h http.Header, now time.Time) (head Head, err error) {
 	head = Head{verifier: v, method: method, target: target}
 	sent, err := head.read(h)
@@ -116,17 +180,17 @@ func (v *Verifier) Head(method, target string, h http.Header, now time.Time) (he
 	if head.token, err = v.bearer(head.form, h); err != nil {
 		return head, err
 	}
-	if head.Timestamp, err = v.Window.check(head.timestamp, now); !head.Timestamp.IsZero() {
+	if head.Timestamp, err = v.cfg.Window.check(head.timestamp, now); !head.Timestamp.IsZero() {
 		head.Age = now.Sub(head.Timestamp)
 	}
 	if err != nil {
 		return head, err
 	}
-	if subtle.ConstantTimeCompare([]byte(head.PartnerID), []byte(v.PartnerID)) != 1 {
+	if subtle.ConstantTimeCompare([]byte(head.PartnerID), []byte(v.cfg.PartnerID)) != 1 {
 		return head, refuse(snap.UnknownClient, "%w: X-PARTNER-ID is %.40q", ErrClientUnknown, head.PartnerID)
 	}
 	if head.form == Symmetric && v.issued() {
-		if err := v.Tokens.Check(head.token); err != nil {
+		if err := v.cfg.Tokens.Check(head.token); err != nil {
 			return head, err
 		}
 	}
@@ -151,10 +215,10 @@ func (h *Head) read(headers http.Header) (sent string, err error) {
 
 // formOf returns the form of a signature. If both are accepted, its length tells.
 func (v *Verifier) formOf(sent string) (SignatureForm, error) {
-	if !slices.Contains(v.Signatures, Asymmetric) {
+	if !slices.Contains(v.cfg.Signatures, Asymmetric) {
 		return Symmetric, nil
 	}
-	if !slices.Contains(v.Signatures, Symmetric) {
+	if !slices.Contains(v.cfg.Signatures, Symmetric) {
 		return Asymmetric, nil
 	}
 	raw, err := base64.StdEncoding.Strict().DecodeString(sent)
@@ -173,7 +237,7 @@ func (v *Verifier) decode(form SignatureForm, sent string) ([]byte, error) {
 		return signature(sent, snap.SignatureSize)
 	}
 	var err error
-	for _, key := range v.Keys {
+	for _, key := range v.cfg.Keys {
 		var raw []byte
 		if raw, err = signature(sent, key.Size()); err == nil {
 			return raw, nil
@@ -186,7 +250,7 @@ func (v *Verifier) decode(form SignatureForm, sent string) ([]byte, error) {
 // for [Verified.Canonical] to use; it may be nil. The error is a [*Refusal].
 func (h *Head) Verify(body, memory []byte) (Verified, error) {
 	canonical, _, invalid := snap.AppendCanonical(memory, body)
-	result := Verified{Signature: h.form, Valid: invalid, Canonical: canonical}
+	result := Verified{ExternalID: h.ExternalID, Timestamp: h.Timestamp, Signature: h.form, Valid: invalid, Canonical: canonical}
 	if !h.match(&result, body) {
 		return Verified{}, refuse(snap.Unauthorized, "%w: %s, for %.20s %.200q, body of %d bytes, at %s; is %s the one of this environment, and does anything in front of the sidecar change path or body?",
 			ErrSignature, h.form, h.method, h.target, len(body), h.timestamp, map[SignatureForm]string{Symmetric: "secret_key", Asymmetric: "doku_public_key"}[h.form])
@@ -205,7 +269,7 @@ func (v *Verifier) own(body []byte) error {
 	switch {
 	case id == "":
 		return refuse(snap.Unauthorized, "%w: the body names none, so that an asymmetric signature may be for any merchant", ErrPartnerService)
-	case !slices.Contains(v.PartnerServices, id):
+	case !slices.Contains(v.cfg.PartnerServices, id):
 		return refuse(snap.Unauthorized, "%w: %.40q; if it is yours, add it to partner_service_id", ErrPartnerService, id)
 	}
 	return nil
@@ -239,13 +303,13 @@ func (h *Head) signed(digest [sha256.Size]byte) bool {
 	var room [1024]byte
 	if h.form == Symmetric {
 		message := snap.AppendStringToSign(room[:0], h.method, h.target, h.token, digest, h.timestamp)
-		return slices.ContainsFunc(h.verifier.Secrets, func(secret *snap.Secret) bool {
+		return slices.ContainsFunc(h.verifier.cfg.Secrets, func(secret *snap.Secret) bool {
 			expected := secret.MAC(message)
 			return hmac.Equal(expected[:], h.signature)
 		})
 	}
 	sum := sha256.Sum256(snap.AppendAsymmetricStringToSign(room[:0], h.method, h.target, digest, h.timestamp))
-	return slices.ContainsFunc(h.verifier.Keys, func(key *rsa.PublicKey) bool {
+	return slices.ContainsFunc(h.verifier.cfg.Keys, func(key *rsa.PublicKey) bool {
 		return rsa.VerifyPKCS1v15(key, crypto.SHA256, sum[:], h.signature) == nil
 	})
 }
@@ -268,14 +332,14 @@ func externalID(h http.Header) (string, error) {
 }
 
 // issued reports whether tokens must be those that we have given.
-func (v *Verifier) issued() bool { return v.Token != TokenAny && v.Token != TokenNone }
+func (v *Verifier) issued() bool { return v.cfg.Token == TokenIssued }
 
 // bearer returns the token that is in the string to sign.
 func (v *Verifier) bearer(form SignatureForm, h http.Header) (string, error) {
 	switch {
-	case form == Asymmetric, v.Token == TokenNone:
+	case form == Asymmetric, v.cfg.Token == TokenNone:
 		return "", nil
-	case v.Token == TokenAny && len(snap.HeaderValues(h, snap.HeaderAuthorization)) == 0:
+	case v.cfg.Token == TokenAny && len(snap.HeaderValues(h, snap.HeaderAuthorization)) == 0:
 		return "", nil
 	}
 	return bearer(h)

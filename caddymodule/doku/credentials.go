@@ -39,19 +39,19 @@ type Credentials struct {
 // Signer returns the signer of calls to DOKU.
 func (c *Credentials) Signer() *signer.Signer { return c.signer }
 
-// TokenRequest returns the check of DOKU's token requests.
+// TokenRequest returns the check of DOKU's token requests, or nil without a key of DOKU.
 func (c *Credentials) TokenRequest() *verifier.TokenRequest { return c.requests }
 
 // Issuer returns the issuer of DOKU's tokens.
 func (c *Credentials) Issuer() *verifier.Issuer { return c.issuer }
 
-// Verifier returns the check of DOKU's calls, with the settings of a handler.
-func (c *Credentials) Verifier(token verifier.TokenMode, forms []verifier.SignatureForm) verifier.Verifier {
-	return verifier.Verifier{
+// Verifier returns the check of DOKU's calls, with the settings of a handler. The error
+// says which credential is missing for them.
+func (c *Credentials) Verifier(token verifier.TokenMode, forms []verifier.SignatureForm) (*verifier.Verifier, error) {
+	return verifier.New(verifier.Config{
 		PartnerID: c.partnerID, Secrets: c.secrets, Keys: c.dokuKeys, Tokens: c.issuer, Token: token, Signatures: forms,
-		Window:          verifier.DefaultWindow,
 		PartnerServices: c.services,
-	}
+	})
 }
 
 // secretBytes returns the secrets, from which the store derives its keys.
@@ -123,8 +123,10 @@ func (a *Account) load(log *slog.Logger) (*Credentials, error) {
 	if c.issuer, err = verifier.NewIssuer(a.clientID, c.secrets, time.Now); err != nil {
 		return nil, err
 	}
-	c.requests = &verifier.TokenRequest{ClientKey: a.clientKey, Keys: c.dokuKeys, Window: verifier.DefaultWindow}
-	return c, nil
+	if len(c.dokuKeys) > 0 {
+		c.requests, err = verifier.NewTokenRequest(a.clientKey, c.dokuKeys, verifier.DefaultWindow)
+	}
+	return c, err
 }
 
 // secret returns a secret that is given as itself, or as the path of its file. It

@@ -264,7 +264,10 @@ func (v *Verify) check(in *call, w http.ResponseWriter, r *http.Request) *reason
 		return unknownClient(r.Header, snap.HeaderPartnerID, err)
 	}
 	in.account = account
-	checker := account.Credentials().Verifier(verifier.TokenMode(v.Token), v.forms)
+	checker, err := account.Credentials().Verifier(verifier.TokenMode(v.Token), v.forms)
+	if err != nil { // Validate has found it
+		return reject(reasons.Other, "", err)
+	}
 	head, err := checker.Head(in.method, in.target, r.Header, v.now())
 	in.age, in.aged = head.Age, !head.Timestamp.IsZero()
 	if err != nil {
