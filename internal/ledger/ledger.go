@@ -1,3 +1,5 @@
+// Package ledger keeps the inbound idempotency record: which calls of DOKU the app has
+// accepted, and with which answer.
 package ledger
 
 import (
@@ -14,57 +16,57 @@ import (
 	"github.com/caddy-doku/caddy-doku/snap"
 )
 
-// Ledger remembers the inbound calls that the app has accepted, with the answer
-// it gave, so that a repeat is answered without the app being called again. DOKU
-// delivers at least once: a repeat is to be expected, and it is not known whether
-// it has the external id of the first.
+// Ledger records the inbound calls that the app has accepted, with the app's answers,
+// so that a repeat gets the same answer and does not reach the app. DOKU delivers a call
+// at least once, so repeats happen. DOKU does not say whether a repeat has the external
+// id of the first call.
 //
-// A call is the same as an earlier one if external id and body are the same, or,
-// for a notification, if payment id and body are. While the first is in flight, in
-// this sidecar or another one with the same store, a repeat waits for its answer;
-// after a 2xx it gets that answer; after anything else it is handed to the app.
-// The same external id with another body is refused with [ErrConflict] while the
-// first is in flight and after a 2xx, if both are of the same WIB day: on another
-// one, DOKU may use the id again.
+// Two calls are the same if they have the same external id and body. Two notifications
+// are also the same if they have the same payment id and body. While the first call is
+// in flight, in any sidecar with the same store, a repeat waits for its answer. After a
+// 2xx the repeat gets that answer. After any other result it goes to the app.
+//
+// A call with the external id of an earlier one and another body is refused with
+// [ErrConflict], while the earlier call is in flight and after its 2xx. That holds on the
+// same WIB day: on another day DOKU may use the id again.
 //
 // Answers are kept for 24 h. It is safe for concurrent use.
 type Ledger struct {
-	// Lenient says whether calls are handed to the app while the store is away,
-	// without protection against repeats. Otherwise they are refused, so that DOKU
-	// tries again. It must not be changed once the ledger is in use.
+	// Lenient makes calls go to the app while the store is away, without protection
+	// against repeats. If it is false, they are refused, so that DOKU tries again. Set
+	// it before the first call of Deliver.
 	Lenient bool
 
 	store store.Store
-	once  *store.Locks
+	locks *store.Locks
 }
 
-// DefaultLease is for how long at most a repeat waits for a sidecar that has died
-// while the first was in flight.
+// DefaultLease is the usual lease for [NewLedger].
 const DefaultLease = 10 * time.Second
 
-// AnswerLargest is the largest body of an answer that is kept, in bytes. A repeat
-// of a call that was answered with a larger one gets a short acknowledgement.
+// AnswerLargest is the size in bytes of the largest answer body that is kept. If the
+// answer is larger, a repeat gets a short acknowledgement instead.
 const AnswerLargest = 256 << 10
 
-// NewLedger returns an account's ledger, which keeps its answers in s: see
-// [store.Scope]. lease is for how long at most the death of a sidecar keeps a
-// repeat waiting.
+// NewLedger returns the ledger of one account, which keeps its answers in s; see
+// [store.Scope]. lease is the longest time that a repeat waits for a sidecar that has
+// died while the first call was in flight.
 func NewLedger(s store.Store, lease time.Duration) *Ledger {
-	return &Ledger{store: s, once: store.NewLocks(s, lease)}
+	return &Ledger{store: s, locks: store.NewLocks(s, lease)}
 }
 
-// Identity is what makes two calls of an account the same.
+// Identity is the part of a call that its repeats have in common.
 type Identity struct {
 	Account    string
 	Service    snap.Service
 	ExternalID string
-	Day        string            // the WIB day of the call, on which no other call may have its external id; see [snap.Day]
+	Day        string            // the WIB day of the call, on which its external id is unique; see [snap.Day]
 	PaymentID  string            // of a notification; empty if it has none
-	Digest     [sha256.Size]byte // of the body; see [Verified]
+	Digest     [sha256.Size]byte // of the canonical body; see [snap.Digest]
 }
 
-// Key returns a text that is the same for the same call and for no other, to
-// hand to the app as Idempotency-Key: 32 hexadecimal digits.
+// Key returns the Idempotency-Key of a call: 32 hexadecimal digits that are the same for
+// all its repeats and differ from the key of any other call.
 func (id Identity) Key() string {
 	var room [512]byte
 	text := room[:0]
@@ -75,7 +77,7 @@ func (id Identity) Key() string {
 	return hex.EncodeToString(sum[:16])
 }
 
-// call returns the id of what the call tells of.
+// call returns the payment id, or the external id if there is none.
 func (id Identity) call() string {
 	if id.PaymentID != "" {
 		return id.PaymentID
@@ -83,13 +85,13 @@ func (id Identity) call() string {
 	return id.ExternalID
 }
 
-// keys are those under which a call is known, as parts of one text: made one by one,
-// they cost five pieces of memory for each call.
+// keys are the keys of a call in the store. They are parts of one string, which saves
+// four allocations per call.
 type keys struct {
-	external string // its external id, which no other call of the day may have
-	call     string // payment or external id together with the body
-	paid     string // of a notification: the payment, whose value is the body that was accepted
-	digest   string // of the body
+	external string // day and external id; the value is the digest of the body
+	call     string // payment or external id, and body; the value is the answer
+	paid     string // payment id of a notification, or empty; the value is the digest of the accepted body
+	digest   string // of the body; not a key, but the label of the lease
 }
 
 func (id Identity) keys() keys {
@@ -114,54 +116,56 @@ func (id Identity) keys() keys {
 	return keys{whole[:external], whole[external:call], whole[call:], whole[digest:][:hex.EncodedLen(sha256.Size)]}
 }
 
-// Outcome is what has become of a call.
+// Outcome is the result of [Ledger.Deliver].
 type Outcome struct {
-	Answer   store.Answer // to give to DOKU, with the status of [snap.AnswerStatus]
-	Replayed bool         // it was given before, and the app was not called
-	// Changed says that the app has accepted a notification of the same payment
-	// with another body before. It was called all the same.
+	Answer   store.Answer // for DOKU, with the status of [snap.AnswerStatus]
+	Replayed bool         // Answer is from an earlier call, and the app was not called
+
+	// Changed means that the app has accepted another body for the same payment before.
+	// The notification went to the app nevertheless.
 	Changed bool
-	// Unkept is why the ledger does not know of the outcome, if nobody else need
-	// be told: a repeat may have to wait, or reach the app again.
+
+	// Unkept is the error of the store, if the outcome could not be kept and Answer is
+	// valid nevertheless. A repeat may then have to wait, or reach the app again.
 	Unkept error
 }
 
-// Errors of [Ledger.Deliver].
+// Errors of [Ledger.Deliver]. After each of them, DOKU must be told to try again.
 var (
-	ErrLedger      = errors.New("the ledger cannot be asked")
+	ErrLedger      = errors.New("the ledger cannot be read or written")
 	ErrConflict    = errors.New("external id used before with another body")
 	ErrInFlight    = errors.New("the same call is still in flight")
 	ErrNotRecorded = errors.New("the app has accepted the call, but that could not be recorded")
 )
 
-// Deliver hands a call to the app, unless it is a repeat, and records that the app
-// has accepted it, before it returns. app calls the app; its answer counts as
-// accepted if [snap.AnswerStatus] is 2xx. Errors are app's own, as it is; [ErrConflict];
-// [ErrInFlight] if ctx ended while the same call was waited for; and,
-// of a ledger that is not lenient, [ErrLedger] and [ErrNotRecorded]. After each of
-// them, DOKU must be told to try again. What the app has accepted is recorded even if
-// ctx has ended.
+// Deliver sends a call to the app, unless it is a repeat, and records the answer before
+// it returns, if the app has accepted the call. app calls the app; an answer accepts the
+// call if its [snap.AnswerStatus] is 2xx. The answer is recorded even if ctx has ended.
+//
+// Deliver returns the error of app unchanged, [ErrConflict], or [ErrInFlight] if ctx ends
+// while it waits for the same call. [ErrLedger] and [ErrNotRecorded] mean that the store
+// failed; if the ledger is lenient, Outcome.Unkept has that error instead.
 func (l *Ledger) Deliver(ctx context.Context, id Identity, app func() (store.Answer, error)) (out Outcome, err error) {
 	keys := id.keys()
-	turn, values, err := l.once.Acquire(ctx, keys.digest, keys.external, keys.call)
+	lease, values, err := l.locks.Acquire(ctx, keys.digest, keys.external, keys.call)
 	switch {
 	case errors.Is(err, store.ErrOtherUse):
 		return out, conflict(id)
 	case errors.Is(err, store.ErrInFlight):
 		return out, fmt.Errorf("%w: %w", ErrInFlight, err)
-	case err != nil && (ctx.Err() != nil || !l.Lenient): // too late for the app, DOKU tries again in any case
+	case err != nil && (ctx.Err() != nil || !l.Lenient): // after ctx has ended it is too late for the app
 		return out, fmt.Errorf("%w: %w", ErrLedger, err)
 	case err != nil:
 		out.Unkept = err
 		out.Answer, err = judged(app)
 		return out, err
-	case turn == nil:
+	case lease == nil:
 		return replay(id, values)
 	}
 	open := true
 	defer func() {
 		if open { // also if app panics
-			out.Unkept = turn.Release(ctx)
+			out.Unkept = lease.Release(ctx)
 		}
 	}()
 	if out.Answer, err = judged(app); err != nil || out.Answer.Status < 200 || out.Answer.Status > 299 {
@@ -170,9 +174,9 @@ func (l *Ledger) Deliver(ctx context.Context, id Identity, app func() (store.Ans
 	}
 	open = false
 	digest, value := entries(id, out.Answer)
-	done, err := turn.Commit(ctx, answersKept, digest, value)
+	done, err := lease.Commit(ctx, answersKept, digest, value)
 	if err == nil && !done {
-		err = errors.New("another sidecar has taken over, because the lease had run out")
+		err = errors.New("the lease has expired, and another sidecar has taken over")
 	}
 	switch {
 	case err != nil && l.Lenient:
@@ -185,14 +189,14 @@ func (l *Ledger) Deliver(ctx context.Context, id Identity, app func() (store.Ans
 	return out, nil
 }
 
-// judged returns the app's answer with the status by which it is judged.
+// judged returns the app's answer with the status of [snap.AnswerStatus].
 func judged(app func() (store.Answer, error)) (store.Answer, error) {
 	answer, err := app()
 	answer.Status = snap.AnswerStatus(answer.Status, answer.Body)
 	return answer, err
 }
 
-// replay returns the answer that was left behind for a call.
+// replay returns the recorded answer of a call.
 func replay(id Identity, values [][]byte) (Outcome, error) {
 	if body := values[0]; body != nil && !bytes.Equal(body, id.Digest[:]) {
 		return Outcome{}, conflict(id)
@@ -208,18 +212,17 @@ func conflict(id Identity) error {
 	return fmt.Errorf("%w: X-EXTERNAL-ID %s", ErrConflict, id.ExternalID)
 }
 
-// entries returns what is kept for an accepted call under its two keys.
+// entries returns the two values of an accepted call.
 func entries(id Identity, answer store.Answer) (digest, value []byte) {
 	if len(answer.Body) > AnswerLargest {
-		// Of the headers none need be true of another body, such as Content-Encoding.
+		// Headers such as Content-Encoding are wrong for another body, so none are kept.
 		answer.Header, answer.Body = http.Header{"Content-Type": {"application/json"}}, snap.Successful.Answer(id.Service)
 	}
 	return id.Digest[:], answer.Encode()
 }
 
-// paid notes the body that was accepted for a payment, and reports whether it was
-// another one before. If the store cannot tell, it is not worth more than that: it
-// is for a warning only.
+// paid records the accepted body of a payment, and reports whether an earlier one was
+// different. It ignores errors of the store, because the result is only for a warning.
 func (l *Ledger) paid(ctx context.Context, keys keys, digest []byte) (changed bool) {
 	if keys.paid == "" {
 		return false
@@ -233,8 +236,8 @@ func (l *Ledger) paid(ctx context.Context, keys keys, digest []byte) (changed bo
 	return true
 }
 
-// changed reports whether a notification of the same payment was accepted with
-// another body. It is for a warning only, as [Ledger.paid] is.
+// changed reports whether the app has accepted another body of the same payment before.
+// It ignores errors, as [Ledger.paid] does.
 func (l *Ledger) changed(ctx context.Context, id Identity, keys keys) bool {
 	if keys.paid == "" {
 		return false
@@ -243,5 +246,6 @@ func (l *Ledger) changed(ctx context.Context, id Identity, keys keys) bool {
 	return err == nil && body != nil && !bytes.Equal(body, id.Digest[:])
 }
 
-// answersKept is longer than what is left of any WIB day, and than DOKU's retries go on.
+// answersKept is at least the rest of the WIB day, and longer than DOKU tries again
+// (18.5 h).
 const answersKept = 24 * time.Hour

@@ -17,7 +17,10 @@ import (
 )
 
 func identity(externalID, paymentID, body string) Identity {
-	return Identity{Account: "default", Service: snap.ServiceVAPayment, ExternalID: externalID, Day: "2024-08-27", PaymentID: paymentID, Digest: snap.Digest([]byte(body))}
+	return Identity{
+		Account: "default", Service: snap.ServiceVAPayment, ExternalID: externalID, Day: "2024-08-27",
+		PaymentID: paymentID, Digest: snap.Digest([]byte(body)),
+	}
 }
 
 func newLedger(t testing.TB) *Ledger {
@@ -29,7 +32,7 @@ func newLedger(t testing.TB) *Ledger {
 
 var taken = store.Answer{Status: 200, Header: http.Header{"Content-Type": {"application/json"}}, Body: []byte(`{"responseCode":"2002500"}`)}
 
-// app is a merchant's app that gives one answer and counts its calls.
+// app is the app of a merchant. It gives one answer and counts its calls.
 type app struct {
 	answer store.Answer
 	err    error
@@ -41,31 +44,42 @@ func (a *app) call() (store.Answer, error) {
 	return a.answer, a.err
 }
 
-func TestLedger(t *testing.T) {
-	t.Parallel()
-	accepting := func() *app { return &app{answer: taken} }
-	failing := func() *app { return &app{answer: store.Answer{Status: 503}} }
-	saying := func(body string) *app { return &app{answer: store.Answer{Status: 200, Body: []byte(body)}} }
-	type step struct {
-		id       Identity
-		app      *app
-		calls    int32 // of this step's app
-		status   int
-		replayed bool
-		changed  bool
-		err      error
-	}
-	errApp := errors.New("the app is down")
-	first := identity("1", "p", "b")
-	nextDay := func(id Identity) Identity {
-		id.Day = "2024-08-28"
-		return id
-	}
-	inquiry := Identity{Account: "default", Service: snap.ServiceVAInquiry, ExternalID: "1"}
-	tests := []struct {
-		name  string
-		steps []step
-	}{
+// step is a call of DOKU, with the expected outcome.
+type step struct {
+	id       Identity
+	app      *app
+	calls    int32 // of this step's app
+	status   int
+	replayed bool
+	changed  bool
+	err      error
+}
+
+type steps struct {
+	name  string
+	steps []step
+}
+
+func accepting() *app { return &app{answer: taken} }
+
+func failing() *app { return &app{answer: store.Answer{Status: 503}} }
+
+func saying(body string) *app { return &app{answer: store.Answer{Status: 200, Body: []byte(body)}} }
+
+func nextDay(id Identity) Identity {
+	id.Day = "2024-08-28"
+	return id
+}
+
+var (
+	errApp  = errors.New("the app is down")
+	first   = identity("1", "p", "b")
+	inquiry = Identity{Account: "default", Service: snap.ServiceVAInquiry, ExternalID: "1"}
+)
+
+// repeats are calls after one that the app has accepted.
+func repeats() []steps {
+	return []steps{
 		{"a repeat gets the earlier answer", []step{
 			{id: first, app: accepting(), calls: 1, status: 200},
 			{id: first, app: failing(), calls: 0, status: 200, replayed: true},
@@ -74,7 +88,7 @@ func TestLedger(t *testing.T) {
 			{id: first, app: accepting(), calls: 1, status: 200},
 			{id: identity("2", "p", "b"), app: failing(), calls: 0, status: 200, replayed: true},
 		}},
-		{"the same payment id with another body goes to the app, and is told", []step{
+		{"the same payment id with another body goes to the app, and the outcome says so", []step{
 			{id: first, app: accepting(), calls: 1, status: 200},
 			{id: identity("2", "p", "other"), app: accepting(), calls: 1, status: 200, changed: true},
 			{id: identity("3", "p", "other"), app: failing(), calls: 0, status: 200, replayed: true},
@@ -92,42 +106,53 @@ func TestLedger(t *testing.T) {
 			{id: first, app: accepting(), calls: 1, status: 200},
 			{id: nextDay(first), app: failing(), calls: 0, status: 200, replayed: true},
 		}},
-		{"after a refusal the next one goes to the app, even with another body", []step{
-			{id: first, app: failing(), calls: 1, status: 503},
-			{id: identity("1", "p", "other"), app: failing(), calls: 1, status: 503},
-			{id: first, app: accepting(), calls: 1, status: 200},
-		}},
-		{"after an error too", []step{
-			{id: first, app: &app{err: errApp}, calls: 1, err: errApp},
-			{id: first, app: accepting(), calls: 1, status: 200},
-		}},
 		{"an inquiry has no payment id: its external id counts", []step{
 			{id: identity("1", "", "b"), app: accepting(), calls: 1, status: 200},
 			{id: identity("2", "", "b"), app: accepting(), calls: 1, status: 200},
 			{id: identity("1", "", "b"), app: failing(), calls: 0, status: 200, replayed: true},
 		}},
-		{"HTTP 200 with a code that says no is no acceptance", []step{
+	}
+}
+
+// refusals are calls after one that the app has not accepted.
+func refusals() []steps {
+	return []steps{
+		{"after a refusal the next call goes to the app, even with another body", []step{
+			{id: first, app: failing(), calls: 1, status: 503},
+			{id: identity("1", "p", "other"), app: failing(), calls: 1, status: 503},
+			{id: first, app: accepting(), calls: 1, status: 200},
+		}},
+		{"after an error the next call goes to the app, too", []step{
+			{id: first, app: &app{err: errApp}, calls: 1, err: errApp},
+			{id: first, app: accepting(), calls: 1, status: 200},
+		}},
+		{"HTTP 200 with a responseCode that is not 2xx does not accept a notification", []step{
 			{id: first, app: saying(`{"responseCode":"4042512"}`), calls: 1, status: 404},
 			{id: first, app: saying(`{"responseCode":5002500}`), calls: 1, status: 500},
 			{id: first, app: accepting(), calls: 1, status: 200},
 		}},
-		{"nor is it of an inquiry", []step{
+		{"nor does it accept an inquiry", []step{
 			{id: inquiry, app: saying(`{"responseCode":"4042412"}`), calls: 1, status: 404},
 			{id: inquiry, app: saying(`{"responseCode":"2002400"}`), calls: 1, status: 200},
 			{id: inquiry, app: failing(), calls: 0, status: 200, replayed: true},
 		}},
-		{"a redirect is no acceptance", []step{
+		{"a redirect does not accept a call", []step{
 			{id: first, app: &app{answer: store.Answer{Status: 302}}, calls: 1, status: 302},
 			{id: first, app: accepting(), calls: 1, status: 200},
 		}},
 	}
-	for _, test := range tests {
+}
+
+func TestLedger(t *testing.T) {
+	t.Parallel()
+	for _, test := range append(repeats(), refusals()...) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			l := newLedger(t)
 			for i, s := range test.steps {
 				out, err := l.Deliver(t.Context(), s.id, s.app.call)
-				if !errors.Is(err, s.err) || out.Answer.Status != s.status || out.Replayed != s.replayed || out.Changed != s.changed || out.Unkept != nil {
+				if !errors.Is(err, s.err) || out.Answer.Status != s.status || out.Replayed != s.replayed ||
+					out.Changed != s.changed || out.Unkept != nil {
 					t.Errorf("step %d: %+v, error %v", i, out, err)
 				}
 				if n := s.app.calls.Load(); n != s.calls {
@@ -136,44 +161,48 @@ func TestLedger(t *testing.T) {
 			}
 		})
 	}
-	t.Run("services are apart", func(t *testing.T) {
-		t.Parallel()
-		l := newLedger(t)
-		a := accepting()
-		other := first
-		other.Service = snap.ServiceDebitNotify
-		for _, id := range []Identity{first, other} {
-			if _, err := l.Deliver(t.Context(), id, a.call); err != nil {
-				t.Fatal(err)
-			}
+}
+
+func TestServicesAreSeparate(t *testing.T) {
+	t.Parallel()
+	l := newLedger(t)
+	a := accepting()
+	other := first
+	other.Service = snap.ServiceDebitNotify
+	for _, id := range []Identity{first, other} {
+		if _, err := l.Deliver(t.Context(), id, a.call); err != nil {
+			t.Fatal(err)
 		}
-		if n := a.calls.Load(); n != 2 {
-			t.Errorf("the app was called %d times", n)
+	}
+	if n := a.calls.Load(); n != 2 {
+		t.Errorf("the app was called %d times", n)
+	}
+}
+
+func TestALargeAnswerIsRepeatedAsAnAcknowledgement(t *testing.T) {
+	t.Parallel()
+	l := newLedger(t)
+	header := http.Header{"Content-Encoding": {"gzip"}, "Etag": {"1"}}
+	a := &app{answer: store.Answer{Status: 200, Header: header, Body: make([]byte, AnswerLargest+1)}}
+	for i, want := range []store.Answer{a.answer, {
+		Status: 200, Header: http.Header{"Content-Type": {"application/json"}}, Body: snap.Successful.Answer(snap.ServiceVAPayment),
+	}} {
+		if out, err := l.Deliver(t.Context(), first, a.call); err != nil || !reflect.DeepEqual(out.Answer, want) {
+			t.Errorf("%d: %d bytes, %v, %v", i, len(out.Answer.Body), out.Answer.Header, err)
 		}
-	})
-	t.Run("a large answer is given whole once, and as an acknowledgement again", func(t *testing.T) {
-		t.Parallel()
-		l := newLedger(t)
-		a := &app{answer: store.Answer{Status: 200, Header: http.Header{"Content-Encoding": {"gzip"}, "Etag": {"1"}}, Body: make([]byte, AnswerLargest+1)}}
-		for i, want := range []store.Answer{a.answer, {
-			Status: 200, Header: http.Header{"Content-Type": {"application/json"}}, Body: snap.Successful.Answer(snap.ServiceVAPayment),
-		}} {
-			if out, err := l.Deliver(t.Context(), first, a.call); err != nil || !reflect.DeepEqual(out.Answer, want) {
-				t.Errorf("%d: %d bytes, %v, %v", i, len(out.Answer.Body), out.Answer.Header, err)
-			}
-		}
-	})
-	t.Run("a panic of the app lets the next one through", func(t *testing.T) {
-		t.Parallel()
-		l := newLedger(t)
-		func() {
-			defer func() { _ = recover() }()
-			_, _ = l.Deliver(t.Context(), first, func() (store.Answer, error) { panic(http.ErrAbortHandler) })
-		}()
-		if out, err := l.Deliver(t.Context(), first, accepting().call); err != nil || out.Replayed {
-			t.Errorf("%+v, %v", out, err)
-		}
-	})
+	}
+}
+
+func TestAfterAPanicOfTheAppTheNextCallGoesThrough(t *testing.T) {
+	t.Parallel()
+	l := newLedger(t)
+	func() {
+		defer func() { _ = recover() }()
+		_, _ = l.Deliver(t.Context(), first, func() (store.Answer, error) { panic(http.ErrAbortHandler) })
+	}()
+	if out, err := l.Deliver(t.Context(), first, accepting().call); err != nil || out.Replayed {
+		t.Errorf("%+v, %v", out, err)
+	}
 }
 
 func TestAnAnswerIsKeptPastMidnightAndForADay(t *testing.T) {
@@ -241,10 +270,10 @@ func TestRepeatsInFlight(t *testing.T) {
 
 var errAway = errors.New("away")
 
-// away is a store that is away for some operations.
+// away is a store some of whose operations fail.
 type away struct {
 	store.Store
-	claim, finish bool
+	claim, commit bool
 }
 
 func (a away) Claim(ctx context.Context, owner string, lease time.Duration, keys ...string) (store.Claim, error) {
@@ -255,7 +284,7 @@ func (a away) Claim(ctx context.Context, owner string, lease time.Duration, keys
 }
 
 func (a away) Commit(ctx context.Context, owner string, ttl time.Duration, entries ...store.Entry) (bool, error) {
-	if a.finish {
+	if a.commit {
 		return false, errAway
 	}
 	return a.Store.Commit(ctx, owner, ttl, entries...)
@@ -265,7 +294,7 @@ func TestWhileTheStoreIsAway(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		name          string
-		claim, finish bool
+		claim, commit bool
 		lenient       bool
 		calls         int32
 		err           error
@@ -279,7 +308,7 @@ func TestWhileTheStoreIsAway(t *testing.T) {
 			t.Parallel()
 			memory := store.NewMemory()
 			t.Cleanup(func() { _ = memory.Close() })
-			l := NewLedger(away{memory, test.claim, test.finish}, DefaultLease)
+			l := NewLedger(away{memory, test.claim, test.commit}, DefaultLease)
 			l.Lenient = test.lenient
 			a := &app{answer: taken}
 			out, err := l.Deliver(t.Context(), identity("1", "p", "b"), a.call)
@@ -293,7 +322,7 @@ func TestWhileTheStoreIsAway(t *testing.T) {
 	}
 }
 
-// forgetful is a store that fails at what is only for a warning.
+// forgetful is a store that fails in the operations that are only for a warning.
 type forgetful struct{ store.Store }
 
 func (forgetful) Get(context.Context, string) ([]byte, error) { return nil, errAway }
@@ -301,14 +330,15 @@ func (forgetful) Add(context.Context, string, []byte, time.Duration) ([]byte, er
 	return nil, errAway
 }
 
-func TestTheWarningOfAChangedPaymentIsWorthNoFailure(t *testing.T) {
+func TestAFailureToWarnOfAChangedPaymentIsNoError(t *testing.T) {
 	t.Parallel()
 	memory := store.NewMemory()
 	t.Cleanup(func() { _ = memory.Close() })
 	l := NewLedger(forgetful{memory}, DefaultLease)
 	for _, body := range []string{"b", "other"} {
 		a := &app{answer: taken}
-		if out, err := l.Deliver(t.Context(), identity(body, "p", body), a.call); err != nil || out.Unkept != nil || out.Changed || a.calls.Load() != 1 {
+		out, err := l.Deliver(t.Context(), identity(body, "p", body), a.call)
+		if err != nil || out.Unkept != nil || out.Changed || a.calls.Load() != 1 {
 			t.Errorf("%s: %+v, %v, %d calls of the app", body, out, err, a.calls.Load())
 		}
 	}

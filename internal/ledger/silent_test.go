@@ -24,7 +24,7 @@ func TestARedisThatSaysNothingIsAStoreThatIsAway(t *testing.T) {
 		delivered int32
 	}{
 		{"calls are refused", false, ErrLedger, 0},
-		{"or handed over, if the ledger is lenient", true, nil, 1},
+		{"or go to the app, if the ledger is lenient", true, nil, 1},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
