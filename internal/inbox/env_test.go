@@ -2,7 +2,6 @@ package inbox
 
 import (
 	"context"
-
 	"errors"
 	"fmt"
 	"log/slog"

@@ -11,8 +11,8 @@ import (
 )
 
 const (
-	forwardWaitMin = 250 * time.Millisecond // between two attempts while DOKU waits
-	forwardWaitMax = 2 * time.Second
+	forwardWaitShortest = 250 * time.Millisecond // between two attempts while DOKU waits
+	forwardWaitLongest  = 2 * time.Second
 
 	// forwardMinTime is the time that an attempt needs while DOKU waits. If the whole
 	// call has less than four times that, a quarter of the call is enough.
@@ -52,7 +52,7 @@ func (i *Inbox) Forward(ctx context.Context, c Call) (store.Answer, error) {
 	case err != nil && !i.cfg.Lenient:
 		return store.Answer{}, i.keep(ctx, c, err)
 	}
-	for wait := forwardWaitMin; ; wait = min(2*wait, forwardWaitMax) {
+	for wait := forwardWaitShortest; ; wait = min(2*wait, forwardWaitLongest) {
 		answer, err := i.forwardOnce(ctx, slot, &c, minTime)
 		if err == nil {
 			return answer, nil
