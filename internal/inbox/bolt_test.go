@@ -178,7 +178,7 @@ func TestACallThatIsNotInTheFileLeavesTheIndex(t *testing.T) {
 		}
 	}
 	first := b.entry("box", "k1")
-	err := b.write(&boltWrite{ // as if the disk had said no, and done it
+	err := b.write(&boltWrite{ // as if the disk had made the change and reported an error
 		apply: func(tx *bolt.Tx) error { return tx.Bucket(callsBucket).Delete(sequenceKey(first.sequence)) }, updateIndex: func() {},
 	})
 	if err != nil {
@@ -323,7 +323,7 @@ func TestABoltFullOfOldRecordsIsSwept(t *testing.T) {
 		if err := b.Close(); err != nil {
 			t.Fatal(err)
 		}
-		b = open() // though it is full
+		b = open() // a full file opens, too
 		time.Sleep(2 * time.Hour)
 		synctest.Wait()
 		err := b.view(func(tx *bolt.Tx) error {

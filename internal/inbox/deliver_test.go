@@ -98,7 +98,7 @@ func TestByHand(t *testing.T) {
 		}
 		for what, act := range map[string]func(context.Context, string) (bool, error){"retry": e.Retry, "drop": e.Inbox.Drop} {
 			if known, err := act(t.Context(), "k2"); err != nil || known {
-				t.Errorf("%s of what is gone: %v, %v", what, known, err)
+				t.Errorf("%s of a call that is gone: %v, %v", what, known, err)
 			}
 		}
 		if all, _, err := e.List(t.Context(), "", 10); err != nil || len(all) != 0 {
@@ -147,7 +147,7 @@ func TestStoppingAndStarting(t *testing.T) {
 		stop = e.run(t.Context())
 		synctest.Wait()
 		if last := e.app.given(); !strings.HasPrefix(last[len(last)-1], "k2/") {
-			t.Errorf("after the start, the app was given %v", last[len(last)-1])
+			t.Errorf("after the start, the app got %v", last[len(last)-1])
 		}
 		begin := time.Now()
 		stop()
@@ -157,7 +157,7 @@ func TestStoppingAndStarting(t *testing.T) {
 		if n := e.waiting(t); n != 1 {
 			t.Errorf("%d wait", n)
 		}
-		time.Sleep(2 * time.Hour) // for the app
+		time.Sleep(2 * time.Hour) // until the app has ended
 	})
 }
 

@@ -56,7 +56,7 @@ func enqueueDelivers(t *testing.T, e *env) {
 	if got := e.app.given(); fmt.Sprint(got) != "[k/1]" || e.waiting(t) != 0 {
 		t.Errorf("the app was given %v, %d are kept", got, e.waiting(t))
 	}
-	// DOKU's repeat is known.
+	// A repeat from DOKU is not delivered again.
 	if err := e.Enqueue(t.Context(), now("k", "va")); err != nil {
 		t.Fatal(err)
 	}
@@ -87,7 +87,7 @@ func enqueueUntilDead(t *testing.T, e *env) {
 	}
 	time.Sleep(time.Hour)
 	if got := len(e.app.given()); got != n {
-		t.Errorf("%d attempts after it was given up", got-n)
+		t.Errorf("%d attempts after the call was dead", got-n)
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()

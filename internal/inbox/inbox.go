@@ -50,7 +50,7 @@ type Config struct {
 	Now    func() time.Time
 	Logger *slog.Logger
 
-	// Observe is called after each event of a kept call, for metrics and Caddy events.
+	// Observe is called after each event of a kept call, for metrics and events.
 	// It must not block. nil means that nobody observes.
 	Observe func(Event, Call)
 }

@@ -301,7 +301,7 @@ func TestNothingInRedisCanBeRead(t *testing.T) {
 	}
 	for _, key := range keys {
 		if key == r.inboxesKey() {
-			continue // names alone
+			continue // it has only names
 		}
 		if ttl, err := r.client.TTL(t.Context(), key).Result(); err != nil || ttl <= 0 {
 			t.Errorf("%s lives for %s, %v", key, ttl, err)

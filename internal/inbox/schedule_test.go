@@ -79,7 +79,7 @@ func notGivenUpByStopping(t *testing.T) {
 			time.Sleep(9 * time.Second)
 			return store.Answer{}, errors.New("at last")
 		})
-		time.Sleep(7 * time.Minute) // into an attempt, or the wait for it
+		time.Sleep(7 * time.Minute) // during an attempt, or the wait before it
 		e.app.set(func(Call) (store.Answer, error) {
 			time.Sleep(time.Hour)
 			return thanks, nil
@@ -101,10 +101,10 @@ func notGivenUpByStopping(t *testing.T) {
 		stop = e.run(t.Context())
 		synctest.Wait()
 		if n := e.waiting(t); n != 0 {
-			t.Errorf("%d wait for their time after an attempt that was broken off", n)
+			t.Errorf("%d wait for their time after an attempt that was interrupted", n)
 		}
 		stop()
-		time.Sleep(2 * time.Hour) // for the app
+		time.Sleep(2 * time.Hour) // until the app has ended
 	})
 }
 
@@ -172,7 +172,7 @@ func TestARefusalHasItsTime(t *testing.T) {
 		in          time.Duration
 		least, most int // tries
 	}{
-		{"of what the app will never take", store.Answer{Status: 400}, 12 * time.Hour, 120, 160},
+		{"of a call that the app never accepts", store.Answer{Status: 400}, 12 * time.Hour, 120, 160},
 		{"with Retry-After", store.Answer{Status: 503, Header: http.Header{"Retry-After": {"240"}}}, 13 * time.Minute, 4, 4},
 		{"with a Retry-After that is too long", store.Answer{Status: 429, Header: http.Header{"Retry-After": {"86400"}}}, 16 * time.Minute, 4, 4},
 	} {
@@ -191,7 +191,7 @@ func TestARefusalHasItsTime(t *testing.T) {
 				}
 				for n := range int(test.in / time.Minute) {
 					time.Sleep(time.Minute)
-					if test.answer.Status != 503 { // other business goes on, a sign of an app that is well
+					if test.answer.Status != 503 { // other calls succeed, so the app is up
 						if _, err := e.Forward(t.Context(), now(fmt.Sprint(n), fmt.Sprint(n))); err != nil {
 							t.Fatal(err)
 						}

@@ -170,7 +170,7 @@ func TestCallersThatWaitForASlotGetItInOrder(t *testing.T) {
 		for n := range 6 {
 			wg.Go(func() {
 				ctx := t.Context()
-				if n == 1 { // it gives up
+				if n == 1 { // this caller gives up after a second
 					impatient, cancel := context.WithTimeout(ctx, time.Second)
 					defer cancel()
 					ctx = impatient
