@@ -99,6 +99,20 @@ func (c ResponseCode) Case() (status, number int, ok bool) {
 	return int(n / 10000), int(n % 100), true
 }
 
+// Retryable reports whether an answer with this HTTP status says only that the other
+// side cannot do it now: 5xx, 408, 425 and 429. The same request may succeed later.
+//
+// Two more statuses may change on a repeat, for some callers: 401, after a change of
+// secrets or tokens, and 409, when the first of two calls has ended. Each caller that
+// counts them says so.
+func Retryable(status int) bool {
+	switch status {
+	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests:
+		return true
+	}
+	return status >= 500
+}
+
 // AnswerStatus returns the HTTP status by which a merchant's answer to a call of
 // DOKU's is to be judged, and to be given to DOKU, which looks at nothing else:
 // status, unless it says yes (2xx) while the responseCode in body says no. Then it

@@ -83,7 +83,7 @@ type Account struct {
 	// secrets of the one in use.
 	scope       *store.Scoped
 	sealed      bool
-	idempotency *idempotency.Repeats
+	idempotency *idempotency.Record
 	ledger      *ledger.Ledger
 	links       *telemetry.Links
 
@@ -119,7 +119,7 @@ func (a *Account) Tokens() *tokens.TokenSource { return a.runtime.tokens }
 func (a *Account) Token(ctx context.Context) (tokens.Token, error) { return a.runtime.token(ctx) }
 
 // Idempotency returns the record of the app's idempotency keys.
-func (a *Account) Idempotency() *idempotency.Repeats { return a.idempotency }
+func (a *Account) Idempotency() *idempotency.Record { return a.idempotency }
 
 // Ledger returns the record of inbound calls that the app has accepted.
 func (a *Account) Ledger() *ledger.Ledger { return a.ledger }
@@ -187,7 +187,7 @@ func (a *Account) provision(app *App) error {
 		}
 	}
 	counted := countingStore{a.scope}
-	a.idempotency = idempotency.NewRepeats(counted, ledger.DefaultLease)
+	a.idempotency = idempotency.New(counted, ledger.DefaultLease)
 	a.ledger = ledger.NewLedger(counted, ledger.DefaultLease)
 	a.links = telemetry.NewLinks(counted, time.Now)
 	a.ledger.Lenient = app.Lenient()

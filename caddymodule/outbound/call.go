@@ -39,11 +39,11 @@ type call struct {
 	began       time.Time
 	waited      time.Duration // for DOKU, for the app's sending, and for a token
 
-	keyed     *idempotency.Repeatable // nil without an idempotency key, or without the store
-	maybeSent bool                    // an earlier attempt with the key may have reached DOKU
-	answered  bool                    // DOKU has answered
-	answer    *store.Answer           // DOKU's, if it is small enough to be kept
-	outcome   string                  // for the counter; empty: DOKU's status decides
+	keyed     *idempotency.Attempt // nil without an idempotency key, or without the store
+	maybeSent bool                 // an earlier attempt with the key may have reached DOKU
+	answered  bool                 // DOKU has answered
+	answer    *store.Answer        // DOKU's, if it is small enough to be kept
+	outcome   string               // for the counter; empty: DOKU's status decides
 
 	sends     int             // signed so far
 	signing   trace.Span      // of the signature under way, or nil

@@ -28,11 +28,11 @@ func (s *Sign) applyKey(ctx context.Context, c *call, r *http.Request) error {
 			errors.New("the app's idempotency key is not 1 to 255 visible ASCII characters, once"))
 	}
 	lookup, span := telemetry.StartSpan(ctx, "doku.repeat")
-	again, err := c.account.Idempotency().Begin(lookup, idempotency.Keyed{
-		Key:        values[0],
-		Digest:     idempotency.CallDigest(r.Method, snap.RequestTarget(r.URL.RequestURI()), c.digest),
-		ExternalID: c.externalID,
-		Own:        c.ownID,
+	again, err := c.account.Idempotency().Begin(lookup, idempotency.Request{
+		Key:          values[0],
+		Digest:       idempotency.CallDigest(r.Method, snap.RequestTarget(r.URL.RequestURI()), c.digest),
+		ExternalID:   c.externalID,
+		CallerChosen: c.ownID,
 	})
 	span.End()
 	switch {
@@ -40,14 +40,14 @@ func (s *Sign) applyKey(ctx context.Context, c *call, r *http.Request) error {
 		c.keyed, c.externalID = again, again.Answer.Header.Get(httpio.HeaderExternalID)
 		return nil
 	case err == nil:
-		c.keyed, c.externalID, c.maybeSent = again, again.ExternalID, again.Uncertain
+		c.keyed, c.externalID, c.maybeSent = again, again.ExternalID, again.MaybeSent
 		return nil
 	case errors.Is(err, idempotency.ErrKeyReused):
 		return reject(reasons.IdempotencyKeyReused, "["+s.IdempotencyHeader+" was used for another call before; nothing was sent]", err)
 	case errors.Is(err, store.ErrInFlight):
 		return reject(reasons.InFlight, "[outcome: unknown; a call with the same "+s.IdempotencyHeader+" is still under way]", err)
 	case s.app.Lenient() && ctx.Err() == nil:
-		c.externalID, c.maybeSent = again.ExternalID, again.Uncertain
+		c.externalID, c.maybeSent = again.ExternalID, again.MaybeSent
 		s.log.LogAttrs(ctx, slog.LevelWarn, "the store is away: a call is made without protection against repeats",
 			slog.String("account", c.name()), slog.String("external_id", c.externalID), slog.String("error", err.Error()))
 		return nil

@@ -255,9 +255,9 @@ func (s *Sign) finish(ctx context.Context, c *call) {
 	}
 	var err error
 	if c.answer != nil {
-		err = c.keyed.Answered(ctx, *c.answer)
+		err = c.keyed.Complete(ctx, *c.answer)
 	} else {
-		err = c.keyed.Failed(ctx, c.written.Load())
+		err = c.keyed.Abort(ctx, c.written.Load())
 	}
 	if err != nil {
 		s.log.LogAttrs(ctx, slog.LevelWarn, "the outcome of a call was not kept; a repeat will be sent with the same external id",

@@ -173,13 +173,13 @@ func TestWithoutItsStoreACallMayHaveBeenMadeBefore(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		unsent, err := account(t, h).Idempotency().Begin(t.Context(), idempotency.Keyed{
+		unsent, err := account(t, h).Idempotency().Begin(t.Context(), idempotency.Request{
 			Key: "INV-1", Digest: idempotency.CallDigest(r.Method, moduletest.CreatePath, snap.Digest(body)), ExternalID: "77",
 		})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := unsent.Failed(t.Context(), false); err != nil {
+		if err := unsent.Abort(t.Context(), false); err != nil {
 			t.Fatal(err)
 		}
 		kept.set.Store(true)

@@ -11,19 +11,20 @@ import (
 	"time"
 
 	"github.com/caddy-doku/caddy-doku/internal/store"
+	"github.com/caddy-doku/caddy-doku/snap"
 )
 
-// ErrKeyReused is the error of [Repeats.Begin] for a key that was used for another
+// ErrKeyReused is the error of [Record.Begin] for a key that was used for another
 // call before.
 var ErrKeyReused = errors.New("idempotency key used before for another call")
 
 const (
-	keyLongest = 255
+	maxKey = 255 // characters
 
-	// RepeatsKept is for how long an idempotency key is known, from its first use
-	// on: past the end of the WIB day, so that a repeat just after midnight has
-	// the external id of the day before.
-	RepeatsKept = 48 * time.Hour
+	// KeptFor is how long an idempotency key is known, from its first use. It ends after
+	// the WIB day, so that a repeat just after midnight has the external id of the day
+	// before.
+	KeptFor = 48 * time.Hour
 
 	// AnswerLargest is the largest body of an answer that is kept, in bytes.
 	AnswerLargest = 256 << 10
@@ -31,49 +32,47 @@ const (
 	noteTimeout = 2 * time.Second
 )
 
-// Repeats makes it harmless that an app repeats a call of its own, because it has
-// crashed, say, or got no answer, and cannot know whether DOKU has. The app gives
-// each call an idempotency key of its choice. The same key has the same
-// X-EXTERNAL-ID; a repeat while the first is under way, in this sidecar or another
-// one with the same store, waits for its answer; a repeat after a final answer
-// gets that one again, and anything else is sent once more. It is safe for
+// Record makes it harmless that an app repeats a call, for example after a crash or
+// without an answer. The app gives each call an idempotency key. The same key has the
+// same X-EXTERNAL-ID. While the first call is under way, in this sidecar or another one
+// with the same store, a repeat waits for its answer. After a final answer, a repeat
+// gets that answer again. After anything else, it is sent once more. Record is safe for
 // concurrent use.
-type Repeats struct {
+type Record struct {
 	store store.Store
-	once  *store.Locks
+	locks *store.Locks
 }
 
-// NewRepeats returns an account's record of keys, kept in s: see [store.Scope].
-// lease is for how long at most the death of a sidecar keeps a repeat waiting.
-func NewRepeats(s store.Store, lease time.Duration) *Repeats {
-	return &Repeats{s, store.NewLocks(s, lease)}
+// New returns an account's record of keys, kept in s: see [store.Scope]. lease is the
+// longest time that a dead sidecar makes a repeat wait.
+func New(s store.Store, lease time.Duration) *Record {
+	return &Record{s, store.NewLocks(s, lease)}
 }
 
-// Keyed is a call that the app has given an idempotency key.
-type Keyed struct {
-	Key        string
-	Digest     [sha256.Size]byte // see [CallDigest]
-	ExternalID string            // the X-EXTERNAL-ID to use, unless the key has one already
-	Own        bool              // ExternalID is the app's own choice, and is used in any case
+// Request is a call with an idempotency key.
+type Request struct {
+	Key          string
+	Digest       [sha256.Size]byte // see [CallDigest]
+	ExternalID   string            // the X-EXTERNAL-ID to use, unless the key has one already
+	CallerChosen bool              // the app has chosen ExternalID, so it is used in any case
 }
 
-// Repeatable is what comes of a [Keyed] call.
-type Repeatable struct {
-	ExternalID string        // the X-EXTERNAL-ID to use, if the call is to be made
-	Answer     *store.Answer // the answer to give again; if nil, the call is to be made
+// Attempt is the result of [Record.Begin].
+type Attempt struct {
+	ExternalID string        // the X-EXTERNAL-ID of the call, if it must be made
+	Answer     *store.Answer // the answer to give again; nil: the call must be made
 
-	// Uncertain says that an earlier attempt with the same key may have reached
-	// DOKU, without a final answer: whatever becomes of this one, the outcome is
-	// not known.
-	Uncertain bool
+	// MaybeSent says that an earlier attempt with the same key may have reached DOKU,
+	// without a final answer. Whatever this attempt brings, the outcome is unknown.
+	MaybeSent bool
 
-	repeats *Repeats
+	record  *Record
 	noteKey string
 	note    note
-	turn    *store.Lease
+	lease   *store.Lease
 }
 
-// note is what is known of a key.
+// note is the stored state of a key.
 type note struct {
 	digest     [sha256.Size]byte
 	unsent     bool // for certain, no attempt has reached DOKU
@@ -105,7 +104,7 @@ func ValidKey(key string) bool {
 			return false
 		}
 	}
-	return key != "" && len(key) <= keyLongest
+	return key != "" && len(key) <= maxKey
 }
 
 // CallDigest returns what must be the same for a key to be used again: method,
@@ -114,97 +113,97 @@ func CallDigest(method, target string, body [sha256.Size]byte) [sha256.Size]byte
 	return sha256.Sum256(slices.Concat([]byte(method+" "+target+" "), body[:]))
 }
 
-// Begin finds out whether a call was made before. Unless it returns an answer, the
-// call must be made and ended by [Repeatable.Answered] or [Repeatable.Failed],
-// once. While the same call is under way, Begin waits, until ctx ends at the
-// longest, which is [store.ErrInFlight]. Other errors are [ErrKeyReused] and the
-// store's.
+// Begin looks up whether the call was made before. If the attempt has no answer, the
+// caller makes the call, and ends the attempt once, with [Attempt.Complete] or
+// [Attempt.Abort]. While the same call is under way, Begin waits until ctx ends, which
+// is [store.ErrInFlight]. Other errors are [ErrKeyReused] and the store's.
 //
-// With an error comes what is known nonetheless, for who makes the call without
-// protection, which is not ended then: the external id, and whether an earlier
-// attempt may have reached DOKU.
-func (r *Repeats) Begin(ctx context.Context, c Keyed) (*Repeatable, error) {
-	sum := sha256.Sum256([]byte(c.Key)) // an app may choose what it likes, long or telling
+// With an error, the attempt has the external id and MaybeSent as far as they are known,
+// for a caller that makes the call without protection. Such an attempt is not ended.
+func (r *Record) Begin(ctx context.Context, c Request) (*Attempt, error) {
+	sum := sha256.Sum256([]byte(c.Key)) // the app's key may be long or secret
 	id := hex.EncodeToString(sum[:])
-	call := &Repeatable{
-		ExternalID: c.ExternalID, Uncertain: true,
-		repeats: r, noteKey: "repeat/note/" + id, note: note{digest: c.Digest, externalID: c.ExternalID},
+	call := &Attempt{
+		ExternalID: c.ExternalID, MaybeSent: true,
+		record: r, noteKey: "repeat/note/" + id, note: note{digest: c.Digest, externalID: c.ExternalID},
 	}
-	turn, values, err := r.once.Acquire(ctx, "call", "repeat/answer/"+id+"/"+hex.EncodeToString(c.Digest[:]))
+	lease, values, err := r.locks.Acquire(ctx, "call", "repeat/answer/"+id+"/"+hex.EncodeToString(c.Digest[:]))
 	switch {
 	case err != nil:
 		return call, err
-	case turn == nil:
+	case lease == nil:
 		if call.Answer, err = store.DecodeAnswer(values[0]); err != nil {
-			return call, errors.Join(err, call.begin(ctx, c.Own)) // the external id is known nonetheless
+			return call, errors.Join(err, call.begin(ctx, c.CallerChosen)) // the external id is known nonetheless
 		}
 		return call, nil
 	}
-	// Only now: while somebody else is at it, what the note says may change.
-	if err := call.begin(ctx, c.Own); err != nil {
-		return call, errors.Join(err, turn.Release(ctx))
+	// Only now: another holder of the lease could change the note.
+	if err := call.begin(ctx, c.CallerChosen); err != nil {
+		return call, errors.Join(err, lease.Release(ctx))
 	}
-	call.turn = turn
+	call.lease = lease
 	return call, nil
 }
 
-// begin takes note of an attempt, and finds out what has become of earlier ones.
-func (r *Repeatable) begin(ctx context.Context, own bool) error {
-	earlier, err := r.repeats.store.Add(ctx, r.noteKey, r.note.encode(), RepeatsKept)
+// begin notes the attempt, and reads the note of earlier ones.
+func (r *Attempt) begin(ctx context.Context, callerChosen bool) error {
+	earlier, err := r.record.store.Add(ctx, r.noteKey, r.note.encode(), KeptFor)
 	if err != nil {
 		return err
 	}
 	if earlier == nil {
-		r.Uncertain = false
+		r.MaybeSent = false
 		return nil
 	}
 	known, ok := decodeNote(earlier)
 	if !ok || known.digest != r.note.digest {
 		return ErrKeyReused
 	}
-	if !own {
+	if !callerChosen {
 		r.note.externalID = known.externalID
 	}
-	r.ExternalID, r.Uncertain = r.note.externalID, !known.unsent
+	r.ExternalID, r.MaybeSent = r.note.externalID, !known.unsent
 	if known == r.note {
 		return nil
 	}
-	return r.repeats.store.Set(ctx, r.noteKey, r.note.encode(), RepeatsKept)
+	return r.record.store.Set(ctx, r.noteKey, r.note.encode(), KeptFor)
 }
 
-// Final reports whether an answer of DOKU's with this HTTP status says for good
-// what has become of a call: then a repeat would be answered the same.
-func Final(status int) bool {
-	switch status {
-	case http.StatusUnauthorized, http.StatusRequestTimeout, http.StatusConflict, http.StatusTooEarly, http.StatusTooManyRequests:
+// final reports whether DOKU's answer with this HTTP status is the call's outcome, so
+// that a repeat would get the same one. 401 is not: secret or token may be wrong now and
+// right later. Nor is 409: it says that an earlier call has the external id.
+func final(status int) bool {
+	switch {
+	case snap.Retryable(status), status == http.StatusUnauthorized, status == http.StatusConflict:
 		return false
 	}
 	return 200 <= status && status < 300 || 400 <= status && status < 500
 }
 
-// Answered says that DOKU has answered: a final answer is kept for repeats, unless
-// its body is larger than [AnswerLargest]. What is not kept is sent again.
-func (r *Repeatable) Answered(ctx context.Context, a store.Answer) error {
-	if !Final(a.Status) || len(a.Body) > AnswerLargest {
-		return r.turn.Release(ctx)
+// Complete ends the attempt with DOKU's answer. It keeps a final answer for repeats,
+// unless the body is larger than [AnswerLargest]. Without a kept answer, a repeat is
+// sent again.
+func (r *Attempt) Complete(ctx context.Context, a store.Answer) error {
+	if !final(a.Status) || len(a.Body) > AnswerLargest {
+		return r.lease.Release(ctx)
 	}
-	done, err := r.turn.Commit(ctx, RepeatsKept, a.Encode())
+	done, err := r.lease.Commit(ctx, KeptFor, a.Encode())
 	if err == nil && !done {
 		err = fmt.Errorf("%w: another sidecar has taken over meanwhile", store.ErrStore)
 	}
 	return err
 }
 
-// Failed says that there is no answer, and whether the call may have reached DOKU:
-// the next one with the same key is sent. It is noted even if ctx has ended, but not
-// if another sidecar may have taken over meanwhile, and have sent the call.
-func (r *Repeatable) Failed(ctx context.Context, sent bool) error {
+// Abort ends the attempt without an answer. sent says whether the call may have reached
+// DOKU. The next call with the same key is sent. Abort works even if ctx has ended. If
+// the lease has expired, another sidecar may have sent the call, so Abort notes nothing.
+func (r *Attempt) Abort(ctx context.Context, sent bool) error {
 	var err error
-	if !sent && !r.Uncertain && !r.turn.Expired() {
+	if !sent && !r.MaybeSent && !r.lease.Expired() {
 		r.note.unsent = true
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), noteTimeout)
 		defer cancel()
-		err = r.repeats.store.Set(ctx, r.noteKey, r.note.encode(), RepeatsKept)
+		err = r.record.store.Set(ctx, r.noteKey, r.note.encode(), KeptFor)
 	}
-	return errors.Join(err, r.turn.Release(ctx))
+	return errors.Join(err, r.lease.Release(ctx))
 }

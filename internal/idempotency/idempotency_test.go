@@ -20,22 +20,22 @@ import (
 
 func of(body string) [32]byte { return CallDigest("POST", "/create-va", snap.Digest([]byte(body))) }
 
-// repeats are those of one account, in several sidecars that share a store. It
+// record are those of one account, in several sidecars that share a store. It
 // must be called in a bubble of synctest, whose end it lets come.
-func repeats(n int) (all []*Repeats, end func()) {
+func record(n int) (all []*Record, end func()) {
 	memory := store.NewMemory()
 	for range n {
-		all = append(all, NewRepeats(memory, 10*time.Second))
+		all = append(all, New(memory, 10*time.Second))
 	}
 	return all, func() { _ = memory.Close() }
 }
 
-func keyed(key string, digest [32]byte, externalID string, own bool) Keyed {
-	return Keyed{Key: key, Digest: digest, ExternalID: externalID, Own: own}
+func keyed(key string, digest [32]byte, externalID string, own bool) Request {
+	return Request{Key: key, Digest: digest, ExternalID: externalID, CallerChosen: own}
 }
 
 // begin begins a call that is expected to be made.
-func begin(t *testing.T, r *Repeats, key, externalID string, own bool) *Repeatable {
+func begin(t *testing.T, r *Record, key, externalID string, own bool) *Attempt {
 	t.Helper()
 	call, err := r.Begin(t.Context(), keyed(key, of("b"), externalID, own))
 	if err != nil || call.Answer != nil {
@@ -57,10 +57,10 @@ func TestAnAnswerThatCannotBeReadLeavesTheExternalID(t *testing.T) {
 	t.Parallel()
 	memory := store.NewMemory()
 	t.Cleanup(func() { _ = memory.Close() })
-	r := NewRepeats(unreadable{memory}, time.Minute)
-	must(t, begin(t, r, "k", "1", false).Answered(t.Context(), created))
+	r := New(unreadable{memory}, time.Minute)
+	must(t, begin(t, r, "k", "1", false).Complete(t.Context(), created))
 	call, err := r.Begin(t.Context(), keyed("k", of("b"), "2", false))
-	if !errors.Is(err, store.ErrStore) || call.ExternalID != "1" || !call.Uncertain {
+	if !errors.Is(err, store.ErrStore) || call.ExternalID != "1" || !call.MaybeSent {
 		t.Errorf("found %+v, error %v, expected the first one's external id", call, err)
 	}
 }
@@ -78,17 +78,17 @@ func (u unreadable) Commit(ctx context.Context, owner string, ttl time.Duration,
 func TestARepeatHasTheSameExternalIDAndAnswer(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		all, end := repeats(2)
+		all, end := record(2)
 		defer end()
 		// Just before midnight; the bubble's clock begins at midnight UTC.
 		time.Sleep(16*time.Hour + 59*time.Minute)
-		must(t, begin(t, all[0], "k", "1", false).Failed(t.Context(), true))
+		must(t, begin(t, all[0], "k", "1", false).Abort(t.Context(), true))
 		time.Sleep(2 * time.Minute) // now it is another WIB day
 		call := begin(t, all[1], "k", "2", false)
 		if call.ExternalID != "1" {
 			t.Errorf("the repeat after midnight has external id %s", call.ExternalID)
 		}
-		must(t, call.Answered(t.Context(), created))
+		must(t, call.Complete(t.Context(), created))
 		time.Sleep(24 * time.Hour)
 		again, err := all[0].Begin(t.Context(), keyed("k", of("b"), "3", false))
 		if err != nil || !reflect.DeepEqual(again.Answer, &created) {
@@ -100,7 +100,7 @@ func TestARepeatHasTheSameExternalIDAndAnswer(t *testing.T) {
 func TestWhetherAnEarlierAttemptMayHaveReachedDOKUIsKnown(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		all, end := repeats(2)
+		all, end := record(2)
 		defer end()
 		for i, step := range []struct{ sent, uncertain bool }{
 			{false, false}, // nothing was sent the first time,
@@ -110,18 +110,18 @@ func TestWhetherAnEarlierAttemptMayHaveReachedDOKUIsKnown(t *testing.T) {
 			{true, true}, {false, true},
 		} {
 			call := begin(t, all[i%2], "k", "1", false)
-			if call.Uncertain != step.uncertain {
-				t.Errorf("attempt %d: uncertain %v", i+1, call.Uncertain)
+			if call.MaybeSent != step.uncertain {
+				t.Errorf("attempt %d: uncertain %v", i+1, call.MaybeSent)
 			}
-			must(t, call.Failed(t.Context(), step.sent))
+			must(t, call.Abort(t.Context(), step.sent))
 		}
 		// A sidecar that dies leaves everything open.
-		begin(t, all[0], "dies", "1", false).turn.Release(t.Context())
+		begin(t, all[0], "dies", "1", false).lease.Release(t.Context())
 		call := begin(t, all[1], "dies", "1", false)
-		if !call.Uncertain {
+		if !call.MaybeSent {
 			t.Error("after a death the outcome was taken for known")
 		}
-		must(t, call.Failed(t.Context(), false))
+		must(t, call.Abort(t.Context(), false))
 	})
 }
 
@@ -138,7 +138,7 @@ func (g gate) Claim(ctx context.Context, owner string, lease time.Duration, keys
 }
 
 // TestWhatAnEarlierAttemptHasLeftIsReadWhenItsTurnHasEnded: whoever came first, but
-// got the turn second, knows of the attempt that was made meanwhile.
+// got the lease second, knows of the attempt that was made meanwhile.
 func TestWhatAnEarlierAttemptHasLeftIsReadWhenItsTurnHasEnded(t *testing.T) {
 	t.Parallel()
 	for _, sent := range []bool{true, false} {
@@ -147,18 +147,18 @@ func TestWhatAnEarlierAttemptHasLeftIsReadWhenItsTurnHasEnded(t *testing.T) {
 			memory := store.NewMemory()
 			t.Cleanup(func() { _ = memory.Close() })
 			g := gate{memory, make(chan struct{}), make(chan struct{})}
-			var slow *Repeatable
+			var slow *Attempt
 			var wg sync.WaitGroup
-			wg.Go(func() { slow = begin(t, NewRepeats(g, time.Minute), "k", "1", false) })
+			wg.Go(func() { slow = begin(t, New(g, time.Minute), "k", "1", false) })
 			<-g.asked
-			quick := begin(t, NewRepeats(memory, time.Minute), "k", "2", false)
-			must(t, quick.Failed(t.Context(), sent))
+			quick := begin(t, New(memory, time.Minute), "k", "2", false)
+			must(t, quick.Abort(t.Context(), sent))
 			close(g.opened)
 			wg.Wait()
-			if slow.Uncertain != sent || slow.ExternalID != quick.ExternalID {
-				t.Errorf("uncertain %v with external id %s, the other attempt had %s", slow.Uncertain, slow.ExternalID, quick.ExternalID)
+			if slow.MaybeSent != sent || slow.ExternalID != quick.ExternalID {
+				t.Errorf("uncertain %v with external id %s, the other attempt had %s", slow.MaybeSent, slow.ExternalID, quick.ExternalID)
 			}
-			must(t, slow.Failed(t.Context(), false))
+			must(t, slow.Abort(t.Context(), false))
 		})
 	}
 }
@@ -184,13 +184,13 @@ func TestWithAStoreThatFailsComesWhatIsKnownOfTheCall(t *testing.T) {
 			t.Parallel()
 			memory := store.NewMemory()
 			t.Cleanup(func() { _ = memory.Close() })
-			must(t, begin(t, NewRepeats(memory, time.Minute), "k", "1", false).Failed(t.Context(), test.sent))
-			call, err := NewRepeats(test.store(memory), time.Minute).Begin(t.Context(), keyed("k", of("b"), "2", false))
-			if !errors.Is(err, store.ErrStore) || call.ExternalID != test.externalID || call.Uncertain != test.uncertain {
+			must(t, begin(t, New(memory, time.Minute), "k", "1", false).Abort(t.Context(), test.sent))
+			call, err := New(test.store(memory), time.Minute).Begin(t.Context(), keyed("k", of("b"), "2", false))
+			if !errors.Is(err, store.ErrStore) || call.ExternalID != test.externalID || call.MaybeSent != test.uncertain {
 				t.Errorf("error %v, with %+v", err, call)
 			}
 			// It holds nothing up.
-			must(t, begin(t, NewRepeats(memory, time.Minute), "k", "3", false).Failed(t.Context(), false))
+			must(t, begin(t, New(memory, time.Minute), "k", "3", false).Abort(t.Context(), false))
 		})
 	}
 }
@@ -198,7 +198,7 @@ func TestWithAStoreThatFailsComesWhatIsKnownOfTheCall(t *testing.T) {
 func TestAKeyIsForOneCall(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		all, end := repeats(1)
+		all, end := record(1)
 		defer end()
 		call := begin(t, all[0], "k", "1", false)
 		for _, other := range [][32]byte{
@@ -210,19 +210,19 @@ func TestAKeyIsForOneCall(t *testing.T) {
 				t.Errorf("error %v", err)
 			}
 		}
-		must(t, call.Failed(t.Context(), true))
+		must(t, call.Abort(t.Context(), true))
 		again := begin(t, all[0], "another", "3", false)
 		if again.ExternalID != "3" {
 			t.Errorf("another key has external id %s", again.ExternalID)
 		}
-		must(t, again.Failed(t.Context(), true))
+		must(t, again.Abort(t.Context(), true))
 	})
 }
 
 func TestTheAppsOwnExternalIDWins(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		all, end := repeats(1)
+		all, end := record(1)
 		defer end()
 		for _, use := range []struct {
 			given string
@@ -233,7 +233,7 @@ func TestTheAppsOwnExternalIDWins(t *testing.T) {
 			if call.ExternalID != use.want {
 				t.Errorf("external id %s, expected %s", call.ExternalID, use.want)
 			}
-			must(t, call.Failed(t.Context(), true))
+			must(t, call.Abort(t.Context(), true))
 		}
 	})
 }
@@ -241,7 +241,7 @@ func TestTheAppsOwnExternalIDWins(t *testing.T) {
 func TestARepeatInFlightWaitsForTheAnswer(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		all, end := repeats(3)
+		all, end := record(3)
 		defer end()
 		var made atomic.Int32
 		var wg sync.WaitGroup
@@ -257,7 +257,7 @@ func TestARepeatInFlightWaitsForTheAnswer(t *testing.T) {
 				}
 				made.Add(1)
 				time.Sleep(30 * time.Second)
-				must(t, call.Answered(t.Context(), created))
+				must(t, call.Complete(t.Context(), created))
 			})
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
@@ -283,10 +283,10 @@ func TestOnlyFinalAnswersAreKept(t *testing.T) {
 		t.Run(fmt.Sprint(status), func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				all, end := repeats(1)
+				all, end := record(1)
 				defer end()
 				call := begin(t, all[0], "k", "1", false)
-				must(t, call.Answered(t.Context(), store.Answer{Status: status, Body: []byte("{}")}))
+				must(t, call.Complete(t.Context(), store.Answer{Status: status, Body: []byte("{}")}))
 				again, err := all[0].Begin(t.Context(), keyed("k", of("b"), "2", false))
 				if err != nil {
 					t.Fatal(err)
@@ -295,7 +295,7 @@ func TestOnlyFinalAnswersAreKept(t *testing.T) {
 					t.Errorf("kept: %v, expected %v", again.Answer != nil, kept)
 				}
 				if again.Answer == nil {
-					must(t, again.Failed(t.Context(), true))
+					must(t, again.Abort(t.Context(), true))
 				}
 			})
 		})
@@ -303,22 +303,22 @@ func TestOnlyFinalAnswersAreKept(t *testing.T) {
 	t.Run("too large", func(t *testing.T) {
 		t.Parallel()
 		synctest.Test(t, func(t *testing.T) {
-			all, end := repeats(1)
+			all, end := record(1)
 			defer end()
 			call := begin(t, all[0], "k", "1", false)
-			must(t, call.Answered(t.Context(), store.Answer{Status: 200, Body: make([]byte, AnswerLargest+1)}))
+			must(t, call.Complete(t.Context(), store.Answer{Status: 200, Body: make([]byte, AnswerLargest+1)}))
 			again := begin(t, all[0], "k", "2", false)
 			if again.ExternalID != "1" {
 				t.Errorf("external id %s", again.ExternalID)
 			}
-			must(t, again.Failed(t.Context(), true))
+			must(t, again.Abort(t.Context(), true))
 		})
 	})
 }
 
 func TestWithoutItsStoreNothingIsPromised(t *testing.T) {
 	t.Parallel()
-	r := NewRepeats(storetest.Away{}, time.Second)
+	r := New(storetest.Away{}, time.Second)
 	if _, err := r.Begin(t.Context(), keyed("k", of("b"), "1", false)); !errors.Is(err, store.ErrStore) {
 		t.Errorf("error %v", err)
 	}
@@ -348,13 +348,13 @@ func TestWhatIsNotedOfAFailureIsNotWaitedForForever(t *testing.T) {
 		memory := store.NewMemory()
 		defer memory.Close()
 		ctx, hangUp := context.WithCancel(t.Context())
-		call := begin(t, NewRepeats(stuck{memory}, time.Minute), "k", "1", false)
+		call := begin(t, New(stuck{memory}, time.Minute), "k", "1", false)
 		hangUp()
 		start := time.Now()
-		if err := call.Failed(ctx, false); !errors.Is(err, context.DeadlineExceeded) || time.Since(start) != noteTimeout {
+		if err := call.Abort(ctx, false); !errors.Is(err, context.DeadlineExceeded) || time.Since(start) != noteTimeout {
 			t.Errorf("error %v after %s", err, time.Since(start))
 		}
-		must(t, begin(t, NewRepeats(memory, time.Minute), "k", "2", false).Failed(t.Context(), false)) // the turn has ended
+		must(t, begin(t, New(memory, time.Minute), "k", "2", false).Abort(t.Context(), false)) // the lease has ended
 	})
 }
 
@@ -377,16 +377,16 @@ func TestWhoHasBeenOvertakenDoesNotSayThatNothingWasSent(t *testing.T) {
 		memory := store.NewMemory()
 		defer memory.Close()
 		var off atomic.Bool
-		paused := begin(t, NewRepeats(cutOff{memory, &off}, 10*time.Second), "k", "1", false)
+		paused := begin(t, New(cutOff{memory, &off}, 10*time.Second), "k", "1", false)
 		off.Store(true)
 		time.Sleep(time.Minute)
-		other := NewRepeats(memory, 10*time.Second)
-		must(t, begin(t, other, "k", "2", false).Failed(t.Context(), true)) // sent, and no answer came
-		must(t, paused.Failed(t.Context(), false))
+		other := New(memory, 10*time.Second)
+		must(t, begin(t, other, "k", "2", false).Abort(t.Context(), true)) // sent, and no answer came
+		must(t, paused.Abort(t.Context(), false))
 		third := begin(t, other, "k", "3", false)
-		if !third.Uncertain {
+		if !third.MaybeSent {
 			t.Error("the outcome was taken for known")
 		}
-		must(t, third.Failed(t.Context(), false))
+		must(t, third.Abort(t.Context(), false))
 	})
 }

@@ -4,10 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"time"
 
 	"github.com/caddy-doku/caddy-doku/internal/store"
+	"github.com/caddy-doku/caddy-doku/snap"
 )
 
 const (
@@ -109,7 +109,7 @@ func (i *Inbox) forwardOnce(ctx context.Context, slot *slot, c *Call, minTime ti
 	switch {
 	case err != nil:
 		return store.Answer{}, err
-	case retryable(answer.Status):
+	case snap.Retryable(answer.Status):
 		return store.Answer{}, fmt.Errorf("the app has answered HTTP %d", answer.Status)
 	case answer.Status < 200 || answer.Status > 299:
 		return answer, nil
@@ -121,15 +121,6 @@ func (i *Inbox) forwardOnce(ctx context.Context, slot *slot, c *Call, minTime ti
 	}
 	i.noteSuccess(ctx)
 	return answer, nil
-}
-
-// retryable reports whether a status means that the app cannot take a call now.
-func retryable(status int) bool {
-	switch status {
-	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests:
-		return true
-	}
-	return status >= 500
 }
 
 // keep keeps a call that the app has not taken because of err. It returns [ErrKept] or

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/caddy-doku/caddy-doku/internal/store"
+	"github.com/caddy-doku/caddy-doku/snap"
 )
 
 // retryDelays are the times between attempts at a kept call. The last one repeats.
@@ -42,7 +43,7 @@ func (i *Inbox) scheduleRetry(c *Call, answer store.Answer, err error) {
 		c.GiveUp = latest(c.GiveUp, now.Add(min(pauseGrace, i.cfg.MaxAge)))
 	}
 	c.Error, c.Tried, c.Dead = err.Error(), now, !now.Before(c.GiveUp)
-	c.Refused = answer.Status >= 400 && answer.Status < 500 && (!retryable(answer.Status) || answer.Status == http.StatusTooManyRequests)
+	c.Refused = answer.Status >= 400 && answer.Status < 500 && (!snap.Retryable(answer.Status) || answer.Status == http.StatusTooManyRequests)
 	c.Due = now.Add(max(retryDelay(c.Attempts-c.ForegroundAttempts), min(retryAfter(answer.Header, now), retryDelays[len(retryDelays)-1])))
 }
 

@@ -177,11 +177,10 @@ func newToken(value string, issued, expires time.Time) *Token {
 	}
 }
 
-// refusal reports whether a token request answered with status would be
-// answered the same if repeated as it is.
+// refusal reports whether the same token request would get the same answer again. 409
+// is none: another sidecar may ask at the same moment.
 func refusal(status int) bool {
-	return 400 <= status && status < 500 &&
-		status != http.StatusRequestTimeout && status != http.StatusTooManyRequests && status != http.StatusConflict
+	return 400 <= status && status < 500 && !snap.Retryable(status) && status != http.StatusConflict
 }
 
 func mediaType(h http.Header) string {

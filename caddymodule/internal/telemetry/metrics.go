@@ -125,8 +125,7 @@ func OutcomeOf(status int) string {
 		return reasons.Succeeded
 	case status == http.StatusUnauthorized:
 		return reasons.Unauthorized
-	case 400 <= status && status < 500 &&
-		status != http.StatusRequestTimeout && status != http.StatusTooEarly && status != http.StatusTooManyRequests:
+	case 400 <= status && status < 500 && !snap.Retryable(status):
 		return reasons.Declined
 	}
 	return reasons.DOKUFailed
