@@ -113,7 +113,7 @@ func (a *Account) Clock() *tokens.Clock { return a.runtime.clock }
 
 // Tokens returns the source of the account's B2B token. A call that may have to wait
 // for a token uses [Account.Token] instead.
-func (a *Account) Tokens() *tokens.TokenSource { return a.runtime.tokens }
+func (a *Account) Tokens() *tokens.Source { return a.runtime.tokens }
 
 // Token returns the B2B token. Waiting for one is a span of its own.
 func (a *Account) Token(ctx context.Context) (tokens.Token, error) { return a.runtime.token(ctx) }

@@ -173,7 +173,7 @@ func (a *Account) status(ctx context.Context, app *App) accountStatus {
 	return s
 }
 
-func statusOf(t tokens.TokenStatus, now time.Time) tokenStatus {
+func statusOf(t tokens.Status, now time.Time) tokenStatus {
 	s := tokenStatus{Fetching: t.Fetching, Held: now.Before(t.Expires)}
 	if s.Held {
 		s.AgeSeconds, s.RefreshInSeconds, s.ExpiresInSeconds = seconds(
@@ -190,7 +190,7 @@ func statusOf(t tokens.TokenStatus, now time.Time) tokenStatus {
 	s.LastFetch = &fetchStatus{Reason: string(t.Reason), Ended: t.Fetched, AgoSeconds: *seconds(now.Sub(t.Fetched)), Failures: t.Failures}
 	if t.Error != nil {
 		s.LastFetch.Error, s.LastFetch.Hint = t.Error.Error(), tokens.Hint(t.Error)
-		s.LastFetch.NextAttemptSeconds = seconds(max(0, t.RestsTil.Sub(now)))
+		s.LastFetch.NextAttemptSeconds = seconds(max(0, t.NextFetch.Sub(now)))
 	}
 	return s
 }
@@ -239,7 +239,7 @@ func refreshToken(app *App, w http.ResponseWriter, r *http.Request) error {
 	ctx, cancel := context.WithTimeout(r.Context(), refreshWithin)
 	defer cancel()
 	switch _, err := account.runtime.tokens.Refresh(ctx); {
-	case errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, tokens.ErrTokenUnreachable):
+	case errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, tokens.ErrUnreachable):
 		return adminapi.Error(http.StatusGatewayTimeout, fmt.Errorf("no new token within %s; it is still being fetched: %w", refreshWithin, err))
 	case err != nil:
 		return adminapi.Error(http.StatusBadGateway, fmt.Errorf("no new token: %w; %s", err, tokens.Hint(err)))

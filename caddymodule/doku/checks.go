@@ -122,11 +122,11 @@ func CheckWord(check string, err error) string {
 		return "away"
 	case check != CheckToken:
 		return "not_ready"
-	case errors.Is(err, tokens.ErrTokenRefused):
+	case errors.Is(err, tokens.ErrRefused):
 		return "refused"
-	case errors.Is(err, tokens.ErrTokenAnswer):
+	case errors.Is(err, tokens.ErrUnusable):
 		return "unusable"
-	case errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, tokens.ErrTokenUnreachable):
+	case errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, tokens.ErrUnreachable):
 		return "pending" // the fetch is under way
 	}
 	return "unreachable"

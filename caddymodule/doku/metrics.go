@@ -39,12 +39,12 @@ var refreshResults = []struct {
 	name string
 }{
 	{nil, "ok"},
-	{tokens.ErrTokenRefused, "refused"},
-	{tokens.ErrTokenAnswer, "unusable"},
-	{tokens.ErrTokenUnreachable, "unreachable"},
+	{tokens.ErrRefused, "refused"},
+	{tokens.ErrUnusable, "unusable"},
+	{tokens.ErrUnreachable, "unreachable"},
 }
 
-// countRefresh counts a token fetch when it ends: see [tokens.TokenConfig].
+// countRefresh counts a token fetch when it ends: see [tokens.Config].
 func (rt *runtime) countRefresh(fetch, _ context.Context, reason tokens.Reason) (context.Context, func(error)) {
 	return fetch, func(err error) {
 		result := reasons.Other
@@ -53,7 +53,7 @@ func (rt *runtime) countRefresh(fetch, _ context.Context, reason tokens.Reason) 
 				result = r.name
 			}
 		}
-		if !errors.Is(err, tokens.ErrTokenClosed) {
+		if !errors.Is(err, tokens.ErrClosed) {
 			telemetry.TokenRefreshes.WithLabelValues(*rt.name.Load(), string(reason), result).Inc()
 		}
 	}

@@ -31,10 +31,10 @@ func TestRefreshesAreCountedByReasonAndResult(t *testing.T) {
 		count  float64
 	}{
 		{nil, "ok", 1},
-		{fmt.Errorf("%w: HTTP 401", tokens.ErrTokenRefused), "refused", 1},
-		{tokens.ErrTokenAnswer, "unusable", 1},
-		{tokens.ErrTokenUnreachable, "unreachable", 1},
-		{tokens.ErrTokenClosed, reasons.Other, 0}, // the sidecar ends
+		{fmt.Errorf("%w: HTTP 401", tokens.ErrRefused), "refused", 1},
+		{tokens.ErrUnusable, "unusable", 1},
+		{tokens.ErrUnreachable, "unreachable", 1},
+		{tokens.ErrClosed, reasons.Other, 0}, // the sidecar ends
 		{errors.New("no entropy"), reasons.Other, 1},
 	} {
 		_, end := s.countRefresh(t.Context(), t.Context(), tokens.ReasonAhead)

@@ -20,7 +20,7 @@ import (
 
 // runtime is the part of an account that outlives a reload.
 type runtime struct {
-	tokens *tokens.TokenSource
+	tokens *tokens.Source
 	clock  *tokens.Clock
 	shared *store.Scoped // where sidecars share the token, or nil
 	log    *telemetry.CurrentLog
@@ -124,7 +124,7 @@ func (a *Account) newRuntime(app *App, c *Credentials) (_ *runtime, err error) {
 		}
 		sharedWith = countingStore{rt.shared}
 	}
-	rt.tokens, err = tokens.NewTokenSource(tokens.TokenConfig{
+	rt.tokens, err = tokens.New(tokens.Config{
 		BaseURL:   a.base.String(),
 		ClientID:  a.clientID,
 		Key:       c.privateKey,

@@ -19,7 +19,7 @@ type fetchTrace struct {
 	span   trace.SpanContext
 }
 
-// aroundFetch traces and counts a token fetch: see [tokens.TokenConfig].
+// aroundFetch traces and counts a token fetch: see [tokens.Config].
 func (rt *runtime) aroundFetch(fetch, cause context.Context, reason tokens.Reason) (context.Context, func(error)) {
 	fetch, counted := rt.countRefresh(fetch, cause, reason)
 	fetch, traced := rt.traceFetch(fetch, cause, reason)
@@ -59,7 +59,7 @@ func (rt *runtime) traceFetch(fetch, cause context.Context, reason tokens.Reason
 
 // tokenFailure returns the kind of a fetch's error.
 func tokenFailure(err error) string {
-	for _, known := range []error{tokens.ErrTokenRefused, tokens.ErrTokenAnswer, tokens.ErrTokenUnreachable, tokens.ErrTokenClosed} {
+	for _, known := range []error{tokens.ErrRefused, tokens.ErrUnusable, tokens.ErrUnreachable, tokens.ErrClosed} {
 		if errors.Is(err, known) {
 			return known.Error()
 		}

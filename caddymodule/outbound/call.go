@@ -100,9 +100,9 @@ type callKey struct{}
 
 func noToken(err error) error {
 	detail := "[no B2B token: DOKU could not be reached; nothing was sent]"
-	if errors.Is(err, tokens.ErrTokenRefused) {
+	if errors.Is(err, tokens.ErrRefused) {
 		detail = "[no B2B token: DOKU refused the request for one; check client_id, private_key and environment; nothing was sent]"
-	} else if errors.Is(err, tokens.ErrTokenAnswer) {
+	} else if errors.Is(err, tokens.ErrUnusable) {
 		detail = "[no B2B token: DOKU's answer was unusable; nothing was sent]"
 	}
 	return reject(reasons.Token, detail, err)

@@ -22,7 +22,7 @@ import (
 
 // A token request ("Get Token B2B" on DOKU's pages), and how often it is made.
 const (
-	TokenPath = "/authorization/v1/access-token/b2b"
+	Path = "/authorization/v1/access-token/b2b"
 
 	defaultLife = 900 * time.Second // what DOKU documents; used if the answer names none
 	longestLife = 24 * time.Hour
@@ -36,7 +36,7 @@ const (
 	answerLargest = 64 << 10
 )
 
-func (s *TokenSource) newClient(transport http.RoundTripper) *retryablehttp.Client {
+func (s *Source) newClient(transport http.RoundTripper) *retryablehttp.Client {
 	if transport == nil {
 		transport = http.DefaultTransport
 	}
@@ -57,7 +57,7 @@ func (s *TokenSource) newClient(transport http.RoundTripper) *retryablehttp.Clie
 }
 
 // fetch asks DOKU for a token.
-func (s *TokenSource) fetch(ctx context.Context) (*Token, error) {
+func (s *Source) fetch(ctx context.Context) (*Token, error) {
 	ctx, cancel := context.WithTimeout(ctx, fetchDeadline)
 	defer cancel()
 
@@ -78,15 +78,15 @@ func (s *TokenSource) fetch(ctx context.Context) (*Token, error) {
 	}
 	if err != nil {
 		if s.ctx.Err() != nil {
-			return nil, ErrTokenClosed
+			return nil, ErrClosed
 		}
-		return nil, fmt.Errorf("%w: %w", ErrTokenUnreachable, err)
+		return nil, fmt.Errorf("%w: %w", ErrUnreachable, err)
 	}
 	return answer.token, answer.err
 }
 
 // sign gives a token request, at each attempt, its time and signature.
-func (s *TokenSource) sign(req *http.Request) error {
+func (s *Source) sign(req *http.Request) error {
 	req.Context().Value(answerKey{}).(*tokenAnswer).asked = s.clock.Now()
 	req.Header = req.Header.Clone() // the attempt before may still be reading it
 	return signer.SignTokenRequest(req.Header, s.key.Load(), s.clientID, s.clock.Time())
@@ -105,7 +105,7 @@ type tokenAnswer struct {
 // check reads an answer and decides whether to try again: yes if DOKU could
 // not be reached, is overloaded or failing, or answered 200 without a token;
 // no if it refused, for then the next attempt would be refused too.
-func (s *TokenSource) check(ctx context.Context, resp *http.Response, err error) (bool, error) {
+func (s *Source) check(ctx context.Context, resp *http.Response, err error) (bool, error) {
 	if ctx.Err() != nil {
 		return false, ctx.Err()
 	}
@@ -116,20 +116,20 @@ func (s *TokenSource) check(ctx context.Context, resp *http.Response, err error)
 	s.clock.Observe(answer.asked, s.clock.Now(), resp.Header)
 	answer.token, answer.err = s.read(resp, answer.asked)
 	if wait := retryAfter(resp); answer.err != nil && wait > backoffLongest {
-		answer.err = &laterError{answer.err, min(wait, restMost)}
+		answer.err = &laterError{answer.err, min(wait, maxRetryAfter)}
 		return false, nil
 	}
-	return answer.err != nil && !errors.Is(answer.err, ErrTokenRefused), nil
+	return answer.err != nil && !errors.Is(answer.err, ErrRefused), nil
 }
 
 // read turns an answer of DOKU's, to a request made at asked, into a token.
-func (s *TokenSource) read(resp *http.Response, asked time.Time) (*Token, error) {
+func (s *Source) read(resp *http.Response, asked time.Time) (*Token, error) {
 	body, err := io.ReadAll(io.LimitReader(resp.Body, answerLargest+1))
 	switch {
 	case err != nil:
-		return nil, fmt.Errorf("%w: reading it: %w", ErrTokenAnswer, err)
+		return nil, fmt.Errorf("%w: reading it: %w", ErrUnusable, err)
 	case len(body) > answerLargest:
-		return nil, fmt.Errorf("%w: HTTP %d with more than %d bytes", ErrTokenAnswer, resp.StatusCode, answerLargest)
+		return nil, fmt.Errorf("%w: HTTP %d with more than %d bytes", ErrUnusable, resp.StatusCode, answerLargest)
 	}
 	var fields struct {
 		ResponseCode    snap.ResponseCode `json:"responseCode"`
@@ -138,28 +138,28 @@ func (s *TokenSource) read(resp *http.Response, asked time.Time) (*Token, error)
 		ExpiresIn       json.RawMessage   `json:"expiresIn"`
 	}
 	if err := json.Unmarshal(body, &fields); err != nil {
-		kind := ErrTokenAnswer
+		kind := ErrUnusable
 		if refusal(resp.StatusCode) {
-			kind = ErrTokenRefused
+			kind = ErrRefused
 		}
 		return nil, fmt.Errorf("%w: HTTP %d with %s of %d bytes, expected JSON", kind, resp.StatusCode, mediaType(resp.Header), len(body))
 	}
 	said := fmt.Sprintf("HTTP %d, response code %.7q, %.150q", resp.StatusCode, string(fields.ResponseCode), fields.ResponseMessage)
 	if refusal(resp.StatusCode) {
-		return nil, fmt.Errorf("%w: %s", ErrTokenRefused, said)
+		return nil, fmt.Errorf("%w: %s", ErrRefused, said)
 	}
 	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("%w: %s", ErrTokenAnswer, said)
+		return nil, fmt.Errorf("%w: %s", ErrUnusable, said)
 	}
 	if status, _, ok := fields.ResponseCode.Case(); ok && status != http.StatusOK {
-		return nil, fmt.Errorf("%w: %s", ErrTokenAnswer, said)
+		return nil, fmt.Errorf("%w: %s", ErrUnusable, said)
 	}
 	if !validToken(fields.AccessToken) {
-		return nil, fmt.Errorf("%w: %s, without an access token that fits a header", ErrTokenAnswer, said)
+		return nil, fmt.Errorf("%w: %s, without an access token that fits a header", ErrUnusable, said)
 	}
 	life, err := lifetime(fields.ExpiresIn)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrTokenAnswer, err)
+		return nil, fmt.Errorf("%w: %w", ErrUnusable, err)
 	}
 	// The life counts from before the request left, so that DOKU's end of it never comes first.
 	return newToken(fields.AccessToken, asked, asked.Add(life)), nil

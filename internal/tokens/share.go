@@ -3,18 +3,22 @@ package tokens
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
+
+	"github.com/caddy-doku/caddy-doku/internal/store"
 )
 
 // How sidecars share an account's token through their store.
 const (
 	tokenKey      = "token"
 	tokenFetchKey = "token/fetch" // leased to the sidecar that fetches
+	tokenLabel    = "fetch"
 
-	fetchLease  = 4 * time.Second // for so long a sidecar that dies while fetching blocks the others
+	fetchLease  = 4 * time.Second // the longest time that a sidecar that dies while fetching blocks the others
 	fetchPoll   = 100 * time.Millisecond
-	lookEvery   = time.Second // at most, for a token that another sidecar has got
+	lookEvery   = time.Second // at most, for a token that another sidecar has fetched
 	lookTimeout = 2 * time.Second
 )
 
@@ -25,74 +29,29 @@ type sharedToken struct {
 	Expires time.Time `json:"expires"`
 }
 
-// obtain gets a token: one that another sidecar has left in the store, unless it
-// is the one to be replaced, have, or the one that DOKU has rejected, or a new one
-// is what is wanted; otherwise from DOKU. Only one sidecar at a time asks DOKU. If
-// the store is away, this one does not wait for it to come back.
-func (s *TokenSource) obtain(ctx context.Context, have *Token, rejected string, wantNew bool) (*Token, error) {
+// obtain gets a token from the store, or from DOKU. One from the store must be neither
+// have, which is to be replaced, nor rejected, which DOKU has rejected; with wantNew,
+// another sidecar must be fetching it now. Only one sidecar at a time asks DOKU. If the
+// store is away, this one does not wait for it.
+func (s *Source) obtain(ctx context.Context, have *Token, rejected string, wantNew bool) (*Token, error) {
 	if s.store == nil {
 		return s.fetch(ctx)
 	}
 	ctx, cancel := context.WithTimeout(ctx, 2*fetchDeadline)
 	defer cancel()
-	for {
-		claim, err := s.store.Claim(ctx, s.owner, fetchLease, tokenFetchKey)
-		if err != nil {
-			if ctx.Err() != nil {
-				return nil, s.ended(ctx)
-			}
-			s.log.WarnContext(ctx, "the store is away, so this sidecar fetches a token by itself", "client_id", s.clientID, "error", err)
-			return s.fetch(ctx)
-		}
-		kept := s.kept(ctx, have, rejected)
-		if kept != nil && !wantNew {
-			if claim.Held {
-				s.release(ctx)
-			}
-			return kept, nil
-		}
-		if claim.Held {
-			return s.fetchForAll(ctx)
-		}
-		wantNew = false // whoever is at it will soon have a new one
-		select {
-		case <-time.After(fetchPoll):
-		case <-ctx.Done():
-			return nil, s.ended(ctx)
-		}
+	lease, waited, err := s.leaseFetch(ctx)
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return nil, s.ended(ctx)
+	case err != nil:
+		s.log.WarnContext(ctx, "the store is away, so this sidecar fetches a token by itself", "client_id", s.clientID, "error", err)
+		return s.fetch(ctx)
 	}
-}
-
-func (s *TokenSource) ended(ctx context.Context) error {
-	if s.ctx.Err() != nil {
-		return ErrTokenClosed
+	defer func() { _ = lease.Release(ctx) }() // without the store, the lease expires
+	if kept := s.kept(ctx, have, rejected); kept != nil && (waited || !wantNew) {
+		return kept, nil
 	}
-	return fmt.Errorf("%w: waiting for another sidecar's token: %w", ErrTokenUnreachable, context.Cause(ctx))
-}
-
-// fetchForAll fetches a token while it holds the lease, which it then releases,
-// and leaves it in the store.
-func (s *TokenSource) fetchForAll(ctx context.Context) (*Token, error) {
-	defer s.release(ctx)
-	holding, stop := context.WithCancel(ctx)
-	prolonging := make(chan struct{})
-	go func() {
-		defer close(prolonging)
-		tick := time.NewTicker(fetchLease / 3)
-		defer tick.Stop()
-		for {
-			select {
-			case <-holding.Done():
-				return
-			case <-tick.C:
-				// If it fails, another sidecar may fetch too: an extra token, no harm.
-				_, _ = s.store.Claim(holding, s.owner, fetchLease, tokenFetchKey)
-			}
-		}
-	}()
 	t, err := s.fetch(ctx)
-	stop()
-	<-prolonging
 	if err != nil {
 		return nil, err
 	}
@@ -106,16 +65,37 @@ func (s *TokenSource) fetchForAll(ctx context.Context) (*Token, error) {
 	return t, nil
 }
 
-// release lets others fetch, even if ctx has ended.
-func (s *TokenSource) release(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookTimeout)
-	defer cancel()
-	_ = s.store.Release(ctx, s.owner, tokenFetchKey) // otherwise the lease runs out
+// leaseFetch waits for the right to fetch. waited says that another sidecar has fetched
+// meanwhile, or tried to. If the lease expires, two may fetch: an extra token, no harm.
+func (s *Source) leaseFetch(ctx context.Context) (lease *store.Lease, waited bool, err error) {
+	lease, _, err = s.locks.TryAcquire(ctx, tokenLabel, tokenFetchKey)
+	for err != nil && ctx.Err() == nil {
+		switch {
+		case errors.Is(err, store.ErrInFlight):
+		case errors.Is(err, store.ErrOtherUse): // a sidecar of an earlier version, whose leases have no label
+			select {
+			case <-time.After(fetchPoll):
+			case <-ctx.Done():
+			}
+		default:
+			return nil, waited, err
+		}
+		waited = true
+		lease, _, err = s.locks.Acquire(ctx, tokenLabel, tokenFetchKey)
+	}
+	return lease, waited, err
+}
+
+func (s *Source) ended(ctx context.Context) error {
+	if s.ctx.Err() != nil {
+		return ErrClosed
+	}
+	return fmt.Errorf("%w: waiting for another sidecar's token: %w", ErrUnreachable, context.Cause(ctx))
 }
 
 // kept returns the token in the store, or nil if there is none that may be used,
 // or only the one that is in use already, have, or the one that DOKU has rejected.
-func (s *TokenSource) kept(ctx context.Context, have *Token, rejected string) *Token {
+func (s *Source) kept(ctx context.Context, have *Token, rejected string) *Token {
 	value, err := s.store.Get(ctx, tokenKey)
 	if err != nil {
 		s.log.WarnContext(ctx, "the token in the store cannot be read", "client_id", s.clientID, "error", err)
@@ -133,7 +113,7 @@ func (s *TokenSource) kept(ctx context.Context, have *Token, rejected string) *T
 
 // look takes over, in the background, a newer token than the one in use that
 // another sidecar has left in the store: DOKU promises only the newest to work.
-func (s *TokenSource) look(now time.Time) {
+func (s *Source) look(now time.Time) {
 	last := s.lastLook.Load()
 	if s.store == nil || now.UnixNano()-last < int64(lookEvery) || !s.lastLook.CompareAndSwap(last, now.UnixNano()) {
 		return

@@ -23,3 +23,14 @@ func (Away) Add(context.Context, string, []byte, time.Duration) ([]byte, error) 
 func (Away) Claim(context.Context, string, time.Duration, ...string) (store.Claim, error) {
 	return store.Claim{}, store.ErrStore
 }
+
+// Set fails.
+func (Away) Set(context.Context, string, []byte, time.Duration) error { return store.ErrStore }
+
+// Commit fails.
+func (Away) Commit(context.Context, string, time.Duration, ...store.Entry) (bool, error) {
+	return false, store.ErrStore
+}
+
+// Release fails.
+func (Away) Release(context.Context, string, ...string) error { return store.ErrStore }

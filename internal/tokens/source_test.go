@@ -3,6 +3,7 @@ package tokens
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -36,11 +37,11 @@ func dokuFor(t testing.TB, life time.Duration) *simulator.Simulator {
 }
 
 // sourceOf returns a token source that asks doku, with the log that it writes.
-func sourceOf(t testing.TB, doku http.RoundTripper, shared store.Store) (*TokenSource, *bytes.Buffer) {
+func sourceOf(t testing.TB, doku http.RoundTripper, shared store.Store) (*Source, *bytes.Buffer) {
 	t.Helper()
 	key := doktest.Key(t, doktest.MerchantKey)
 	log := new(bytes.Buffer) // written by one fetch at a time, read when all have ended
-	s, err := NewTokenSource(TokenConfig{
+	s, err := New(Config{
 		BaseURL: "https://doku.example", ClientID: testClient, Key: key, Transport: doku, Store: shared,
 		Logger: slog.New(slog.NewTextHandler(log, nil)),
 	})
@@ -53,7 +54,7 @@ func sourceOf(t testing.TB, doku http.RoundTripper, shared store.Store) (*TokenS
 // requests returns how many token requests doku has received.
 func requests(doku *simulator.Simulator) (n int) {
 	for _, e := range doku.Exchanges() {
-		if e.Target == TokenPath {
+		if e.Target == Path {
 			n++
 		}
 	}
@@ -76,23 +77,23 @@ func TestAnswersToATokenRequest(t *testing.T) {
 		{"seconds as a string", fault(200, `{"responseCode":"2007300","accessToken":"t","expiresIn":"600"}`), 600 * time.Second, nil, 1, ""},
 		{"no expiresIn is the documented 900 s", fault(200, `{"accessToken":"t"}`), good, nil, 1, ""},
 		{"a huge expiresIn is cut", fault(200, `{"accessToken":"t","expiresIn":1e18}`), 24 * time.Hour, nil, 1, ""},
-		{"an expiresIn of zero", fault(200, `{"accessToken":"secret-token","expiresIn":0}`), 0, ErrTokenAnswer, attempts, "expiresIn"},
-		{"a negative expiresIn", fault(200, `{"accessToken":"secret-token","expiresIn":-5}`), 0, ErrTokenAnswer, attempts, "expiresIn"},
-		{"an expiresIn that is no number", fault(200, `{"accessToken":"secret-token","expiresIn":"soon"}`), 0, ErrTokenAnswer, attempts, "soon"},
-		{"an empty body", fault(200, ``), 0, ErrTokenAnswer, attempts, "0 bytes"},
-		{"no token", fault(200, `{"responseCode":"2007300"}`), 0, ErrTokenAnswer, attempts, "without an access token"},
-		{"an empty token", fault(200, `{"responseCode":"2007300","accessToken":""}`), 0, ErrTokenAnswer, attempts, "without an access token"},
-		{"a token that cannot stand in a header", fault(200, `{"accessToken":"secret-token\nX: y"}`), 0, ErrTokenAnswer, attempts, "without an access token"},
-		{"HTML from a proxy", simulator.Fault{Status: 200, Body: "<html>", Header: http.Header{"Content-Type": {"text/html"}}}, 0, ErrTokenAnswer, attempts, "text/html"},
-		{"HTTP 200 with an error code", fault(200, `{"responseCode":"5007300","responseMessage":"General Error","accessToken":"secret-token"}`), 0, ErrTokenAnswer, attempts, "5007300"},
-		{"a redirect is not followed", simulator.Fault{Status: 302, Body: "{}", Header: http.Header{"Location": {"https://elsewhere.example/"}}}, 0, ErrTokenAnswer, attempts, "302"},
-		{"500", fault(500, `{"responseCode":"5007300"}`), 0, ErrTokenAnswer, attempts, "500"},
-		{"a refusal is not repeated", fault(401, `{"responseCode":"4017300","responseMessage":"Unauthorized. [Signature]"}`), 0, ErrTokenRefused, 1, "4017300"},
-		{"more than 64 KiB", fault(200, `{"accessToken":"secret-token","x":"`+strings.Repeat("x", answerLargest)+`"}`), 0, ErrTokenAnswer, attempts, "65536 bytes"},
-		{"the connection dropped", simulator.Fault{}, 0, ErrTokenUnreachable, attempts, "dropped"},
-		{"the connection dropped in the middle of the answer", simulator.Fault{Status: 200, Body: `{"accessToken":"secret-token"}`, Cut: 10}, 0, ErrTokenAnswer, attempts, "unexpected EOF"},
-		{"no answer", simulator.Fault{Status: 200, Delay: time.Hour}, 0, ErrTokenUnreachable, attempts, "deadline exceeded"},
-		{"an answer that drips", simulator.Fault{Status: 200, Body: `{"accessToken":"secret-token"}`, Drip: time.Second}, 0, ErrTokenAnswer, attempts, "reading it"},
+		{"an expiresIn of zero", fault(200, `{"accessToken":"secret-token","expiresIn":0}`), 0, ErrUnusable, attempts, "expiresIn"},
+		{"a negative expiresIn", fault(200, `{"accessToken":"secret-token","expiresIn":-5}`), 0, ErrUnusable, attempts, "expiresIn"},
+		{"an expiresIn that is no number", fault(200, `{"accessToken":"secret-token","expiresIn":"soon"}`), 0, ErrUnusable, attempts, "soon"},
+		{"an empty body", fault(200, ``), 0, ErrUnusable, attempts, "0 bytes"},
+		{"no token", fault(200, `{"responseCode":"2007300"}`), 0, ErrUnusable, attempts, "without an access token"},
+		{"an empty token", fault(200, `{"responseCode":"2007300","accessToken":""}`), 0, ErrUnusable, attempts, "without an access token"},
+		{"a token that cannot stand in a header", fault(200, `{"accessToken":"secret-token\nX: y"}`), 0, ErrUnusable, attempts, "without an access token"},
+		{"HTML from a proxy", simulator.Fault{Status: 200, Body: "<html>", Header: http.Header{"Content-Type": {"text/html"}}}, 0, ErrUnusable, attempts, "text/html"},
+		{"HTTP 200 with an error code", fault(200, `{"responseCode":"5007300","responseMessage":"General Error","accessToken":"secret-token"}`), 0, ErrUnusable, attempts, "5007300"},
+		{"a redirect is not followed", simulator.Fault{Status: 302, Body: "{}", Header: http.Header{"Location": {"https://elsewhere.example/"}}}, 0, ErrUnusable, attempts, "302"},
+		{"500", fault(500, `{"responseCode":"5007300"}`), 0, ErrUnusable, attempts, "500"},
+		{"a refusal is not repeated", fault(401, `{"responseCode":"4017300","responseMessage":"Unauthorized. [Signature]"}`), 0, ErrRefused, 1, "4017300"},
+		{"more than 64 KiB", fault(200, `{"accessToken":"secret-token","x":"`+strings.Repeat("x", answerLargest)+`"}`), 0, ErrUnusable, attempts, "65536 bytes"},
+		{"the connection dropped", simulator.Fault{}, 0, ErrUnreachable, attempts, "dropped"},
+		{"the connection dropped in the middle of the answer", simulator.Fault{Status: 200, Body: `{"accessToken":"secret-token"}`, Cut: 10}, 0, ErrUnusable, attempts, "unexpected EOF"},
+		{"no answer", simulator.Fault{Status: 200, Delay: time.Hour}, 0, ErrUnreachable, attempts, "deadline exceeded"},
+		{"an answer that drips", simulator.Fault{Status: 200, Body: `{"accessToken":"secret-token"}`, Drip: time.Second}, 0, ErrUnusable, attempts, "reading it"},
 		{"503 once", simulator.Fault{Status: 503, Times: 1}, good, nil, 2, ""},
 	}
 	for _, test := range tests {
@@ -100,7 +101,7 @@ func TestAnswersToATokenRequest(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				doku := dokuFor(t, 0)
-				doku.SetFault(TokenPath, &test.fault)
+				doku.SetFault(Path, &test.fault)
 				s, log := sourceOf(t, doku, nil)
 				defer s.Close()
 				start := time.Now()
@@ -136,7 +137,7 @@ func TestTenThousandColdCallersCauseOneRequest(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		doku := dokuFor(t, 0)
-		doku.SetFault(TokenPath, &simulator.Fault{Delay: 2 * time.Second, Normal: true})
+		doku.SetFault(Path, &simulator.Fault{Delay: 2 * time.Second, Normal: true})
 		s, _ := sourceOf(t, doku, nil)
 		defer s.Close()
 		var wg sync.WaitGroup
@@ -177,7 +178,7 @@ func TestInSteadyStateNobodyWaitsForAToken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const life, lives, perSecond = 30 * time.Second, 20, 500
 		doku := dokuFor(t, life)
-		doku.SetFault(TokenPath, &simulator.Fault{Delay: time.Second, Normal: true})
+		doku.SetFault(Path, &simulator.Fault{Delay: time.Second, Normal: true})
 		s, _ := sourceOf(t, doku, nil)
 		defer s.Close()
 		if _, err := s.Token(t.Context()); err != nil {
@@ -214,7 +215,7 @@ func TestATokenIsUsedToItsEndIfRenewingFails(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		doku.SetFault(TokenPath, &simulator.Fault{Status: 500, Body: `{"responseCode":"5007300"}`})
+		doku.SetFault(Path, &simulator.Fault{Status: 500, Body: `{"responseCode":"5007300"}`})
 		var last time.Time
 		failed := 0
 		for time.Now().Before(first.Expires.Add(10 * time.Minute)) {
@@ -229,7 +230,7 @@ func TestATokenIsUsedToItsEndIfRenewingFails(t *testing.T) {
 				last = time.Now()
 			case time.Since(start) > 10*time.Second:
 				t.Fatalf("a caller waited for %s", time.Since(start))
-			case !errors.Is(err, ErrTokenAnswer):
+			case !errors.Is(err, ErrUnusable):
 				t.Fatal(err)
 			default:
 				failed++
@@ -244,8 +245,8 @@ func TestATokenIsUsedToItsEndIfRenewingFails(t *testing.T) {
 		if n := requests(doku) - 1; n > attempts*(15*60/30+6) || failed < 1000 {
 			t.Errorf("DOKU got %d requests while %d callers failed", n, failed)
 		}
-		doku.SetFault(TokenPath, nil)
-		time.Sleep(restLongest)
+		doku.SetFault(Path, nil)
+		time.Sleep(maxBackoff)
 		if _, err := s.Token(t.Context()); err != nil {
 			t.Errorf("after DOKU came back: %v", err)
 		}
@@ -259,7 +260,7 @@ func TestRetryAfterIsHeeded(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				doku := dokuFor(t, 0)
-				doku.SetFault(TokenPath, &simulator.Fault{Status: status, Times: 1, Header: http.Header{"Retry-After": {"2"}}})
+				doku.SetFault(Path, &simulator.Fault{Status: status, Times: 1, Header: http.Header{"Retry-After": {"2"}}})
 				s, _ := sourceOf(t, doku, nil)
 				defer s.Close()
 				start := time.Now()
@@ -278,7 +279,7 @@ func TestALongRetryAfterIsARestForAll(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		doku := dokuFor(t, 0)
-		doku.SetFault(TokenPath, &simulator.Fault{Status: 429, Times: 1, Header: http.Header{"Retry-After": {"60"}}})
+		doku.SetFault(Path, &simulator.Fault{Status: 429, Times: 1, Header: http.Header{"Retry-After": {"60"}}})
 		s, _ := sourceOf(t, doku, nil)
 		defer s.Close()
 		start := time.Now()
@@ -328,7 +329,7 @@ func TestCloseEndsWaiting(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		doku := dokuFor(t, 0)
-		doku.SetFault(TokenPath, &simulator.Fault{Delay: time.Hour})
+		doku.SetFault(Path, &simulator.Fault{Delay: time.Hour})
 		s, _ := sourceOf(t, doku, nil)
 		result := make(chan error, 1)
 		go func() {
@@ -337,10 +338,10 @@ func TestCloseEndsWaiting(t *testing.T) {
 		}()
 		synctest.Wait()
 		s.Close()
-		if err := <-result; !errors.Is(err, ErrTokenClosed) {
+		if err := <-result; !errors.Is(err, ErrClosed) {
 			t.Errorf("error %v", err)
 		}
-		if _, err := s.Token(t.Context()); !errors.Is(err, ErrTokenClosed) {
+		if _, err := s.Token(t.Context()); !errors.Is(err, ErrClosed) {
 			t.Errorf("afterwards: error %v", err)
 		}
 	})
@@ -352,8 +353,8 @@ func TestSidecarsShareAToken(t *testing.T) {
 		memory := store.NewMemory()
 		defer memory.Close()
 		doku := dokuFor(t, 0)
-		doku.SetFault(TokenPath, &simulator.Fault{Delay: time.Second, Normal: true})
-		sidecars := make([]*TokenSource, 3)
+		doku.SetFault(Path, &simulator.Fault{Delay: time.Second, Normal: true})
+		sidecars := make([]*Source, 3)
 		for i := range sidecars {
 			sidecars[i], _ = sourceOf(t, doku, memory)
 		}
@@ -456,11 +457,11 @@ func TestTheStateOfATokenSource(t *testing.T) {
 		doku := dokuFor(t, 0)
 		s, log := sourceOf(t, doku, nil)
 		defer s.Close()
-		if got := s.Status(); got != (TokenStatus{}) {
+		if got := s.Status(); got != (Status{}) {
 			t.Errorf("at first %+v", got)
 		}
 		start := time.Now()
-		doku.SetFault(TokenPath, &simulator.Fault{Delay: time.Second, Times: 1, Status: 401, Body: "{}"})
+		doku.SetFault(Path, &simulator.Fault{Delay: time.Second, Times: 1, Status: 401, Body: "{}"})
 		go func() { _, _ = s.Token(t.Context()) }()
 		synctest.Wait()
 		if got := s.Status(); !got.Fetching || !got.Fetched.IsZero() {
@@ -469,19 +470,19 @@ func TestTheStateOfATokenSource(t *testing.T) {
 		time.Sleep(time.Second)
 		synctest.Wait()
 		got := s.Status()
-		if got.Fetching || got.Fetched.Sub(start) != time.Second || got.Reason != ReasonFirst || !errors.Is(got.Error, ErrTokenRefused) ||
-			got.Failures != 1 || got.RestsTil.Sub(got.Fetched) != restShortest {
+		if got.Fetching || got.Fetched.Sub(start) != time.Second || got.Reason != ReasonFirst || !errors.Is(got.Error, ErrRefused) ||
+			got.Failures != 1 || got.NextFetch.Sub(got.Fetched) != minBackoff {
 			t.Errorf("after a refusal %+v", got)
 		}
-		if said := log.String(); !strings.Contains(said, Hint(ErrTokenRefused)) {
+		if said := log.String(); !strings.Contains(said, Hint(ErrRefused)) {
 			t.Errorf("the log does not say what to do: %s", said)
 		}
-		time.Sleep(restShortest)
+		time.Sleep(minBackoff)
 		if _, err := s.Refresh(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		got = s.Status()
-		if got.Reason != ReasonForced || got.Error != nil || got.Failures != 0 || !got.RestsTil.IsZero() || got.Issued.IsZero() || !got.Refresh.Before(got.Expires) {
+		if got.Reason != ReasonForced || got.Error != nil || got.Failures != 0 || !got.NextFetch.IsZero() || got.Issued.IsZero() || !got.Refresh.Before(got.Expires) {
 			t.Errorf("after a fetch %+v", got)
 		}
 	})
@@ -490,11 +491,53 @@ func TestTheStateOfATokenSource(t *testing.T) {
 func TestEveryErrorOfATokenSourceHasAHint(t *testing.T) {
 	t.Parallel()
 	seen := make(map[string]error)
-	for _, err := range []error{ErrTokenRefused, ErrTokenAnswer, ErrTokenUnreachable, ErrTokenClosed} {
+	for _, err := range []error{ErrRefused, ErrUnusable, ErrUnreachable, ErrClosed} {
 		hint := Hint(fmt.Errorf("wrapped: %w", err))
 		if hint == "" || seen[hint] != nil {
 			t.Errorf("%v: %q, which is also that of %v", err, hint, seen[hint])
 		}
 		seen[hint] = err
 	}
+}
+
+// The version before leased the key to owners without a label.
+func TestASidecarWaitsForOneOfTheVersionBeforeThatFetches(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		memory := store.NewMemory()
+		defer memory.Close()
+		doku := dokuFor(t, 0)
+		s, _ := sourceOf(t, doku, memory)
+		defer s.Close()
+		claim, err := memory.Claim(t.Context(), "EARLIERVERSION", time.Minute, tokenFetchKey)
+		if err != nil || !claim.Held {
+			t.Fatalf("%+v, %v", claim, err)
+		}
+		var got Token
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if got, err = s.Token(t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
+		time.Sleep(time.Second)
+		if n := requests(doku); n != 0 {
+			t.Errorf("%d token requests while another sidecar fetches", n)
+		}
+		theirs := sharedToken{Value: "theirs", Issued: time.Now(), Expires: time.Now().Add(time.Minute)}
+		value, err := json.Marshal(theirs)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := memory.Set(t.Context(), tokenKey, value, time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		if err := memory.Release(t.Context(), "EARLIERVERSION", tokenFetchKey); err != nil {
+			t.Fatal(err)
+		}
+		wg.Wait()
+		if n := requests(doku); got.Value != "theirs" || n != 0 {
+			t.Errorf("got the token %q after %d requests of its own", got.Value, n)
+		}
+	})
 }
