@@ -21,7 +21,7 @@ import (
 // brands is a sidecar with two accounts, each with a DOKU of its own, that can be
 // chosen in three ways.
 type brands struct {
-	*world
+	*testEnv
 	doku          map[string]*simulator.Simulator
 	byPlaceholder string
 	byArgument    string // fixed to "kopi"
@@ -34,7 +34,7 @@ const (
 
 func startBrands(t *testing.T) *brands {
 	t.Helper()
-	b := &brands{world: newWorld(t), doku: make(map[string]*simulator.Simulator)}
+	b := &brands{testEnv: newEnv(t), doku: make(map[string]*simulator.Simulator)}
 	accounts := ""
 	for name, id := range map[string]string{"kopi": kopi, "susu": susu} {
 		b.doku[name] = newDOKU(t, id, secretKey+name)
@@ -78,7 +78,7 @@ func startBrands(t *testing.T) *brands {
 // create posts a bill to one of the sites and returns the answer.
 func (b *brands) create(t *testing.T, site, number string, header ...string) answer {
 	t.Helper()
-	at := *b.world
+	at := *b.testEnv
 	at.outward = site
 	return at.call(t, http.MethodPost, createPath, bill(number, "T"+number, "1000.00", "C", ""), header...)
 }
@@ -248,7 +248,7 @@ func read(t *testing.T, name string) []byte {
 
 func TestChangedKeysAndSecretsAreTakenUpWithoutAReload(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	env := newEnv(t)
 	dir := t.TempDir()
 	secret, private, public := changing{filepath.Join(dir, "secret")}, changing{filepath.Join(dir, "private.pem")}, changing{filepath.Join(dir, "public.pem")}
 	secret.set(t, []byte("SK-the-old-one\n"))
@@ -259,47 +259,47 @@ func TestChangedKeysAndSecretsAreTakenUpWithoutAReload(t *testing.T) {
 	}
 	private.set(t, pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(mine)}))
 	public.set(t, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: their}))
-	config := w.caddyfile(options{})
+	config := env.caddyfile(options{})
 	for old, replacement := range map[string]string{
 		"{env.DOKU_SECRET_KEY}": "{file." + secret.path + "}", "{env.DOKU_PRIVATE_KEY}": private.path, "{env.DOKU_PUBLIC_KEY}": public.path,
 	} {
 		config = strings.Replace(config, old, replacement, 1)
 	}
-	w.run(t, config)
+	env.run(t, config)
 
 	// With the old key, DOKU gives no token.
-	w.call(t, http.MethodPost, createPath, bill("1", "A", "1000.00", "C", "")).expect(t, http.StatusServiceUnavailable, "5032700")
+	env.call(t, http.MethodPost, createPath, bill("1", "A", "1000.00", "C", "")).expect(t, http.StatusServiceUnavailable, "5032700")
 	private.set(t, read(t, "test-merchant-private.pem"))
-	w.awaitLog(t, "took up changed keys or secrets", 1)
+	env.awaitLog(t, "took up changed keys or secrets", 1)
 	// With the old secret, DOKU takes no signature.
-	w.eventually(t, func() answer { return w.call(t, http.MethodPost, createPath, bill("1", "A", "1000.00", "C", "")) }, "4012700")
+	env.eventually(t, func() answer { return env.call(t, http.MethodPost, createPath, bill("1", "A", "1000.00", "C", "")) }, "4012700")
 	secret.set(t, []byte(secretKey+"\n"))
-	w.awaitLog(t, "took up changed keys or secrets", 2)
-	w.call(t, http.MethodPost, createPath, bill("1", "A", "1000.00", "C", "")).expect(t, http.StatusOK, "2002700")
+	env.awaitLog(t, "took up changed keys or secrets", 2)
+	env.call(t, http.MethodPost, createPath, bill("1", "A", "1000.00", "C", "")).expect(t, http.StatusOK, "2002700")
 	// With another key of DOKU's, it gets no token here.
-	refused, err := w.doku.RequestToken(t.Context(), nil)
+	refused, err := env.doku.RequestToken(t.Context(), nil)
 	if err != nil || refused.Status != http.StatusUnauthorized {
 		t.Fatalf("HTTP %d, %v", refused.Status, err)
 	}
 	public.set(t, read(t, "test-doku-public.pem"))
-	w.awaitLog(t, "took up changed keys or secrets", 3)
-	w.notify(t, simulator.Outgoing{}).expect(t, http.StatusOK, "2002500")
+	env.awaitLog(t, "took up changed keys or secrets", 3)
+	env.notify(t, simulator.Outgoing{}).expect(t, http.StatusOK, "2002500")
 
 	// What is of no use changes nothing.
 	private.set(t, []byte("-----BEGIN PRIVATE KEY-----\nnonsense\n-----END PRIVATE KEY-----\n"))
-	w.awaitLog(t, "the keys and secrets in use stay", 1)
-	w.call(t, http.MethodPost, createPath, bill("2", "B", "1000.00", "C", "")).expect(t, http.StatusOK, "2002700")
-	if metrics := w.ask("/metrics"); !strings.Contains(metrics, `caddy_doku_credential_loads_total{account="default",result="failed"} 1`) ||
+	env.awaitLog(t, "the keys and secrets in use stay", 1)
+	env.call(t, http.MethodPost, createPath, bill("2", "B", "1000.00", "C", "")).expect(t, http.StatusOK, "2002700")
+	if metrics := env.ask("/metrics"); !strings.Contains(metrics, `caddy_doku_credential_loads_total{account="default",result="failed"} 1`) ||
 		!strings.Contains(metrics, `caddy_doku_credential_loads_total{account="default",result="loaded"} 3`) {
 		t.Error("the counters do not tell")
 	}
 }
 
 // awaitLog waits until the log has a text n times.
-func (w *world) awaitLog(t *testing.T, text string, n int) {
+func (env *testEnv) awaitLog(t *testing.T, text string, n int) {
 	t.Helper()
 	deadline := time.Now().Add(20 * time.Second)
-	for strings.Count(w.log.String(), text) < n {
+	for strings.Count(env.log.String(), text) < n {
 		if time.Now().After(deadline) {
 			t.Fatalf("the log does not say %q %d times", text, n)
 		}
@@ -308,7 +308,7 @@ func (w *world) awaitLog(t *testing.T, text string, n int) {
 }
 
 // eventually repeats a call until its answer has a response code.
-func (w *world) eventually(t *testing.T, call func() answer, code string) {
+func (env *testEnv) eventually(t *testing.T, call func() answer, code string) {
 	t.Helper()
 	deadline := time.Now().Add(20 * time.Second)
 	for {
@@ -328,26 +328,26 @@ func TestTheClockIsComparedWithDOKUs(t *testing.T) {
 	for _, correction := range []string{"on", "off"} {
 		t.Run(correction, func(t *testing.T) {
 			t.Parallel()
-			w := start(t, options{global: "clock_correction " + correction})
+			env := start(t, options{global: "clock_correction " + correction})
 			ahead := time.Now().Add(90 * time.Second).UTC().Format(http.TimeFormat)
-			w.doku.SetFault(statusPath, &simulator.Fault{Status: 404, Body: `{"responseCode":"4042612"}`, Header: http.Header{"Date": {ahead}}})
+			env.doku.SetFault(statusPath, &simulator.Fault{Status: 404, Body: `{"responseCode":"4042612"}`, Header: http.Header{"Date": {ahead}}})
 			for range 9 {
-				w.call(t, http.MethodPost, statusPath, "{}").expect(t, http.StatusNotFound, "4042612")
+				env.call(t, http.MethodPost, statusPath, "{}").expect(t, http.StatusNotFound, "4042612")
 			}
-			w.call(t, http.MethodPost, createPath, bill("1", "A", "1000.00", "C", "")).expect(t, http.StatusOK, "2002700")
-			told, err := time.Parse(time.RFC3339, w.received(t).Header.Get("X-Timestamp"))
+			env.call(t, http.MethodPost, createPath, bill("1", "A", "1000.00", "C", "")).expect(t, http.StatusOK, "2002700")
+			told, err := time.Parse(time.RFC3339, env.received(t).Header.Get("X-Timestamp"))
 			if err != nil {
 				t.Fatal(err)
 			}
 			if by := time.Until(told); (by > 45*time.Second) != (correction == "on") || by > 2*time.Minute {
 				t.Errorf("X-TIMESTAMP is %s ahead", by)
 			}
-			w.awaitLog(t, "behind DOKU's", 1)
-			if !strings.Contains(w.ask("/metrics"), `caddy_doku_clock_offset_seconds{account="default"} `) {
+			env.awaitLog(t, "behind DOKU's", 1)
+			if !strings.Contains(env.ask("/metrics"), `caddy_doku_clock_offset_seconds{account="default"} `) {
 				t.Error("no gauge of the offset")
 			}
 			// DOKU's calls are judged by this machine's clock.
-			w.notify(t, simulator.Outgoing{}).expect(t, http.StatusOK, "2002500")
+			env.notify(t, simulator.Outgoing{}).expect(t, http.StatusOK, "2002500")
 		})
 	}
 }

@@ -29,15 +29,15 @@ func readDoc(t *testing.T, name string) string {
 
 // example returns Caddyfile.example, with the addresses of the test in place of those
 // that it names.
-func (w *world) example(t *testing.T) string {
+func (env *testEnv) example(t *testing.T) string {
 	t.Helper()
 	config := readDoc(t, "Caddyfile.example")
 	for old, replacement := range map[string]string{
-		"\n{\n":               "\n{\nadmin " + strings.TrimPrefix(w.admin, "http://") + "\npersist_config off\n",
-		"environment sandbox": "environment " + w.environment,
-		"http://:9180":        strings.Replace(w.outward, "127.0.0.1", "", 1),
-		"\n:8443":             "\n" + w.inward,
-		"127.0.0.1:3000":      w.appAddress,
+		"\n{\n":               "\n{\nadmin " + strings.TrimPrefix(env.admin, "http://") + "\npersist_config off\n",
+		"environment sandbox": "environment " + env.dokuURL,
+		"http://:9180":        strings.Replace(env.outward, "127.0.0.1", "", 1),
+		"\n:8443":             "\n" + env.inward,
+		"127.0.0.1:3000":      env.appAddress,
 	} {
 		if strings.Count(config, old) != 1 {
 			t.Fatalf("expected %q once in Caddyfile.example", old)
@@ -49,19 +49,19 @@ func (w *world) example(t *testing.T) string {
 
 func TestTheExampleConfigurationWorks(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
-	w.env = []string{"OTEL_TRACES_EXPORTER=none"}
-	w.run(t, w.example(t))
+	env := newEnv(t)
+	env.variables = []string{"OTEL_TRACES_EXPORTER=none"}
+	env.run(t, env.example(t))
 	// In both directions with what must not be logged.
-	w.call(t, http.MethodPost, createPath, bill("1", "A", "1000.00", "C", ""), "Authorization-Customer", customer).expect(t, http.StatusOK, "2002700")
-	w.notify(t, simulator.Outgoing{Mutate: func(r *http.Request) { r.Header.Set("Authorization-Customer", customer) }}).expect(t, http.StatusOK, "2002500")
-	if receipt, err := w.doku.Pay(t.Context(), partnerServiceID+"1", "1000.00"); err != nil || !receipt.Notification.OK() || len(w.app.seen()) != 2 {
-		t.Errorf("receipt %+v, %v, after %d calls of the app", receipt, err, len(w.app.seen()))
+	env.call(t, http.MethodPost, createPath, bill("1", "A", "1000.00", "C", ""), "Authorization-Customer", customer).expect(t, http.StatusOK, "2002700")
+	env.notify(t, simulator.Outgoing{Mutate: func(r *http.Request) { r.Header.Set("Authorization-Customer", customer) }}).expect(t, http.StatusOK, "2002500")
+	if receipt, err := env.doku.Pay(t.Context(), partnerServiceID+"1", "1000.00"); err != nil || !receipt.Notification.OK() || len(env.app.seen()) != 2 {
+		t.Errorf("receipt %+v, %v, after %d calls of the app", receipt, err, len(env.app.seen()))
 	}
-	if !strings.Contains(w.ask("/metrics"), "\ncaddy_doku_key_info{") {
+	if !strings.Contains(env.ask("/metrics"), "\ncaddy_doku_key_info{") {
 		t.Error("expected the metrics on the admin address, without an option for them")
 	}
-	for _, address := range []string{w.inward + "/elsewhere", w.inward + "/v1.1/transfer-va"} {
+	for _, address := range []string{env.inward + "/elsewhere", env.inward + "/v1.1/transfer-va"} {
 		resp, err := http.Get(address)
 		if err != nil {
 			t.Fatal(err)
@@ -75,10 +75,10 @@ func TestTheExampleConfigurationWorks(t *testing.T) {
 
 func TestTheExampleListensForTheAppOnThisMachineOnly(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
-	w.env = []string{"OTEL_TRACES_EXPORTER=none"}
-	w.run(t, w.example(t))
-	_, port, _ := strings.Cut(strings.TrimPrefix(w.outward, "http://"), ":")
+	env := newEnv(t)
+	env.variables = []string{"OTEL_TRACES_EXPORTER=none"}
+	env.run(t, env.example(t))
+	_, port, _ := strings.Cut(strings.TrimPrefix(env.outward, "http://"), ":")
 	// All of 127.0.0.0/8 is this machine, where it is set up: who listens everywhere is found there.
 	if conn, err := net.DialTimeout("tcp", "127.0.0.2:"+port, time.Second); err == nil {
 		conn.Close()
@@ -92,15 +92,15 @@ func TestTheExampleListensForTheAppOnThisMachineOnly(t *testing.T) {
 	if resp.Header.Get("X-Doku-External-Id") == "" {
 		t.Errorf("HTTP %d from Caddy by itself, which the app may take for a yes", resp.StatusCode)
 	}
-	if strings.Contains(w.log.String(), "can be reached from other machines") {
+	if strings.Contains(env.log.String(), "can be reached from other machines") {
 		t.Error("the example is warned of")
 	}
 }
 
 func TestASiteThatListensForOthersIsWarnedOf(t *testing.T) {
 	t.Parallel()
-	w := start(t, options{}) // whose site is called http://127.0.0.1:<port>, and no more
-	if !strings.Contains(w.log.String(), "can be reached from other machines") {
+	env := start(t, options{}) // whose site is called http://127.0.0.1:<port>, and no more
+	if !strings.Contains(env.log.String(), "can be reached from other machines") {
 		t.Error("there is no warning")
 	}
 }
@@ -123,14 +123,14 @@ func TestOneVariableSwitchesTheTracesOfTheExampleOnAndOff(t *testing.T) {
 				}
 			}))
 			defer collector.Close()
-			w := newWorld(t)
-			w.env = []string{test.variable, "OTEL_EXPORTER_OTLP_ENDPOINT=" + collector.URL}
-			w.run(t, w.example(t))
-			w.call(t, http.MethodPost, createPath, bill("1", "A", "1000.00", "C", "")).expect(t, http.StatusOK, "2002700")
-			if !w.sidecar.Stop() { // which exports what is left
+			env := newEnv(t)
+			env.variables = []string{test.variable, "OTEL_EXPORTER_OTLP_ENDPOINT=" + collector.URL}
+			env.run(t, env.example(t))
+			env.call(t, http.MethodPost, createPath, bill("1", "A", "1000.00", "C", "")).expect(t, http.StatusOK, "2002700")
+			if !env.sidecar.Stop() { // which exports what is left
 				t.Fatal("the sidecar did not end")
 			}
-			if traced := exported.Load() > 0; traced != test.traced || strings.Contains(w.log.String(), "traces export") {
+			if traced := exported.Load() > 0; traced != test.traced || strings.Contains(env.log.String(), "traces export") {
 				t.Errorf("traces were exported %d times", exported.Load())
 			}
 		})

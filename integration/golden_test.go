@@ -69,19 +69,19 @@ func fieldsOf(t *testing.T, text string) string {
 // them.
 func TestMetricsAndAdminAnswersHaveTheSameNamesAsBefore(t *testing.T) {
 	t.Parallel()
-	w := start(t, options{inbox: "{\n policy durable\n give_up_after 1ms\n}"})
-	w.call(t, http.MethodPost, createPath, bill("1", "A", "1000.00", "C", "")).expect(t, http.StatusOK, "2002700")
-	w.notify(t, simulator.Outgoing{}).expect(t, http.StatusOK, "2002500")
-	await(t, "the delivery", func() bool { waiting, _ := w.kept(t); return waiting == 0 })
-	w.app.setAnswer(answering(http.StatusInternalServerError))
-	w.notify(t, simulator.Outgoing{Body: payment("P-2")}).expect(t, http.StatusOK, "2002500")
-	await(t, "a dead letter", func() bool { _, dead := w.kept(t); return dead == 1 })
+	env := start(t, options{inbox: "{\n policy durable\n give_up_after 1ms\n}"})
+	env.call(t, http.MethodPost, createPath, bill("1", "A", "1000.00", "C", "")).expect(t, http.StatusOK, "2002700")
+	env.notify(t, simulator.Outgoing{}).expect(t, http.StatusOK, "2002500")
+	await(t, "the delivery", func() bool { waiting, _ := env.kept(t); return waiting == 0 })
+	env.app.setAnswer(answering(http.StatusInternalServerError))
+	env.notify(t, simulator.Outgoing{Body: payment("P-2")}).expect(t, http.StatusOK, "2002500")
+	await(t, "a dead letter", func() bool { _, dead := env.kept(t); return dead == 1 })
 
-	doktest.Golden(t, "metrics.txt", seriesOf(w.ask("/metrics")))
+	doktest.Golden(t, "metrics.txt", seriesOf(env.ask("/metrics")))
 
 	var admin strings.Builder
 	for _, path := range []string{"/doku/accounts", "/doku/accounts/default", "/doku/inbox", "/doku/inbox/default", "/doku/inbox/default?bodies=true"} {
-		fmt.Fprintf(&admin, "%s\n%s", path, fieldsOf(t, w.ask(path)))
+		fmt.Fprintf(&admin, "%s\n%s", path, fieldsOf(t, env.ask(path)))
 	}
 	doktest.Golden(t, "admin.txt", admin.String())
 }

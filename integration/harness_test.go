@@ -136,8 +136,8 @@ func (a *app) setAnswer(f func(appCall) (int, string)) {
 	a.answer = f
 }
 
-// world is a simulated DOKU, a sidecar and an app.
-type world struct {
+// testEnv is a simulated DOKU, a sidecar and an app.
+type testEnv struct {
 	doku    *simulator.Simulator
 	app     *app
 	outward string // base URL for the app
@@ -146,9 +146,9 @@ type world struct {
 	log     *doktest.Log
 	config  string // the sidecar's Caddyfile
 	sidecar *doktest.Process
-	env     []string // of the sidecar, in addition
+	variables []string // of the sidecar, in addition
 
-	environment, appAddress string // of doku and app, for the configuration
+	dokuURL, appAddress string // for the configuration
 }
 
 // options are additions to the configuration.
@@ -161,28 +161,28 @@ type options struct {
 	inbox        string // if not empty, what follows the app's address behind doku_inbox
 }
 
-// start sets up a world for one test.
-func start(t *testing.T, o options) *world {
+// start sets up a testEnv for one test.
+func start(t *testing.T, o options) *testEnv {
 	t.Helper()
-	w := newWorld(t)
-	w.run(t, w.caddyfile(o))
+	env := newEnv(t)
+	env.run(t, env.caddyfile(o))
 	// A site listens a moment before the configuration is the one that is asked.
-	for deadline := time.Now().Add(5 * time.Second); strings.Contains(w.ask("/doku/accounts"), "this configuration has no DOKU accounts"); {
+	for deadline := time.Now().Add(5 * time.Second); strings.Contains(env.ask("/doku/accounts"), "this configuration has no DOKU accounts"); {
 		if time.Now().After(deadline) {
 			t.Fatal("the admin API does not know the configuration")
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	return w
+	return env
 }
 
 // caddyfile returns the configuration of a sidecar.
-func (w *world) caddyfile(o options) string {
+func (env *testEnv) caddyfile(o options) string {
 	if o.environment == "" {
-		o.environment = w.environment
+		o.environment = env.dokuURL
 	}
 	if o.app == "" {
-		o.app = w.appAddress
+		o.app = env.appAddress
 	}
 	proxy := "reverse_proxy"
 	if o.inbox != "" {
@@ -221,20 +221,20 @@ func (w *world) caddyfile(o options) string {
 	doku_verify /v1.1/transfer-va/* %s
 	%s /v1.1/transfer-va/* %s
 }
-`, strings.TrimPrefix(w.admin, "http://"), o.environment, o.account, o.global, w.outward, o.sign, w.inward, tokenPath, o.verify, proxy, o.app+" "+o.inbox)
+`, strings.TrimPrefix(env.admin, "http://"), o.environment, o.account, o.global, env.outward, o.sign, env.inward, tokenPath, o.verify, proxy, o.app+" "+o.inbox)
 }
 
-// newWorld sets up what is around the sidecar.
-func newWorld(t *testing.T) *world {
+// newEnv sets up what is around the sidecar.
+func newEnv(t *testing.T) *testEnv {
 	t.Helper()
-	w := &world{app: &app{}, doku: newDOKU(t, clientID, secretKey)}
-	doku := httptest.NewServer(w.doku)
+	env := &testEnv{app: &app{}, doku: newDOKU(t, clientID, secretKey)}
+	doku := httptest.NewServer(env.doku)
 	t.Cleanup(doku.Close)
-	server := httptest.NewServer(w.app)
+	server := httptest.NewServer(env.app)
 	t.Cleanup(server.Close)
-	w.environment, w.appAddress = doku.URL, server.Listener.Addr().String()
-	w.settle(t)
-	return w
+	env.dokuURL, env.appAddress = doku.URL, server.Listener.Addr().String()
+	env.settle(t)
+	return env
 }
 
 func newDOKU(t *testing.T, clientID, secretKey string) *simulator.Simulator {
@@ -254,20 +254,20 @@ func newDOKU(t *testing.T, clientID, secretKey string) *simulator.Simulator {
 }
 
 // settle gives the sidecar its addresses.
-func (w *world) settle(t *testing.T) {
+func (env *testEnv) settle(t *testing.T) {
 	t.Helper()
-	w.log = new(doktest.Log)
-	for _, address := range []*string{&w.outward, &w.inward, &w.admin} {
+	env.log = new(doktest.Log)
+	for _, address := range []*string{&env.outward, &env.inward, &env.admin} {
 		*address = "http://" + doktest.FreeAddress(t)
 	}
-	w.doku.SetMerchantURLs(w.inward+tokenPath, w.inward+inquiryPath, w.inward+paymentPath)
+	env.doku.SetMerchantURLs(env.inward+tokenPath, env.inward+inquiryPath, env.inward+paymentPath)
 }
 
-// another returns a world with the same DOKU and app and a sidecar of its own,
+// another returns a testEnv with the same DOKU and app and a sidecar of its own,
 // which is not started yet. DOKU calls the latest one.
-func (w *world) another(t *testing.T) *world {
+func (env *testEnv) another(t *testing.T) *testEnv {
 	t.Helper()
-	copied := *w
+	copied := *env
 	copied.settle(t)
 	return &copied
 }
@@ -275,30 +275,30 @@ func (w *world) another(t *testing.T) *world {
 // run starts the sidecar with a Caddyfile, waits until it listens on its sites, and
 // on others if told so, and ends it with the test. Then
 // nothing secret may be found in what it has said.
-func (w *world) run(t *testing.T, config string, others ...string) {
+func (env *testEnv) run(t *testing.T, config string, others ...string) {
 	t.Helper()
 	said := make(map[string]string)
 	t.Cleanup(func() { // after the sidecar has ended, and its last spans are in the log
-		said["log and spans"] = w.log.String()
-		w.checkSecrets(t, said)
+		said["log and spans"] = env.log.String()
+		env.checkSecrets(t, said)
 	})
-	sites := []string{strings.TrimPrefix(w.outward, "http://"), strings.TrimPrefix(w.inward, "http://")}
+	sites := []string{strings.TrimPrefix(env.outward, "http://"), strings.TrimPrefix(env.inward, "http://")}
 	for _, other := range others {
 		sites = append(sites, strings.TrimPrefix(other, "http://"))
 	}
-	w.sidecar = doktest.Start(t, w.log, w.command(t, config), sites...)
+	env.sidecar = doktest.Start(t, env.log, env.command(t, config), sites...)
 	t.Cleanup(func() { // before it ends
 		for _, path := range []string{"/config/", "/metrics", "/doku/accounts"} {
-			said[path] = w.ask(path)
+			said[path] = env.ask(path)
 		}
 		checkMetrics(t, said["/metrics"])
 	})
 }
 
 // command returns the command that runs the sidecar with a Caddyfile.
-func (w *world) command(t *testing.T, config string) *exec.Cmd {
+func (env *testEnv) command(t *testing.T, config string) *exec.Cmd {
 	t.Helper()
-	w.config = config
+	env.config = config
 	dir := t.TempDir()
 	file := filepath.Join(dir, "Caddyfile")
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
@@ -308,14 +308,14 @@ func (w *world) command(t *testing.T, config string) *exec.Cmd {
 	cmd.Env = append(os.Environ(), "DOKU_CLIENT_ID="+clientID, "DOKU_SECRET_KEY="+secretKey,
 		"DOKU_PRIVATE_KEY="+testdata(t, "test-merchant-private.pem"), "DOKU_PUBLIC_KEY="+testdata(t, "test-doku-public.pem"),
 		"OTEL_TRACES_EXPORTER=console", "XDG_CONFIG_HOME="+dir, "XDG_DATA_HOME="+dir)
-	cmd.Env = append(cmd.Env, w.env...)
+	cmd.Env = append(cmd.Env, env.variables...)
 	return cmd
 }
 
 // ask returns what the admin API answers to a GET, or nothing if it cannot be asked.
-func (w *world) ask(path string) string {
+func (env *testEnv) ask(path string) string {
 	client := http.Client{Timeout: 10 * time.Second}
-	resp, err := client.Get(w.admin + path)
+	resp, err := client.Get(env.admin + path)
 	if err != nil {
 		return ""
 	}
@@ -327,7 +327,7 @@ func (w *world) ask(path string) string {
 var accessToken = regexp.MustCompile(`"accessToken":"([^"]+)"`)
 
 // checkSecrets looks for what must not be found in what a sidecar has said.
-func (w *world) checkSecrets(t *testing.T, said map[string]string) {
+func (env *testEnv) checkSecrets(t *testing.T, said map[string]string) {
 	t.Helper()
 	secrets := map[string]string{secretKey: "the secret key", "Putri": "a customer's name", "Toru": "a customer's name"} // see bill and payment
 	for _, name := range []string{"test-merchant-private.pem", "test-doku-private.pem"} {
@@ -341,7 +341,7 @@ func (w *world) checkSecrets(t *testing.T, said map[string]string) {
 			}
 		}
 	}
-	for _, e := range w.doku.Exchanges() {
+	for _, e := range env.doku.Exchanges() {
 		if token := strings.TrimPrefix(e.Header.Get("Authorization"), "Bearer "); len(token) > 20 {
 			secrets[token] = "a token"
 		}
@@ -372,9 +372,9 @@ type answer struct {
 }
 
 // call sends a request of the app's to the sidecar.
-func (w *world) call(t testing.TB, method, target, body string, header ...string) answer {
+func (env *testEnv) call(t testing.TB, method, target, body string, header ...string) answer {
 	t.Helper()
-	got, err := w.try(t, method, target, body, header...)
+	got, err := env.try(t, method, target, body, header...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -382,11 +382,11 @@ func (w *world) call(t testing.TB, method, target, body string, header ...string
 }
 
 // try is call for a sidecar whose connections may break.
-func (w *world) try(t testing.TB, method, target, body string, header ...string) (answer, error) {
+func (env *testEnv) try(t testing.TB, method, target, body string, header ...string) (answer, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, method, w.outward+target, strings.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, method, env.outward+target, strings.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -411,9 +411,9 @@ func (a answer) expect(t testing.TB, status int, code string) {
 }
 
 // firstCall returns the first exchange of the simulator's with a merchant's call.
-func (w *world) firstCall(t testing.TB) simulator.Exchange {
+func (env *testEnv) firstCall(t testing.TB) simulator.Exchange {
 	t.Helper()
-	for _, e := range w.doku.Exchanges() {
+	for _, e := range env.doku.Exchanges() {
 		if e.Inbound && e.Target != tokenPath {
 			return e
 		}
@@ -423,9 +423,9 @@ func (w *world) firstCall(t testing.TB) simulator.Exchange {
 }
 
 // received returns the last exchange of the simulator's with a merchant's call.
-func (w *world) received(t testing.TB) simulator.Exchange {
+func (env *testEnv) received(t testing.TB) simulator.Exchange {
 	t.Helper()
-	all := w.doku.Exchanges()
+	all := env.doku.Exchanges()
 	for _, e := range slices.Backward(all) {
 		if e.Inbound && e.Target != tokenPath {
 			return e

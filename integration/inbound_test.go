@@ -31,15 +31,15 @@ func payment(id string) []byte {
 }
 
 // notify sends a notification, signed by DOKU.
-func (w *world) notify(t testing.TB, out simulator.Outgoing) answer {
+func (env *testEnv) notify(t testing.TB, out simulator.Outgoing) answer {
 	t.Helper()
 	if out.URL == "" {
-		out.URL = w.inward + paymentPath
+		out.URL = env.inward + paymentPath
 	}
 	if out.Body == nil {
 		out.Body = payment("P-1")
 	}
-	a, err := w.doku.Call(t.Context(), out)
+	a, err := env.doku.Call(t.Context(), out)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,9 +47,9 @@ func (w *world) notify(t testing.TB, out simulator.Outgoing) answer {
 }
 
 // token gets a token of the merchant's.
-func (w *world) token(t testing.TB) string {
+func (env *testEnv) token(t testing.TB) string {
 	t.Helper()
-	a, err := w.doku.RequestToken(t.Context(), nil)
+	a, err := env.doku.RequestToken(t.Context(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,15 +67,15 @@ const customer = "Bearer a-token-of-a-customer-of-the-merchants"
 
 func TestGenuineNotificationReachesTheApp(t *testing.T) {
 	t.Parallel()
-	w := start(t, options{})
+	env := start(t, options{})
 	body := payment("P-1")
-	w.notify(t, simulator.Outgoing{Body: body, Mutate: func(r *http.Request) {
+	env.notify(t, simulator.Outgoing{Body: body, Mutate: func(r *http.Request) {
 		r.Header.Set("X-Doku-Account", "spoofed")
 		r.Header.Set("X-Doku-Service", "99")
 		r.Header.Set("Idempotency-Key", "spoofed")
 		r.Header.Set("Authorization-Customer", customer)
 	}}).expect(t, http.StatusOK, "2002500")
-	calls := w.app.seen()
+	calls := env.app.seen()
 	if len(calls) != 1 || calls[0].body != string(body) {
 		t.Fatalf("the app saw %v", calls)
 	}
@@ -96,15 +96,15 @@ func TestNobodyElseSetsOrRemovesWhatTheAppIsTold(t *testing.T) {
 	for _, enforce := range []string{"on", "report"} {
 		t.Run(enforce, func(t *testing.T) {
 			t.Parallel()
-			w := start(t, options{verify: "{\n enforce " + enforce + "\n}"})
-			w.notify(t, simulator.Outgoing{Mutate: func(r *http.Request) {
+			env := start(t, options{verify: "{\n enforce " + enforce + "\n}"})
+			env.notify(t, simulator.Outgoing{Mutate: func(r *http.Request) {
 				r.Header.Add("Connection", "X-Doku-Account, X-Doku-Service, X-Doku-Verified, Idempotency-Key, Upgrade")
 				r.Header.Set("Upgrade", "websocket")
 				r.Header.Set("Te", "trailers")
 				r.ContentLength = -1
 				r.Trailer = http.Header{"X-Doku-Verified": {"false"}, "Idempotency-Key": {"spoofed"}}
 			}}).expect(t, http.StatusOK, "2002500")
-			calls := w.app.seen()
+			calls := env.app.seen()
 			if len(calls) != 1 {
 				t.Fatalf("the app saw %v", calls)
 			}
@@ -141,21 +141,21 @@ func billing(c appCall) (int, string) {
 
 func TestDirectInquiry(t *testing.T) {
 	t.Parallel()
-	w := start(t, options{})
-	w.app.setAnswer(billing)
-	receipt, err := w.doku.Pay(t.Context(), partnerServiceID+"4711", "11500.00")
+	env := start(t, options{})
+	env.app.setAnswer(billing)
+	receipt, err := env.doku.Pay(t.Context(), partnerServiceID+"4711", "11500.00")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if calls := w.app.seen(); !receipt.Inquired || !receipt.Notification.OK() || len(calls) != 2 {
+	if calls := env.app.seen(); !receipt.Inquired || !receipt.Notification.OK() || len(calls) != 2 {
 		t.Errorf("receipt %+v after %d calls of the app, expected an inquiry and a notification", receipt, len(calls))
 	}
 }
 
 func TestForgeriesAndMistakesNeverReachTheApp(t *testing.T) {
 	t.Parallel()
-	w := start(t, options{verify: "{\n max_body 4KB\n}"})
-	good := w.token(t)
+	env := start(t, options{verify: "{\n max_body 4KB\n}"})
+	good := env.token(t)
 	publicKey, err := os.ReadFile(testdata(t, "test-doku-public.pem"))
 	if err != nil {
 		t.Fatal(err)
@@ -230,7 +230,7 @@ func TestForgeriesAndMistakesNeverReachTheApp(t *testing.T) {
 		{"signed, but not JSON", simulator.Outgoing{Body: []byte(`{"a":`)}, 400, "4002500"},
 		{"signed, but with a byte order mark", simulator.Outgoing{Body: []byte("\ufeff{}")}, 400, "4002500"},
 		{"an inquiry with a wrong signature has the inquiry's code", simulator.Outgoing{
-			URL: w.inward + inquiryPath, Mutate: func(r *http.Request) { r.Header.Set("X-SIGNATURE", strings.Repeat("A", 86)+"==") },
+			URL: env.inward + inquiryPath, Mutate: func(r *http.Request) { r.Header.Set("X-SIGNATURE", strings.Repeat("A", 86)+"==") },
 		}, 401, "4012400"},
 	}
 	for _, test := range tests {
@@ -238,27 +238,27 @@ func TestForgeriesAndMistakesNeverReachTheApp(t *testing.T) {
 			if test.call.Bearer == "" {
 				test.call.Bearer = good
 			}
-			got := w.notify(t, test.call)
+			got := env.notify(t, test.call)
 			got.expect(t, test.status, test.code)
 			if got.header.Get("X-Doku-Error") == "" {
 				t.Error("X-Doku-Error is missing")
 			}
 		})
 	}
-	if calls := w.app.seen(); len(calls) != 0 {
+	if calls := env.app.seen(); len(calls) != 0 {
 		t.Errorf("the app was called %d times, first with %s", len(calls), calls[0].body)
 	}
 }
 
 func TestTruncatedBodyIsRefused(t *testing.T) {
 	t.Parallel()
-	w := start(t, options{})
-	conn, err := net.Dial("tcp", strings.TrimPrefix(w.inward, "http://"))
+	env := start(t, options{})
+	conn, err := net.Dial("tcp", strings.TrimPrefix(env.inward, "http://"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: %s\r\nContent-Length: 100\r\n\r\n{\"a\":", paymentPath, strings.TrimPrefix(w.inward, "http://"))
+	fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: %s\r\nContent-Length: 100\r\n\r\n{\"a\":", paymentPath, strings.TrimPrefix(env.inward, "http://"))
 	if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
 		t.Fatal(err)
 	}
@@ -269,14 +269,14 @@ func TestTruncatedBodyIsRefused(t *testing.T) {
 			t.Errorf("HTTP %d, expected 400", resp.StatusCode)
 		}
 	}
-	if calls := w.app.seen(); len(calls) != 0 {
+	if calls := env.app.seen(); len(calls) != 0 {
 		t.Errorf("the app was called %d times", len(calls))
 	}
 }
 
 func TestBodiesThatAreGenuineInAnyForm(t *testing.T) {
 	t.Parallel()
-	w := start(t, options{})
+	env := start(t, options{})
 	for name, call := range map[string]simulator.Outgoing{
 		"pretty-printed, signed minified": {Body: []byte("{ \"paymentRequestId\" : \"F-1\",\n \"x\": \"a  b\" }")},
 		"chunked without a length":        {Body: payment("F-2"), Mutate: func(r *http.Request) { r.ContentLength = -1 }},
@@ -286,13 +286,13 @@ func TestBodiesThatAreGenuineInAnyForm(t *testing.T) {
 			r.Header.Set("Authorization", "b"+r.Header.Get("Authorization")[1:])
 		}},
 	} {
-		t.Run(name, func(t *testing.T) { w.notify(t, call).expect(t, http.StatusOK, "2002500") })
+		t.Run(name, func(t *testing.T) { env.notify(t, call).expect(t, http.StatusOK, "2002500") })
 	}
 }
 
 func TestTokenRequests(t *testing.T) {
 	t.Parallel()
-	w := start(t, options{})
+	env := start(t, options{})
 	tests := []struct {
 		name   string
 		mutate func(*http.Request)
@@ -315,7 +315,7 @@ func TestTokenRequests(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			a, err := w.doku.RequestToken(t.Context(), test.mutate)
+			a, err := env.doku.RequestToken(t.Context(), test.mutate)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -326,50 +326,50 @@ func TestTokenRequests(t *testing.T) {
 
 func TestRepeatsAreHarmless(t *testing.T) {
 	t.Parallel()
-	w := start(t, options{})
+	env := start(t, options{})
 	first := simulator.Outgoing{Body: payment("R-1"), ExternalID: "E-1"}
-	w.notify(t, first).expect(t, 200, "2002500")
-	t.Run("the same call gets the same answer", func(t *testing.T) { w.notify(t, first).expect(t, 200, "2002500") })
+	env.notify(t, first).expect(t, 200, "2002500")
+	t.Run("the same call gets the same answer", func(t *testing.T) { env.notify(t, first).expect(t, 200, "2002500") })
 	t.Run("the same payment with another external id too", func(t *testing.T) {
-		w.notify(t, simulator.Outgoing{Body: payment("R-1"), ExternalID: "E-2"}).expect(t, 200, "2002500")
+		env.notify(t, simulator.Outgoing{Body: payment("R-1"), ExternalID: "E-2"}).expect(t, 200, "2002500")
 	})
 	t.Run("the same external id with another body is refused", func(t *testing.T) {
-		w.notify(t, simulator.Outgoing{Body: payment("R-2"), ExternalID: "E-1"}).expect(t, 409, "4092500")
+		env.notify(t, simulator.Outgoing{Body: payment("R-2"), ExternalID: "E-1"}).expect(t, 409, "4092500")
 	})
-	if n := len(w.app.seen()); n != 1 {
+	if n := len(env.app.seen()); n != 1 {
 		t.Errorf("the app was called %d times, expected once", n)
 	}
 }
 
 func TestRepeatInFlightWaitsForTheAnswer(t *testing.T) {
 	t.Parallel()
-	w := start(t, options{})
+	env := start(t, options{})
 	entered, release := make(chan struct{}, 10), make(chan struct{})
-	w.app.setAnswer(func(appCall) (int, string) {
+	env.app.setAnswer(func(appCall) (int, string) {
 		entered <- struct{}{}
 		<-release
 		return 200, `{"responseCode":"2002500"}`
 	})
-	call := simulator.Outgoing{Body: payment("W-1"), ExternalID: "W-1", Bearer: w.token(t)}
+	call := simulator.Outgoing{Body: payment("W-1"), ExternalID: "W-1", Bearer: env.token(t)}
 	var wg sync.WaitGroup
 	for range 5 {
-		wg.Go(func() { w.notify(t, call).expect(t, 200, "2002500") })
+		wg.Go(func() { env.notify(t, call).expect(t, 200, "2002500") })
 	}
 	<-entered
 	close(release)
 	wg.Wait()
-	if n := len(w.app.seen()); n != 1 {
+	if n := len(env.app.seen()); n != 1 {
 		t.Errorf("the app was called %d times, expected once", n)
 	}
 }
 
 func TestWhatTheAppDoesNotTakeIsNotAcknowledged(t *testing.T) {
 	t.Parallel()
-	w := start(t, options{verify: "{\n timeout 500ms\n}"})
+	env := start(t, options{verify: "{\n timeout 500ms\n}"})
 	status := 503
 	var mu sync.Mutex
 	hang := make(chan struct{})
-	w.app.setAnswer(func(appCall) (int, string) {
+	env.app.setAnswer(func(appCall) (int, string) {
 		mu.Lock()
 		now := status
 		mu.Unlock()
@@ -380,59 +380,59 @@ func TestWhatTheAppDoesNotTakeIsNotAcknowledged(t *testing.T) {
 		return now, `{"responseCode":"2002500"}`
 	})
 	call := simulator.Outgoing{Body: payment("D-1"), ExternalID: "D-1"}
-	if got := w.notify(t, call); got.status != 503 {
+	if got := env.notify(t, call); got.status != 503 {
 		t.Errorf("HTTP %d, expected the app's 503", got.status)
 	}
 	mu.Lock()
 	status = 0
 	mu.Unlock()
-	w.notify(t, call).expect(t, 504, "5042500")
+	env.notify(t, call).expect(t, 504, "5042500")
 	close(hang)
 	mu.Lock()
 	status = 200
 	mu.Unlock()
-	w.notify(t, call).expect(t, 200, "2002500")
+	env.notify(t, call).expect(t, 200, "2002500")
 }
 
 func TestAYesWithACodeThatSaysNoIsANo(t *testing.T) {
 	t.Parallel()
-	w := start(t, options{})
-	says := func(body string) { w.app.setAnswer(func(appCall) (int, string) { return 200, body }) }
+	env := start(t, options{})
+	says := func(body string) { env.app.setAnswer(func(appCall) (int, string) { return 200, body }) }
 	paid := simulator.Outgoing{Body: payment("N-1"), ExternalID: "N-1"}
-	asked := simulator.Outgoing{URL: w.inward + inquiryPath, Body: payment("N-2"), ExternalID: "N-2"}
+	asked := simulator.Outgoing{URL: env.inward + inquiryPath, Body: payment("N-2"), ExternalID: "N-2"}
 	says(`{"responseCode":"4042514","responseMessage":"Paid Bill"}`)
-	w.notify(t, paid).expect(t, 404, "4042514")
+	env.notify(t, paid).expect(t, 404, "4042514")
 	says(`{"responseCode":"5002500"}`)
-	w.notify(t, paid).expect(t, 500, "5002500")
+	env.notify(t, paid).expect(t, 500, "5002500")
 	says(`{"responseCode":"2002500"}`)
-	w.notify(t, paid).expect(t, 200, "2002500")
+	env.notify(t, paid).expect(t, 200, "2002500")
 	says(`{"responseCode":"4042412"}`)
-	w.notify(t, asked).expect(t, 404, "4042412")
+	env.notify(t, asked).expect(t, 404, "4042412")
 	says(`{"responseCode":"2002400"}`)
-	w.notify(t, asked).expect(t, 200, "2002400")
-	if n := len(w.app.seen()); n != 5 {
+	env.notify(t, asked).expect(t, 200, "2002400")
+	if n := len(env.app.seen()); n != 5 {
 		t.Errorf("the app was called %d times", n)
 	}
-	if metrics := w.ask("/metrics"); !strings.Contains(metrics, `caddy_doku_calls_total{account="default",direction="inbound",outcome="app_refused",service="25"} 2`) {
+	if metrics := env.ask("/metrics"); !strings.Contains(metrics, `caddy_doku_calls_total{account="default",direction="inbound",outcome="app_refused",service="25"} 2`) {
 		t.Error("the counter does not tell")
 	}
 }
 
 func TestTheAppsAnswerIsRecordedThoughDOKUHasHungUp(t *testing.T) {
 	t.Parallel()
-	w := start(t, options{})
+	env := start(t, options{})
 	entered, release := make(chan struct{}, 1), make(chan struct{})
-	w.app.setAnswer(func(appCall) (int, string) {
+	env.app.setAnswer(func(appCall) (int, string) {
 		entered <- struct{}{}
 		<-release
 		return 200, `{"responseCode":"2002500"}`
 	})
-	call := simulator.Outgoing{URL: w.inward + paymentPath, Body: payment("H-1"), ExternalID: "H-1", Bearer: w.token(t)}
+	call := simulator.Outgoing{URL: env.inward + paymentPath, Body: payment("H-1"), ExternalID: "H-1", Bearer: env.token(t)}
 	ctx, hangUp := context.WithCancel(t.Context())
 	gone := make(chan struct{})
 	go func() {
 		defer close(gone)
-		if _, err := w.doku.Call(ctx, call); err == nil {
+		if _, err := env.doku.Call(ctx, call); err == nil {
 			t.Error("DOKU got an answer")
 		}
 	}()
@@ -440,17 +440,17 @@ func TestTheAppsAnswerIsRecordedThoughDOKUHasHungUp(t *testing.T) {
 	hangUp()
 	<-gone
 	close(release)
-	w.notify(t, call).expect(t, 200, "2002500")
-	if n := len(w.app.seen()); n != 1 {
+	env.notify(t, call).expect(t, 200, "2002500")
+	if n := len(env.app.seen()); n != 1 {
 		t.Errorf("the app was called %d times", n)
 	}
 }
 
 func TestAppThatIsNotThere(t *testing.T) {
 	t.Parallel()
-	w := start(t, options{app: doktest.FreeAddress(t)})
-	w.notify(t, simulator.Outgoing{}).expect(t, 500, "5002502")
-	w.awaitLog(t, `"reason":"app_unreachable","error":"dial tcp `, 1)
+	env := start(t, options{app: doktest.FreeAddress(t)})
+	env.notify(t, simulator.Outgoing{}).expect(t, 500, "5002502")
+	env.awaitLog(t, `"reason":"app_unreachable","error":"dial tcp `, 1)
 }
 
 func TestAnAnswerOfTheAppsThatBreaksOffIsNoAnswer(t *testing.T) {
@@ -467,13 +467,13 @@ func TestAnAnswerOfTheAppsThatBreaksOffIsNoAnswer(t *testing.T) {
 		_, _ = io.WriteString(w, `{"responseCode":"2002500"}`)
 	}))
 	t.Cleanup(app.Close)
-	w := start(t, options{app: app.Listener.Addr().String()})
-	got := w.notify(t, simulator.Outgoing{ExternalID: "B-1"})
+	env := start(t, options{app: app.Listener.Addr().String()})
+	got := env.notify(t, simulator.Outgoing{ExternalID: "B-1"})
 	got.expect(t, 500, "5002502")
 	if got.header.Get("X-Doku-Error") != "app_unreachable" || got.header.Get("Content-Encoding") != "" {
 		t.Errorf("headers %v", got.header)
 	}
-	w.notify(t, simulator.Outgoing{ExternalID: "B-1"}).expect(t, 200, "2002500")
+	env.notify(t, simulator.Outgoing{ExternalID: "B-1"}).expect(t, 200, "2002500")
 	if n := calls.Load(); n != 2 {
 		t.Errorf("the app was called %d times", n)
 	}

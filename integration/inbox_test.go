@@ -25,10 +25,10 @@ func paymentTo(account, id string) []byte {
 }
 
 // inboxCommand runs `caddy-doku doku inbox …` against the sidecar.
-func (w *world) inboxCommand(t *testing.T, args ...string) (string, error) {
+func (env *testEnv) inboxCommand(t *testing.T, args ...string) (string, error) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), binary(t), append([]string{"doku", "inbox"}, args...)...)
-	cmd.Args = append(cmd.Args, "--address", strings.TrimPrefix(w.admin, "http://"))
+	cmd.Args = append(cmd.Args, "--address", strings.TrimPrefix(env.admin, "http://"))
 	var out, complaint strings.Builder
 	cmd.Stdout, cmd.Stderr = &out, &complaint
 	if err := cmd.Run(); err != nil {
@@ -38,11 +38,11 @@ func (w *world) inboxCommand(t *testing.T, args ...string) (string, error) {
 }
 
 // kept returns how many notifications the inbox keeps.
-func (w *world) kept(t *testing.T) (waiting, dead int) {
+func (env *testEnv) kept(t *testing.T) (waiting, dead int) {
 	t.Helper()
 	var states []struct{ Waiting, Dead int }
 	await(t, "the admin API to have the configuration, which comes after its sites", func() bool {
-		return json.Unmarshal([]byte(w.ask("/doku/inbox")), &states) == nil && len(states) == 1
+		return json.Unmarshal([]byte(env.ask("/doku/inbox")), &states) == nil && len(states) == 1
 	})
 	return states[0].Waiting, states[0].Dead
 }
@@ -83,24 +83,24 @@ func TestWhatTheAppDoesNotTakeIsKeptAndHandedOver(t *testing.T) {
 	for name, store := range stores {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := start(t, options{global: store(t), inbox: "{\n answer_within 600ms\n}"})
-			w.app.setAnswer(answering(http.StatusServiceUnavailable))
+			env := start(t, options{global: store(t), inbox: "{\n answer_within 600ms\n}"})
+			env.app.setAnswer(answering(http.StatusServiceUnavailable))
 			paid := simulator.Outgoing{ExternalID: "E-1", Body: payment("P-1"), Mutate: func(r *http.Request) {
 				r.Header.Set("X-Extra", "kept, too")
 				r.Header.Set("Doku-Delivery-Attempt", "99")
 			}}
-			got := w.notify(t, paid)
+			got := env.notify(t, paid)
 			got.expect(t, http.StatusInternalServerError, "5002502")
 			if reason := got.header.Get("X-Doku-Error"); reason != "kept" {
 				t.Errorf("X-Doku-Error %q", reason)
 			}
-			if waiting, dead := w.kept(t); waiting != 1 || dead != 0 {
+			if waiting, dead := env.kept(t); waiting != 1 || dead != 0 {
 				t.Errorf("%d wait and %d are dead", waiting, dead)
 			}
-			w.app.setAnswer(nil)
-			await(t, "the notification's delivery", func() bool { waiting, _ := w.kept(t); return waiting == 0 })
+			env.app.setAnswer(nil)
+			await(t, "the notification's delivery", func() bool { waiting, _ := env.kept(t); return waiting == 0 })
 
-			calls := w.app.seen()
+			calls := env.app.seen()
 			first, last := calls[0], calls[len(calls)-1]
 			if len(calls) < 3 {
 				t.Errorf("the app was called %d times, expected two or more while DOKU waited, and another", len(calls))
@@ -122,9 +122,9 @@ func TestWhatTheAppDoesNotTakeIsKeptAndHandedOver(t *testing.T) {
 			}
 
 			// DOKU tries again after half an hour: with the same external id, or another.
-			w.notify(t, paid).expect(t, http.StatusOK, "2002500")
-			w.notify(t, simulator.Outgoing{ExternalID: "E-2", Body: payment("P-1")}).expect(t, http.StatusOK, "2002500")
-			if again := len(w.app.seen()); again != len(calls) {
+			env.notify(t, paid).expect(t, http.StatusOK, "2002500")
+			env.notify(t, simulator.Outgoing{ExternalID: "E-2", Body: payment("P-1")}).expect(t, http.StatusOK, "2002500")
+			if again := len(env.app.seen()); again != len(calls) {
 				t.Errorf("the app was called again after it had taken the notification")
 			}
 		})
@@ -133,10 +133,10 @@ func TestWhatTheAppDoesNotTakeIsKeptAndHandedOver(t *testing.T) {
 
 func TestTheCountersOfAnInboxBeginAtZero(t *testing.T) {
 	t.Parallel()
-	w := start(t, options{inbox: "{\n}"})
+	env := start(t, options{inbox: "{\n}"})
 	for _, event := range []string{"kept", "redelivered", "failed", "dead"} {
 		line := `caddy_doku_inbox_events_total{box="default",event="` + event + `"} 0`
-		await(t, line, func() bool { return strings.Contains(w.ask("/metrics"), "\n"+line+"\n") }) // the site may listen before
+		await(t, line, func() bool { return strings.Contains(env.ask("/metrics"), "\n"+line+"\n") }) // the site may listen before
 	}
 }
 
@@ -144,32 +144,32 @@ func TestAnAppThatIsAwayForAMomentCostsNobodyAnything(t *testing.T) {
 	t.Parallel()
 	// The app does not even listen at first.
 	address := doktest.FreeAddress(t)
-	w := start(t, options{app: address, inbox: "{\n answer_within 15s\n}"})
+	env := start(t, options{app: address, inbox: "{\n answer_within 15s\n}"})
 	answers := make(chan answer)
-	go func() { answers <- w.notify(t, simulator.Outgoing{}) }()
-	w.awaitLog(t, "connection refused", 1)
+	go func() { answers <- env.notify(t, simulator.Outgoing{}) }()
+	env.awaitLog(t, "connection refused", 1)
 	listener, err := net.Listen("tcp", address)
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := &httptest.Server{Listener: listener, Config: &http.Server{Handler: w.app, ReadHeaderTimeout: time.Minute}}
+	server := &httptest.Server{Listener: listener, Config: &http.Server{Handler: env.app, ReadHeaderTimeout: time.Minute}}
 	server.Start()
 	t.Cleanup(server.Close)
 	(<-answers).expect(t, http.StatusOK, "2002500")
-	if calls := w.app.seen(); len(calls) != 1 || calls[0].header.Get("Doku-Delivery-Attempt") == "1" {
+	if calls := env.app.seen(); len(calls) != 1 || calls[0].header.Get("Doku-Delivery-Attempt") == "1" {
 		t.Errorf("the app saw %d calls", len(calls))
 	}
 }
 
 func TestDurableAcknowledgesWhatIsKept(t *testing.T) {
 	t.Parallel()
-	w := start(t, options{inbox: "{\n policy durable\n}"})
+	env := start(t, options{inbox: "{\n policy durable\n}"})
 	release := make(chan struct{})
-	w.app.setAnswer(func(appCall) (int, string) {
+	env.app.setAnswer(func(appCall) (int, string) {
 		<-release
 		return http.StatusOK, ""
 	})
-	got := w.notify(t, simulator.Outgoing{ExternalID: "E-1"})
+	got := env.notify(t, simulator.Outgoing{ExternalID: "E-1"})
 	got.expect(t, http.StatusOK, "2002500")
 	var told struct {
 		VirtualAccountData map[string]any `json:"virtualAccountData"`
@@ -179,43 +179,43 @@ func TestDurableAcknowledgesWhatIsKept(t *testing.T) {
 		t.Errorf("DOKU got %s", got.body)
 	}
 	close(release)
-	await(t, "the delivery", func() bool { waiting, _ := w.kept(t); return waiting == 0 })
-	w.notify(t, simulator.Outgoing{ExternalID: "E-1"}).expect(t, http.StatusOK, "2002500")
-	if calls := w.app.seen(); len(calls) != 1 || calls[0].header.Get("Doku-Delivery-Attempt") != "1" {
+	await(t, "the delivery", func() bool { waiting, _ := env.kept(t); return waiting == 0 })
+	env.notify(t, simulator.Outgoing{ExternalID: "E-1"}).expect(t, http.StatusOK, "2002500")
+	if calls := env.app.seen(); len(calls) != 1 || calls[0].header.Get("Doku-Delivery-Attempt") != "1" {
 		t.Errorf("the app saw %v", calls)
 	}
 }
 
 func TestInquiriesAreNeverKept(t *testing.T) {
 	t.Parallel()
-	w := start(t, options{inbox: "{\n policy durable\n}"})
-	w.app.setAnswer(answering(http.StatusServiceUnavailable))
-	inquiry := simulator.Outgoing{URL: w.inward + inquiryPath, Body: []byte(`{"inquiryRequestId":"I-1"}`)}
-	if got := w.notify(t, inquiry); got.status != http.StatusServiceUnavailable {
+	env := start(t, options{inbox: "{\n policy durable\n}"})
+	env.app.setAnswer(answering(http.StatusServiceUnavailable))
+	inquiry := simulator.Outgoing{URL: env.inward + inquiryPath, Body: []byte(`{"inquiryRequestId":"I-1"}`)}
+	if got := env.notify(t, inquiry); got.status != http.StatusServiceUnavailable {
 		t.Errorf("DOKU got HTTP %d %s", got.status, got.body)
 	}
-	if waiting, dead := w.kept(t); waiting+dead != 0 || len(w.app.seen()) != 1 {
-		t.Errorf("%d wait, %d are dead, and the app was called %d times", waiting, dead, len(w.app.seen()))
+	if waiting, dead := env.kept(t); waiting+dead != 0 || len(env.app.seen()) != 1 {
+		t.Errorf("%d wait, %d are dead, and the app was called %d times", waiting, dead, len(env.app.seen()))
 	}
 }
 
 func TestTheOrderOfAVirtualAccountIsKept(t *testing.T) {
 	t.Parallel()
-	w := start(t, options{inbox: "{\n policy durable\n}"})
-	w.app.setAnswer(func(call appCall) (int, string) {
-		if strings.Contains(call.body, `"paymentRequestId":"P-0"`) && len(w.app.seen()) < 3 {
+	env := start(t, options{inbox: "{\n policy durable\n}"})
+	env.app.setAnswer(func(call appCall) (int, string) {
+		if strings.Contains(call.body, `"paymentRequestId":"P-0"`) && len(env.app.seen()) < 3 {
 			return http.StatusServiceUnavailable, "" // the first is refused for a while
 		}
 		return http.StatusOK, ""
 	})
 	for n := range 5 {
-		w.notify(t, simulator.Outgoing{Body: payment(fmt.Sprint("P-", n))}).expect(t, http.StatusOK, "2002500")
+		env.notify(t, simulator.Outgoing{Body: payment(fmt.Sprint("P-", n))}).expect(t, http.StatusOK, "2002500")
 	}
-	w.notify(t, simulator.Outgoing{Body: paymentTo("2", "Q-0")}).expect(t, http.StatusOK, "2002500")
-	await(t, "all deliveries", func() bool { waiting, _ := w.kept(t); return waiting == 0 })
+	env.notify(t, simulator.Outgoing{Body: paymentTo("2", "Q-0")}).expect(t, http.StatusOK, "2002500")
+	await(t, "all deliveries", func() bool { waiting, _ := env.kept(t); return waiting == 0 })
 	var taken []string
 	seen := make(map[string]bool)
-	for _, call := range w.app.seen() {
+	for _, call := range env.app.seen() {
 		var body struct{ PaymentRequestID, VirtualAccountNo string }
 		if err := json.Unmarshal([]byte(call.body), &body); err != nil {
 			t.Fatal(err)
@@ -232,27 +232,27 @@ func TestTheOrderOfAVirtualAccountIsKept(t *testing.T) {
 
 func TestDeadLettersAreKeptForPeople(t *testing.T) {
 	t.Parallel()
-	w := start(t, options{inbox: "{\n answer_within 200ms\n give_up_after 1ms\n}"})
-	w.app.setAnswer(answering(http.StatusInternalServerError))
+	env := start(t, options{inbox: "{\n answer_within 200ms\n give_up_after 1ms\n}"})
+	env.app.setAnswer(answering(http.StatusInternalServerError))
 	for n := range 3 {
-		w.notify(t, simulator.Outgoing{Body: paymentTo(fmt.Sprint(n), fmt.Sprint("P-", n))}).expect(t, http.StatusInternalServerError, "5002502")
+		env.notify(t, simulator.Outgoing{Body: paymentTo(fmt.Sprint(n), fmt.Sprint("P-", n))}).expect(t, http.StatusInternalServerError, "5002502")
 	}
-	await(t, "three dead letters", func() bool { _, dead := w.kept(t); return dead == 3 })
-	w.awaitLog(t, "a notification is given up", 3)
+	await(t, "three dead letters", func() bool { _, dead := env.kept(t); return dead == 3 })
+	env.awaitLog(t, "a notification is given up", 3)
 	for _, line := range []string{
 		`caddy_doku_inbox_calls{box="default",state="dead"} 3`,
 		`caddy_doku_inbox_events_total{box="default",event="dead"} 3`,
 		`caddy_doku_inbox_events_total{box="default",event="kept"} 3`,
 	} {
-		if metrics := w.ask("/metrics"); !strings.Contains(metrics, line) {
+		if metrics := env.ask("/metrics"); !strings.Contains(metrics, line) {
 			t.Errorf("the metrics do not say %s", line)
 		}
 	}
-	list, err := w.inboxCommand(t, "list")
+	list, err := env.inboxCommand(t, "list")
 	if err != nil || strings.Count(list, "dead") != 3 || !strings.Contains(list, "HTTP 500") {
 		t.Fatalf("list: %v\n%s", err, list)
 	}
-	exported, err := w.inboxCommand(t, "export")
+	exported, err := env.inboxCommand(t, "export")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -270,64 +270,64 @@ func TestDeadLettersAreKeptForPeople(t *testing.T) {
 	if len(keys) != 3 {
 		t.Fatalf("exported %d", len(keys))
 	}
-	page := get(t, http.MethodGet, w.admin+"/doku/inbox/default?limit=2")
+	page := get(t, http.MethodGet, env.admin+"/doku/inbox/default?limit=2")
 	if link := page.header.Get("Link"); strings.Count(page.body, `"key"`) != 2 || !strings.HasPrefix(link, "</doku/inbox/default?after=") {
 		t.Errorf("the first page of two: Link %q, %s", link, page.body)
 	} else {
 		target, _, _ := strings.Cut(link[1:], ">")
-		if rest := get(t, http.MethodGet, w.admin+target); !strings.Contains(rest.body, keys[2]) || rest.header.Get("Link") != "" {
+		if rest := get(t, http.MethodGet, env.admin+target); !strings.Contains(rest.body, keys[2]) || rest.header.Get("Link") != "" {
 			t.Errorf("the second page: Link %q, %s", rest.header.Get("Link"), rest.body)
 		}
 	}
-	shown, err := w.inboxCommand(t, "show", keys[1])
+	shown, err := env.inboxCommand(t, "show", keys[1])
 	if err != nil || !strings.Contains(shown, "POST "+paymentPath) || !strings.Contains(shown, `"paymentRequestId":"P-1"`) || !strings.Contains(shown, "dead: given up") {
 		t.Errorf("show: %v\n%s", err, shown)
 	}
-	if _, err := w.inboxCommand(t, "drop", keys[0]); err != nil {
+	if _, err := env.inboxCommand(t, "drop", keys[0]); err != nil {
 		t.Error(err)
 	}
-	if _, err := w.inboxCommand(t, "drop", keys[0]); err == nil || !strings.Contains(err.Error(), "keeps no notification with the key") {
+	if _, err := env.inboxCommand(t, "drop", keys[0]); err == nil || !strings.Contains(err.Error(), "keeps no notification with the key") {
 		t.Errorf("dropping it again: %v", err)
 	}
-	if _, err := w.inboxCommand(t, "list", "--inbox", "other"); err == nil || !strings.Contains(err.Error(), "no inbox is called") {
+	if _, err := env.inboxCommand(t, "list", "--inbox", "other"); err == nil || !strings.Contains(err.Error(), "no inbox is called") {
 		t.Errorf("another inbox: %v", err)
 	}
-	before := len(w.app.seen())
-	w.app.setAnswer(nil)
-	if _, err := w.inboxCommand(t, "retry", keys[1]); err != nil {
+	before := len(env.app.seen())
+	env.app.setAnswer(nil)
+	if _, err := env.inboxCommand(t, "retry", keys[1]); err != nil {
 		t.Error(err)
 	}
-	await(t, "the delivery of the one", func() bool { _, dead := w.kept(t); return dead == 1 })
-	if _, err := w.inboxCommand(t, "retry", "--dead"); err != nil {
+	await(t, "the delivery of the one", func() bool { _, dead := env.kept(t); return dead == 1 })
+	if _, err := env.inboxCommand(t, "retry", "--dead"); err != nil {
 		t.Error(err)
 	}
-	await(t, "the delivery of the other", func() bool { waiting, dead := w.kept(t); return waiting+dead == 0 })
-	if list, err := w.inboxCommand(t, "list"); err != nil || !strings.Contains(list, "is empty") {
+	await(t, "the delivery of the other", func() bool { waiting, dead := env.kept(t); return waiting+dead == 0 })
+	if list, err := env.inboxCommand(t, "list"); err != nil || !strings.Contains(list, "is empty") {
 		t.Errorf("list: %v\n%s", err, list)
 	}
-	if calls := len(w.app.seen()) - before; calls != 2 {
+	if calls := len(env.app.seen()) - before; calls != 2 {
 		t.Errorf("the app was called %d times for two notifications", calls)
 	}
 }
 
 func TestAReloadGoesOnWithWhatIsKept(t *testing.T) {
 	t.Parallel()
-	w := start(t, options{inbox: "{\n answer_within 200ms\n}"})
-	w.app.setAnswer(answering(http.StatusInternalServerError))
-	w.notify(t, simulator.Outgoing{}).expect(t, http.StatusInternalServerError, "5002502")
-	w.reload(t, "answer_within 200ms", "answer_within 300ms\n attempt_timeout 5s")
-	if waiting, _ := w.kept(t); waiting != 1 {
+	env := start(t, options{inbox: "{\n answer_within 200ms\n}"})
+	env.app.setAnswer(answering(http.StatusInternalServerError))
+	env.notify(t, simulator.Outgoing{}).expect(t, http.StatusInternalServerError, "5002502")
+	env.reload(t, "answer_within 200ms", "answer_within 300ms\n attempt_timeout 5s")
+	if waiting, _ := env.kept(t); waiting != 1 {
 		t.Fatalf("%d wait after the reload", waiting)
 	}
-	w.reload(t, "attempt_timeout 5s", "name other")
-	w.awaitLog(t, "an inbox keeps notifications that no doku_inbox of this configuration delivers", 1)
-	if told := w.ask("/doku/inbox"); !strings.Contains(told, `"orphan": true`) {
+	env.reload(t, "attempt_timeout 5s", "name other")
+	env.awaitLog(t, "an inbox keeps notifications that no doku_inbox of this configuration delivers", 1)
+	if told := env.ask("/doku/inbox"); !strings.Contains(told, `"orphan": true`) {
 		t.Errorf("/doku/inbox answers %s", told)
 	}
-	w.reload(t, "name other", "")
-	w.app.setAnswer(nil)
-	await(t, "the delivery", func() bool { waiting, _ := w.kept(t); return waiting == 0 })
-	w.notify(t, simulator.Outgoing{ExternalID: "again"}).expect(t, http.StatusOK, "2002500")
+	env.reload(t, "name other", "")
+	env.app.setAnswer(nil)
+	await(t, "the delivery", func() bool { waiting, _ := env.kept(t); return waiting == 0 })
+	env.notify(t, simulator.Outgoing{ExternalID: "again"}).expect(t, http.StatusOK, "2002500")
 }
 
 // TestAConfigurationThatCaddyRefusesDeliversNothing has configurations with another
@@ -335,13 +335,13 @@ func TestAReloadGoesOnWithWhatIsKept(t *testing.T) {
 // have started, and for one that it finds only then.
 func TestAConfigurationThatCaddyRefusesDeliversNothing(t *testing.T) {
 	t.Parallel()
-	w := start(t, options{inbox: "{\n policy durable\n}"})
-	w.app.setAnswer(answering(http.StatusServiceUnavailable))
-	w.notify(t, simulator.Outgoing{}).expect(t, http.StatusOK, "2002500")
+	env := start(t, options{inbox: "{\n policy durable\n}"})
+	env.app.setAnswer(answering(http.StatusServiceUnavailable))
+	env.notify(t, simulator.Outgoing{}).expect(t, http.StatusOK, "2002500")
 	wrong := new(app)
 	other := httptest.NewServer(wrong)
 	defer other.Close()
-	config := strings.Replace(w.config, w.appAddress, other.Listener.Addr().String(), 1)
+	config := strings.Replace(env.config, env.appAddress, other.Listener.Addr().String(), 1)
 
 	busy, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -349,7 +349,7 @@ func TestAConfigurationThatCaddyRefusesDeliversNothing(t *testing.T) {
 	}
 	defer busy.Close()
 	for range 8 { // Caddy starts its apps in any order
-		if out, err := w.load(t, config+fmt.Sprintf("\nhttp://%s {\n respond ok\n}\n", busy.Addr())); err == nil {
+		if out, err := env.load(t, config+fmt.Sprintf("\nhttp://%s {\n respond ok\n}\n", busy.Addr())); err == nil {
 			t.Fatalf("expected the reload to fail because of the port: %s", out)
 		}
 	}
@@ -366,7 +366,7 @@ func TestAConfigurationThatCaddyRefusesDeliversNothing(t *testing.T) {
 	if bytes.Equal(withLoader, adapted) {
 		t.Fatalf("there is no place for a loader in %s", adapted)
 	}
-	resp, err := http.Post(w.admin+"/load", "application/json", bytes.NewReader(withLoader))
+	resp, err := http.Post(env.admin+"/load", "application/json", bytes.NewReader(withLoader))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -375,9 +375,9 @@ func TestAConfigurationThatCaddyRefusesDeliversNothing(t *testing.T) {
 		t.Fatal("expected the configuration to be refused")
 	}
 
-	w.app.setAnswer(nil)
-	w.notify(t, simulator.Outgoing{ExternalID: "E-2", Body: paymentTo("2", "P-2")}).expect(t, http.StatusOK, "2002500")
-	await(t, "both deliveries", func() bool { waiting, _ := w.kept(t); return waiting == 0 })
+	env.app.setAnswer(nil)
+	env.notify(t, simulator.Outgoing{ExternalID: "E-2", Body: paymentTo("2", "P-2")}).expect(t, http.StatusOK, "2002500")
+	await(t, "both deliveries", func() bool { waiting, _ := env.kept(t); return waiting == 0 })
 	if n := len(wrong.seen()); n != 0 {
 		t.Errorf("the app of a configuration that was refused has got %d calls", n)
 	}
@@ -386,33 +386,33 @@ func TestAConfigurationThatCaddyRefusesDeliversNothing(t *testing.T) {
 func TestACallUnderWayIsKeptThoughTheInboxMoves(t *testing.T) {
 	t.Parallel()
 	first, second := t.TempDir(), t.TempDir()
-	w := start(t, options{inbox: "{\n answer_within 3s\n folder " + first + "\n}"})
-	w.app.setAnswer(answering(http.StatusServiceUnavailable))
+	env := start(t, options{inbox: "{\n answer_within 3s\n folder " + first + "\n}"})
+	env.app.setAnswer(answering(http.StatusServiceUnavailable))
 	answers := make(chan answer)
-	go func() { answers <- w.notify(t, simulator.Outgoing{}) }()
-	await(t, "the app to be called", func() bool { return len(w.app.seen()) > 0 })
-	w.reload(t, "folder "+first, "folder "+second)
+	go func() { answers <- env.notify(t, simulator.Outgoing{}) }()
+	await(t, "the app to be called", func() bool { return len(env.app.seen()) > 0 })
+	env.reload(t, "folder "+first, "folder "+second)
 	if got := <-answers; got.header.Get("X-Doku-Error") != "kept" {
 		t.Errorf("DOKU got HTTP %d %s", got.status, got.header.Get("X-Doku-Error"))
 	}
-	w.app.setAnswer(nil)
-	w.reload(t, "folder "+second, "folder "+first)
-	await(t, "the delivery", func() bool { waiting, _ := w.kept(t); return waiting == 0 })
+	env.app.setAnswer(nil)
+	env.reload(t, "folder "+second, "folder "+first)
+	await(t, "the delivery", func() bool { waiting, _ := env.kept(t); return waiting == 0 })
 }
 
 func TestReportOnlyPassesTheInboxBy(t *testing.T) {
 	t.Parallel()
-	w := start(t, options{verify: "{\n enforce report\n}", inbox: "{\n policy durable\n}"})
-	w.app.setAnswer(answering(http.StatusServiceUnavailable))
-	if got := w.notify(t, simulator.Outgoing{}); got.status != http.StatusServiceUnavailable || len(w.app.seen()) != 1 {
-		t.Errorf("DOKU got HTTP %d, and the app was called %d times", got.status, len(w.app.seen()))
+	env := start(t, options{verify: "{\n enforce report\n}", inbox: "{\n policy durable\n}"})
+	env.app.setAnswer(answering(http.StatusServiceUnavailable))
+	if got := env.notify(t, simulator.Outgoing{}); got.status != http.StatusServiceUnavailable || len(env.app.seen()) != 1 {
+		t.Errorf("DOKU got HTTP %d, and the app was called %d times", got.status, len(env.app.seen()))
 	}
 }
 
 // startFails returns what is wrong with a configuration, as a start tells.
-func (w *world) startFails(t *testing.T, config string) string {
+func (env *testEnv) startFails(t *testing.T, config string) string {
 	t.Helper()
-	out, err := w.command(t, config).CombinedOutput()
+	out, err := env.command(t, config).CombinedOutput()
 	if failure := (*exec.ExitError)(nil); !errors.As(err, &failure) {
 		t.Fatalf("it started, or could not be tried: %v", err)
 	}
@@ -423,12 +423,12 @@ func TestAnInboxThatCannotBeIsNoneAtAll(t *testing.T) {
 	t.Parallel()
 	t.Run("in a folder that cannot be made", func(t *testing.T) {
 		t.Parallel()
-		w := newWorld(t)
+		env := newEnv(t)
 		file := filepath.Join(t.TempDir(), "file")
 		if err := os.WriteFile(file, nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		said := w.startFails(t, w.caddyfile(options{inbox: "{\n folder " + file + "/inbox\n}"}))
+		said := env.startFails(t, env.caddyfile(options{inbox: "{\n folder " + file + "/inbox\n}"}))
 		if !strings.Contains(said, "the inbox cannot be read or written") || !strings.Contains(said, "making its folder") {
 			t.Errorf("it said %s", said)
 		}
@@ -436,25 +436,25 @@ func TestAnInboxThatCannotBeIsNoneAtAll(t *testing.T) {
 	t.Run("in another sidecar's folder", func(t *testing.T) {
 		t.Parallel()
 		folder := t.TempDir()
-		w := start(t, options{inbox: "{\n folder " + folder + "\n}"})
-		other := w.another(t)
+		env := start(t, options{inbox: "{\n folder " + folder + "\n}"})
+		other := env.another(t)
 		if said := other.startFails(t, other.caddyfile(options{inbox: "{\n folder " + folder + "\n}"})); !strings.Contains(said, "give each sidecar a folder of its own") {
 			t.Errorf("it said %s", said)
 		}
 	})
 	t.Run("with two settings under one name", func(t *testing.T) {
 		t.Parallel()
-		w := newWorld(t)
-		said := w.startFails(t, w.caddyfile(options{inbox: "\ndoku_inbox /other 127.0.0.1:1 {\n policy durable\n}"}))
+		env := newEnv(t)
+		said := env.startFails(t, env.caddyfile(options{inbox: "\ndoku_inbox /other 127.0.0.1:1 {\n policy durable\n}"}))
 		if !strings.Contains(said, "two inboxes are called") {
 			t.Errorf("it said %s", said)
 		}
 	})
 	t.Run("when a checked configuration makes nothing", func(t *testing.T) {
 		t.Parallel()
-		w := newWorld(t)
+		env := newEnv(t)
 		folder := filepath.Join(t.TempDir(), "inbox")
-		cmd := w.command(t, w.caddyfile(options{inbox: "{\n folder " + folder + "\n}"}))
+		cmd := env.command(t, env.caddyfile(options{inbox: "{\n folder " + folder + "\n}"}))
 		cmd.Args[1] = "validate"
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Errorf("%v: %s", err, out)
@@ -465,11 +465,11 @@ func TestAnInboxThatCannotBeIsNoneAtAll(t *testing.T) {
 	})
 	t.Run("without doku_verify before it", func(t *testing.T) {
 		t.Parallel()
-		w := startWith(t, func(w *world) string { return "doku_token " + tokenPath + "\ndoku_inbox " + w.appAddress })
-		if got := w.notify(t, simulator.Outgoing{}); got.status != http.StatusInternalServerError || len(w.app.seen()) != 0 {
-			t.Errorf("DOKU got HTTP %d, and the app was called %d times", got.status, len(w.app.seen()))
+		env := startWith(t, func(env *testEnv) string { return "doku_token " + tokenPath + "\ndoku_inbox " + env.appAddress })
+		if got := env.notify(t, simulator.Outgoing{}); got.status != http.StatusInternalServerError || len(env.app.seen()) != 0 {
+			t.Errorf("DOKU got HTTP %d, and the app was called %d times", got.status, len(env.app.seen()))
 		}
-		w.awaitLog(t, "expected doku_verify before doku_inbox", 1)
+		env.awaitLog(t, "expected doku_verify before doku_inbox", 1)
 	})
 }
 
@@ -478,14 +478,14 @@ func TestAFullDiskIsNeverAYes(t *testing.T) {
 	for _, policy := range []string{"after_app", "durable"} {
 		t.Run(policy, func(t *testing.T) {
 			t.Parallel()
-			w := start(t, options{inbox: "{\n policy " + policy + "\n answer_within 20ms\n max_size 256KiB\n}"})
-			w.app.setAnswer(answering(http.StatusServiceUnavailable))
+			env := start(t, options{inbox: "{\n policy " + policy + "\n answer_within 20ms\n max_size 256KiB\n}"})
+			env.app.setAnswer(answering(http.StatusServiceUnavailable))
 			large := strings.Repeat("x", 30_000)
 			promised := make(map[string]bool) // durable: DOKU got 2xx; after_app: DOKU heard that it is kept
 			full := false
 			for n := range 40 {
 				id := fmt.Sprint("P-", n, "-", large)
-				got := w.notify(t, simulator.Outgoing{Body: paymentTo(fmt.Sprint(n), id)})
+				got := env.notify(t, simulator.Outgoing{Body: paymentTo(fmt.Sprint(n), id)})
 				switch reason := got.header.Get("X-Doku-Error"); {
 				case policy == "durable" && got.status == http.StatusOK, policy == "after_app" && reason == "kept":
 					promised[id] = true
@@ -498,10 +498,10 @@ func TestAFullDiskIsNeverAYes(t *testing.T) {
 			if !full || len(promised) == 0 {
 				t.Fatalf("%d were kept, and whether the file was full is %v", len(promised), full)
 			}
-			w.app.setAnswer(nil)
-			await(t, "the delivery of what was kept", func() bool { waiting, _ := w.kept(t); return waiting == 0 })
+			env.app.setAnswer(nil)
+			await(t, "the delivery of what was kept", func() bool { waiting, _ := env.kept(t); return waiting == 0 })
 			taken := make(map[string]bool)
-			for _, call := range w.app.seen() {
+			for _, call := range env.app.seen() {
 				for id := range promised {
 					taken[id] = taken[id] || strings.Contains(call.body, id+`"`)
 				}
@@ -510,7 +510,7 @@ func TestAFullDiskIsNeverAYes(t *testing.T) {
 				t.Errorf("%d were kept, and %d delivered", len(promised), len(taken))
 			}
 			// There is room again.
-			w.notify(t, simulator.Outgoing{Body: payment("later")}).expect(t, http.StatusOK, "2002500")
+			env.notify(t, simulator.Outgoing{Body: payment("later")}).expect(t, http.StatusOK, "2002500")
 		})
 	}
 }
@@ -522,11 +522,11 @@ func TestACorruptFileIsPutAside(t *testing.T) {
 	if err := os.WriteFile(file, bytes.Repeat([]byte("no database. "), 10_000), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	w := start(t, options{inbox: "{\n folder " + folder + "\n}"})
-	w.awaitLog(t, "the inbox's file is corrupt: it was put aside", 1)
+	env := start(t, options{inbox: "{\n folder " + folder + "\n}"})
+	env.awaitLog(t, "the inbox's file is corrupt: it was put aside", 1)
 	aside, err := filepath.Glob(file + ".corrupt-*")
-	if err != nil || len(aside) != 1 || !strings.Contains(w.log.String(), aside[0]) {
+	if err != nil || len(aside) != 1 || !strings.Contains(env.log.String(), aside[0]) {
 		t.Errorf("put aside: %v", aside)
 	}
-	w.notify(t, simulator.Outgoing{}).expect(t, http.StatusOK, "2002500")
+	env.notify(t, simulator.Outgoing{}).expect(t, http.StatusOK, "2002500")
 }

@@ -247,20 +247,20 @@ func TestJaegerShowsThePathOfAPayment(t *testing.T) {
 		return cmd
 	}
 	server := doktest.Start(t, new(doktest.Log), python("serve", port), address)
-	w := newWorld(t)
-	w.env = []string{
+	env := newEnv(t)
+	env.variables = []string{
 		"OTEL_TRACES_EXPORTER=otlp", "OTEL_EXPORTER_OTLP_ENDPOINT=" + backend.otlp, "OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf",
 		"OTEL_SERVICE_NAME=caddy-doku", "OTEL_BSP_SCHEDULE_DELAY=100",
 	}
-	w.run(t, w.caddyfile(options{app: address, inbox: "{\nfolder " + t.TempDir() + "\nanswer_within 100ms\n}"}))
+	env.run(t, env.caddyfile(options{app: address, inbox: "{\nfolder " + t.TempDir() + "\nanswer_within 100ms\n}"}))
 
-	if out, err := python("create", w.outward, "INV-1", "90909090").CombinedOutput(); err != nil {
+	if out, err := python("create", env.outward, "INV-1", "90909090").CombinedOutput(); err != nil {
 		t.Fatalf("creating a VA: %v: %s", err, out)
 	}
-	if receipt, err := w.doku.Pay(t.Context(), partnerServiceID+"90909090", "10000.00"); err != nil || !receipt.Notification.OK() {
+	if receipt, err := env.doku.Pay(t.Context(), partnerServiceID+"90909090", "10000.00"); err != nil || !receipt.Notification.OK() {
 		t.Fatalf("notification: %+v, %v", receipt, err)
 	}
-	if receipt, err := w.doku.Pay(t.Context(), partnerServiceID+"47114711", "11500.00"); err != nil || !receipt.Inquired || !receipt.Notification.OK() {
+	if receipt, err := env.doku.Pay(t.Context(), partnerServiceID+"47114711", "11500.00"); err != nil || !receipt.Inquired || !receipt.Notification.OK() {
 		t.Fatalf("direct inquiry: %+v, %v", receipt, err)
 	}
 	shown := map[string]jaegerTrace{ // before the app is killed, which tells of a span after it has answered
@@ -269,7 +269,7 @@ func TestJaegerShowsThePathOfAPayment(t *testing.T) {
 		"payment": backend.await(t, "toko: answer DOKU", "caddy-doku: POST "+paymentPath, "caddy-doku: doku.verify"),
 	}
 	server.Kill()
-	if _, err := w.doku.Call(t.Context(), simulator.Outgoing{URL: w.inward + paymentPath, Body: payment("P-9")}); err != nil {
+	if _, err := env.doku.Call(t.Context(), simulator.Outgoing{URL: env.inward + paymentPath, Body: payment("P-9")}); err != nil {
 		t.Fatal(err)
 	}
 	doktest.Start(t, new(doktest.Log), python("serve", port), address)
@@ -312,9 +312,9 @@ func TestJaegerShowsThePathOfAPayment(t *testing.T) {
 			continue
 		}
 		for key, want := range map[string]string{
-			"http.request.method": "POST", "http.response.status_code": "200", "url.full": w.environment + createPath, "server.address": "127.0.0.1",
+			"http.request.method": "POST", "http.response.status_code": "200", "url.full": env.dokuURL + createPath, "server.address": "127.0.0.1",
 			"doku.account": "default", "doku.service_code": "27", "doku.response_code": "2002700", "doku.attempt": "1", "doku.outcome": "succeeded",
-			"doku.trx_id": "INV-1", "doku.virtual_account_no": "****9090", "doku.external_id": w.firstCall(t).Header.Get("X-External-Id"),
+			"doku.trx_id": "INV-1", "doku.virtual_account_no": "****9090", "doku.external_id": env.firstCall(t).Header.Get("X-External-Id"),
 		} {
 			if got := span.tag(key); got != want {
 				t.Errorf("%s is %q, expected %q", key, got, want)
@@ -322,7 +322,7 @@ func TestJaegerShowsThePathOfAPayment(t *testing.T) {
 		}
 	}
 	_, text := backend.traces(t, "caddy-doku")
-	w.checkSecrets(t, map[string]string{"what Jaeger has": text})
+	env.checkSecrets(t, map[string]string{"what Jaeger has": text})
 }
 
 // TestJaegerShowsTheTour takes the tour of `make run` with the one variable that points

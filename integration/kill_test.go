@@ -119,13 +119,13 @@ func TestNoKillLosesAPayment(t *testing.T) {
 	for _, policy := range []string{"after_app", "durable"} {
 		t.Run(policy+", one sidecar, in a file", func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t)
-			w.endure(t, policy, options{inbox: fmt.Sprintf("{\n policy %s\n answer_within 200ms\n folder %s\n}", policy, t.TempDir())}, 1)
+			env := newEnv(t)
+			env.endure(t, policy, options{inbox: fmt.Sprintf("{\n policy %s\n answer_within 200ms\n folder %s\n}", policy, t.TempDir())}, 1)
 		})
 		t.Run(policy+", two sidecars, in Redis", func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t)
-			w.endure(t, policy, options{
+			env := newEnv(t)
+			env.endure(t, policy, options{
 				global: "store redis " + doktest.StartRedis(t).URL,
 				inbox:  fmt.Sprintf("{\n policy %s\n answer_within 200ms\n}", policy),
 			}, 2)
@@ -134,23 +134,23 @@ func TestNoKillLosesAPayment(t *testing.T) {
 }
 
 // endure runs sidecars under load while they are killed, one after the other.
-func (w *world) endure(t *testing.T, policy string, o options, sidecars int) {
+func (env *testEnv) endure(t *testing.T, policy string, o options, sidecars int) {
 	t.Helper()
 	b := &books{
 		t: t, afterApp: policy == "after_app", acknowledged: make(map[string]bool), taken: make(map[string]int),
 		keys: make(map[string]string), recorded: make(map[string]bool),
 	}
-	w.app.setAnswer(b.app)
-	w.app.forget()
-	all := make([]*world, sidecars)
+	env.app.setAnswer(b.app)
+	env.app.forget()
+	all := make([]*testEnv, sidecars)
 	running := make([]*doktest.Process, sidecars)
 	begin := func(i int) {
 		running[i] = doktest.Start(t, all[i].log, all[i].command(t, all[i].caddyfile(o)), strings.TrimPrefix(all[i].inward, "http://"))
 	}
 	for i := range all {
-		all[i] = w.another(t)
+		all[i] = env.another(t)
 		all[i].log = doktest.Watched(b)
-		all[i].env = []string{"OTEL_TRACES_EXPORTER=none"}
+		all[i].variables = []string{"OTEL_TRACES_EXPORTER=none"}
 		begin(i)
 	}
 	token := all[0].token(t) // good for all, and after each start: it carries its own proof
@@ -167,7 +167,7 @@ func (w *world) endure(t *testing.T, policy string, o options, sidecars int) {
 				sent.Add(1)
 				for try := range 3 { // DOKU tries again, whichever sidecar it comes to
 					call.URL = all[rand.IntN(sidecars)].inward + paymentPath
-					got, err := w.doku.Call(t.Context(), call)
+					got, err := env.doku.Call(t.Context(), call)
 					if err == nil && got.OK() {
 						b.acknowledge(id)
 						break

@@ -61,9 +61,9 @@ func (l language) test(t *testing.T) {
 	server := exec.Command(command[0], command[1:]...)
 	server.Dir = "apps"
 	doktest.Start(t, new(doktest.Log), server, address)
-	w := start(t, options{app: address})
+	env := start(t, options{app: address})
 
-	create := exec.CommandContext(t.Context(), l.app[0], append(slices.Clone(l.app[1:]), "create", w.outward, "INV-1", "1001")...)
+	create := exec.CommandContext(t.Context(), l.app[0], append(slices.Clone(l.app[1:]), "create", env.outward, "INV-1", "1001")...)
 	create.Dir = "apps"
 	if out, err := create.CombinedOutput(); err != nil {
 		t.Fatalf("creating a VA: %v: %s", err, out)
@@ -71,17 +71,17 @@ func (l language) test(t *testing.T) {
 	want := fmt.Sprintf(`{"partnerServiceId":%q,"customerNo":"1001","virtualAccountNo":%q,"virtualAccountName":"José & Putri <VIP>","trxId":"INV-1",`+
 		`"totalAmount":{"value":"10000.00","currency":"IDR"},"virtualAccountTrxType":"C",`+
 		`"additionalInfo":{"channel":"VIRTUAL_ACCOUNT_BANK_PERMATA","url":"https://toko.example/bayar?x=1&y='2'"}}`, partnerServiceID, partnerServiceID+"1001")
-	received := w.received(t)
+	received := env.received(t)
 	if received.Status != http.StatusOK || string(received.Body) != want {
 		t.Errorf("DOKU received\n%s\nexpected\n%s", received.Body, want)
 	}
 	if len(received.Fragile) > 0 {
 		t.Errorf("a DOKU that encodes the body again before hashing it would come to another hash in %v", received.Fragile)
 	}
-	if receipt, err := w.doku.Pay(t.Context(), partnerServiceID+"1001", "10000.00"); err != nil || !receipt.Notification.OK() {
+	if receipt, err := env.doku.Pay(t.Context(), partnerServiceID+"1001", "10000.00"); err != nil || !receipt.Notification.OK() {
 		t.Errorf("notification: %+v, %v", receipt, err)
 	}
-	if receipt, err := w.doku.Pay(t.Context(), partnerServiceID+"4711", "11500.00"); err != nil || !receipt.Inquired || !receipt.Notification.OK() {
+	if receipt, err := env.doku.Pay(t.Context(), partnerServiceID+"4711", "11500.00"); err != nil || !receipt.Inquired || !receipt.Notification.OK() {
 		t.Errorf("direct inquiry: %+v, %v", receipt, err)
 	}
 }

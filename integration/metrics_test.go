@@ -73,16 +73,16 @@ func checkMetrics(t *testing.T, exported string) {
 
 func TestACallIsCountedAndMeasured(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	env := newEnv(t)
 	shown := "http://" + doktest.FreeAddress(t)
-	w.run(t, w.caddyfile(options{})+shown+" {\n\tmetrics\n}\n")
-	w.call(t, http.MethodPost, createPath, bill("1", "A", "1000.00", "C", "")).expect(t, http.StatusOK, "2002700")
-	w.call(t, http.MethodPost, createPath, bill("2", "A", "1000.00", "C", "")) // the trxId is in use
-	w.call(t, http.MethodPost, createPath, "no JSON")
-	if _, err := w.doku.Pay(t.Context(), partnerServiceID+"1", "1000.00"); err != nil {
+	env.run(t, env.caddyfile(options{})+shown+" {\n\tmetrics\n}\n")
+	env.call(t, http.MethodPost, createPath, bill("1", "A", "1000.00", "C", "")).expect(t, http.StatusOK, "2002700")
+	env.call(t, http.MethodPost, createPath, bill("2", "A", "1000.00", "C", "")) // the trxId is in use
+	env.call(t, http.MethodPost, createPath, "no JSON")
+	if _, err := env.doku.Pay(t.Context(), partnerServiceID+"1", "1000.00"); err != nil {
 		t.Fatal(err)
 	}
-	metrics := w.ask("/metrics")
+	metrics := env.ask("/metrics")
 	for _, line := range []string{
 		`calls_total{account="default",direction="outbound",outcome="succeeded",service="27"} 1`,
 		`calls_total{account="default",direction="outbound",outcome="declined",service="27"} 1`,
@@ -129,10 +129,10 @@ func TestACallIsCountedAndMeasured(t *testing.T) {
 
 func TestTheAppsTimeIsMeasuredBehindAnInboxToo(t *testing.T) {
 	t.Parallel()
-	w := start(t, options{inbox: "{\n policy durable\n}"})
-	w.notify(t, simulator.Outgoing{Body: payment("P-1")}).expect(t, http.StatusOK, "2002500")
-	await(t, "the delivery", func() bool { waiting, _ := w.kept(t); return waiting == 0 })
-	metrics := w.ask("/metrics")
+	env := start(t, options{inbox: "{\n policy durable\n}"})
+	env.notify(t, simulator.Outgoing{Body: payment("P-1")}).expect(t, http.StatusOK, "2002500")
+	await(t, "the delivery", func() bool { waiting, _ := env.kept(t); return waiting == 0 })
+	metrics := env.ask("/metrics")
 	for _, line := range []string{
 		`calls_total{account="default",direction="inbound",outcome="accepted",service="25"} 1`,
 		`app_duration_seconds_count{account="default",service="25"} 1`,

@@ -28,9 +28,9 @@ func limits(lowest, highest string) string {
 
 func TestLifeOfAVirtualAccount(t *testing.T) {
 	t.Parallel()
-	w := start(t, options{})
+	env := start(t, options{})
 
-	created := w.call(t, http.MethodPost, createPath, bill("", "INV-1", "10000.00", "C", ""))
+	created := env.call(t, http.MethodPost, createPath, bill("", "INV-1", "10000.00", "C", ""))
 	created.expect(t, http.StatusOK, "2002700")
 	var told struct {
 		Data struct {
@@ -47,7 +47,7 @@ func TestLifeOfAVirtualAccount(t *testing.T) {
 	if told.Data.No == "" || told.Data.Info.Page == "" || told.Data.Info.API == "" {
 		t.Errorf("expected virtualAccountNo, howToPayPage and howToPayApi, found %s", created.body)
 	}
-	received := w.received(t)
+	received := env.received(t)
 	if string(received.Answer) != created.body {
 		t.Errorf("the app got %s, DOKU had answered %s", created.body, received.Answer)
 	}
@@ -55,23 +55,23 @@ func TestLifeOfAVirtualAccount(t *testing.T) {
 		t.Errorf("the app was told external id %q, DOKU got %q", got, received.Header.Get("X-External-Id"))
 	}
 
-	w.call(t, http.MethodPost, createPath, bill("1001", "INV-2", "11500.00", "C", "")).expect(t, http.StatusOK, "2002700")
-	w.call(t, http.MethodPut, updatePath, bill("1001", "INV-2", "12500.00", "C", "")).expect(t, http.StatusOK, "2002800")
+	env.call(t, http.MethodPost, createPath, bill("1001", "INV-2", "11500.00", "C", "")).expect(t, http.StatusOK, "2002700")
+	env.call(t, http.MethodPut, updatePath, bill("1001", "INV-2", "12500.00", "C", "")).expect(t, http.StatusOK, "2002800")
 	key := fmt.Sprintf(`{"partnerServiceId":%q,"customerNo":"1001","virtualAccountNo":%q,`, partnerServiceID, partnerServiceID+"1001")
-	w.call(t, http.MethodPost, statusPath, key+`"additionalInfo":{}}`).expect(t, http.StatusOK, "2002600")
+	env.call(t, http.MethodPost, statusPath, key+`"additionalInfo":{}}`).expect(t, http.StatusOK, "2002600")
 	deletion := key + `"trxId":"INV-2","additionalInfo":{"channel":"VIRTUAL_ACCOUNT_BANK_PERMATA"}}`
-	w.call(t, http.MethodDelete, deletePath, deletion).expect(t, http.StatusOK, "2003100")
-	if received := w.received(t); received.Method != http.MethodDelete || string(received.Body) != deletion {
+	env.call(t, http.MethodDelete, deletePath, deletion).expect(t, http.StatusOK, "2003100")
+	if received := env.received(t); received.Method != http.MethodDelete || string(received.Body) != deletion {
 		t.Errorf("DOKU received %s %s", received.Method, received.Body)
 	}
-	if n := w.doku.Tokens(); n != 1 {
+	if n := env.doku.Tokens(); n != 1 {
 		t.Errorf("DOKU issued %d tokens for five calls, expected one", n)
 	}
 }
 
 func TestAmountsAreHeldToTheirRules(t *testing.T) {
 	t.Parallel()
-	w := start(t, options{})
+	env := start(t, options{})
 	creations := []struct {
 		name, amount, trxType, config string
 		status                        int
@@ -90,7 +90,7 @@ func TestAmountsAreHeldToTheirRules(t *testing.T) {
 	}
 	for i, c := range creations {
 		t.Run(c.name, func(t *testing.T) {
-			w.call(t, http.MethodPost, createPath, bill(fmt.Sprint(3000+i), fmt.Sprint("INV-", i), c.amount, c.trxType, c.config)).expect(t, c.status, c.code)
+			env.call(t, http.MethodPost, createPath, bill(fmt.Sprint(3000+i), fmt.Sprint("INV-", i), c.amount, c.trxType, c.config)).expect(t, c.status, c.code)
 		})
 	}
 	for _, p := range []struct {
@@ -105,7 +105,7 @@ func TestAmountsAreHeldToTheirRules(t *testing.T) {
 		{"within the limits", "3006", "50000.00", true},
 	} {
 		t.Run(p.name, func(t *testing.T) {
-			_, err := w.doku.Pay(t.Context(), partnerServiceID+p.customer, p.amount)
+			_, err := env.doku.Pay(t.Context(), partnerServiceID+p.customer, p.amount)
 			if (err == nil) != p.taken {
 				t.Errorf("paying %s: %v", p.amount, err)
 			}
@@ -115,14 +115,14 @@ func TestAmountsAreHeldToTheirRules(t *testing.T) {
 
 func TestWhatLeavesTheHouse(t *testing.T) {
 	t.Parallel()
-	w := start(t, options{})
+	env := start(t, options{})
 	pretty := "{ \"partnerServiceId\" : \"    8808\",\n  \"virtualAccountName\": \"Jos\\u00e9 \\u0026 Putri \\u003cVIP\\u003e\", \"trxId\":\"I-1\", \"totalAmount\":{\"value\":\"1.00\",\"currency\":\"IDR\"},\n" +
 		`"virtualAccountTrxType":"C", "additionalInfo": { "channel":"VIRTUAL_ACCOUNT_BANK_PERMATA", "url":"https:\/\/t.id\/x?a=1&b=\ud83c\udf89" } }`
-	got := w.call(t, http.MethodPost, createPath+"?x=%2F&y=1", pretty,
+	got := env.call(t, http.MethodPost, createPath+"?x=%2F&y=1", pretty,
 		"X-EXTERNAL-ID", "12345", "CHANNEL-ID", "SDK", "Authorization", "Bearer mine", "X-SIGNATURE", "mine", "X-PARTNER-ID", clientID,
 		"Cookie", "session=1", "X-Forwarded-For", "10.1.2.3", "Traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "Baggage", "a=b", "X-Internal", "1")
 	got.expect(t, http.StatusOK, "2002700")
-	received := w.received(t)
+	received := env.received(t)
 	want := `{"partnerServiceId":"    8808","virtualAccountName":"José & Putri <VIP>","trxId":"I-1","totalAmount":{"value":"1.00","currency":"IDR"},` +
 		`"virtualAccountTrxType":"C","additionalInfo":{"channel":"VIRTUAL_ACCOUNT_BANK_PERMATA","url":"https://t.id/x?a=1&b=🎉"}}`
 	if string(received.Body) != want {
@@ -147,7 +147,7 @@ func TestWhatLeavesTheHouse(t *testing.T) {
 
 func TestCallsThatAreNotMade(t *testing.T) {
 	t.Parallel()
-	w := start(t, options{sign: "{\n body strict\n max_body 2KB\n}"})
+	env := start(t, options{sign: "{\n body strict\n max_body 2KB\n}"})
 	tests := []struct {
 		name, body string
 		header     []string
@@ -166,41 +166,41 @@ func TestCallsThatAreNotMade(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			got := w.call(t, http.MethodPost, createPath, test.body, test.header...)
+			got := env.call(t, http.MethodPost, createPath, test.body, test.header...)
 			got.expect(t, test.status, test.code)
 			if reason := got.header.Get("X-Doku-Error"); reason != test.reason {
 				t.Errorf("X-Doku-Error %q, expected %q", reason, test.reason)
 			}
 		})
 	}
-	if n := len(w.doku.Exchanges()); n != 0 {
+	if n := len(env.doku.Exchanges()); n != 0 {
 		t.Errorf("DOKU received %d calls, expected none", n)
 	}
 }
 
 func TestManyAtOnceShareOneToken(t *testing.T) {
 	t.Parallel()
-	w := start(t, options{})
+	env := start(t, options{})
 	var wg sync.WaitGroup
 	for i := range 50 {
 		wg.Go(func() {
-			w.call(t, http.MethodPost, createPath, bill(fmt.Sprint(5000+i), fmt.Sprint("M-", i), "1000.00", "C", "")).expect(t, http.StatusOK, "2002700")
+			env.call(t, http.MethodPost, createPath, bill(fmt.Sprint(5000+i), fmt.Sprint("M-", i), "1000.00", "C", "")).expect(t, http.StatusOK, "2002700")
 		})
 	}
 	wg.Wait()
-	if n := w.doku.Tokens(); n != 1 {
+	if n := env.doku.Tokens(); n != 1 {
 		t.Errorf("DOKU issued %d tokens, expected one", n)
 	}
 }
 
 func TestTokenThatDOKUNoLongerTakesIsReplacedOnce(t *testing.T) {
 	t.Parallel()
-	w := start(t, options{})
-	w.call(t, http.MethodPost, createPath, bill("1", "A", "1000.00", "C", "")).expect(t, http.StatusOK, "2002700")
-	w.doku.ExpireToken()
-	w.call(t, http.MethodPost, createPath, bill("2", "B", "1000.00", "C", "")).expect(t, http.StatusOK, "2002700")
-	all := w.doku.Exchanges()
-	if n := w.doku.Tokens(); n != 2 || len(all) != 5 {
+	env := start(t, options{})
+	env.call(t, http.MethodPost, createPath, bill("1", "A", "1000.00", "C", "")).expect(t, http.StatusOK, "2002700")
+	env.doku.ExpireToken()
+	env.call(t, http.MethodPost, createPath, bill("2", "B", "1000.00", "C", "")).expect(t, http.StatusOK, "2002700")
+	all := env.doku.Exchanges()
+	if n := env.doku.Tokens(); n != 2 || len(all) != 5 {
 		t.Fatalf("%d tokens in %d exchanges, expected 2 in 5", n, len(all))
 	}
 	if all[2].Header.Get("X-External-Id") != all[4].Header.Get("X-External-Id") {
@@ -229,15 +229,15 @@ func TestWhenDOKUMisbehaves(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			w := start(t, options{})
-			w.doku.SetFault(test.path, &test.fault)
-			got := w.call(t, http.MethodPost, createPath, bill("1", "A", "1000.00", "C", ""))
+			env := start(t, options{})
+			env.doku.SetFault(test.path, &test.fault)
+			got := env.call(t, http.MethodPost, createPath, bill("1", "A", "1000.00", "C", ""))
 			got.expect(t, test.status, test.code)
 			if reason := got.header.Get("X-Doku-Error"); reason != test.reason {
 				t.Errorf("X-Doku-Error %q, expected %q", reason, test.reason)
 			}
 			calls := 0
-			for _, e := range w.doku.Exchanges() {
+			for _, e := range env.doku.Exchanges() {
 				if e.Target == createPath {
 					calls++
 				}
@@ -251,7 +251,7 @@ func TestWhenDOKUMisbehaves(t *testing.T) {
 
 func TestDOKUUnreachable(t *testing.T) {
 	t.Parallel()
-	w := start(t, options{environment: "http://" + doktest.FreeAddress(t)})
-	got := w.call(t, http.MethodPost, createPath, bill("1", "A", "1000.00", "C", ""))
+	env := start(t, options{environment: "http://" + doktest.FreeAddress(t)})
+	got := env.call(t, http.MethodPost, createPath, bill("1", "A", "1000.00", "C", ""))
 	got.expect(t, http.StatusServiceUnavailable, "5032700")
 }

@@ -13,17 +13,17 @@ import (
 )
 
 // startReplicas starts sidecars that share a Redis.
-func startReplicas(t *testing.T, n int, o options) ([]*world, *doktest.Redis) {
+func startReplicas(t *testing.T, n int, o options) ([]*testEnv, *doktest.Redis) {
 	t.Helper()
 	redis := doktest.StartRedis(t)
 	o.global += "\nstore redis " + redis.URL
-	first := newWorld(t)
+	first := newEnv(t)
 	first.run(t, first.caddyfile(o))
-	all := []*world{first}
+	all := []*testEnv{first}
 	for len(all) < n {
-		w := first.another(t)
-		w.run(t, w.caddyfile(o))
-		all = append(all, w)
+		env := first.another(t)
+		env.run(t, env.caddyfile(o))
+		all = append(all, env)
 	}
 	return all, redis
 }
@@ -69,8 +69,8 @@ func TestSidecarsShareTokensKeysAndLedger(t *testing.T) {
 		token := all[0].token(t) // any of them takes it
 		before := len(all[0].app.seen())
 		each(9, func(i int) {
-			w := all[i%3]
-			w.notify(t, simulator.Outgoing{URL: w.inward + paymentPath, Body: payment("P-1"), ExternalID: fmt.Sprint("E", i/3), Bearer: token}).expect(t, http.StatusOK, "2002500")
+			env := all[i%3]
+			env.notify(t, simulator.Outgoing{URL: env.inward + paymentPath, Body: payment("P-1"), ExternalID: fmt.Sprint("E", i/3), Bearer: token}).expect(t, http.StatusOK, "2002500")
 		})
 		if n := len(all[0].app.seen()) - before; n != 1 {
 			t.Errorf("the app was called %d times", n)
@@ -104,13 +104,13 @@ func TestWhenRedisDiesUnderLoad(t *testing.T) {
 		t.Run(policy, func(t *testing.T) {
 			t.Parallel()
 			all, redis := startReplicas(t, 1, options{global: "on_store_error " + policy})
-			w := all[0]
-			token := w.token(t)
+			env := all[0]
+			token := env.token(t)
 			create := func(n int, header ...string) answer {
-				return w.call(t, http.MethodPost, createPath, bill(fmt.Sprint(n), fmt.Sprint("T", n), "1000.00", "C", ""), header...)
+				return env.call(t, http.MethodPost, createPath, bill(fmt.Sprint(n), fmt.Sprint("T", n), "1000.00", "C", ""), header...)
 			}
 			notify := func(n int) answer {
-				return w.notify(t, simulator.Outgoing{Body: payment(fmt.Sprint("P", n)), ExternalID: fmt.Sprint("E", n), Bearer: token})
+				return env.notify(t, simulator.Outgoing{Body: payment(fmt.Sprint("P", n)), ExternalID: fmt.Sprint("E", n), Bearer: token})
 			}
 			create(1).expect(t, http.StatusOK, "2002700")
 
@@ -137,17 +137,17 @@ func TestWhenRedisDiesUnderLoad(t *testing.T) {
 				notified.expect(t, http.StatusOK, "2002500")
 			}
 			redis.Start(t)
-			w.eventually(t, func() answer { return notify(3) }, "2002500")
+			env.eventually(t, func() answer { return notify(3) }, "2002500")
 			create(3, "Idempotency-Key", "3").expect(t, http.StatusOK, "2002700")
 			close(stop)
 			<-stopped
 			// DOKU's retry of what was refused gets through, and only that is new to the app.
 			notify(2).expect(t, http.StatusOK, "2002500")
 			want := map[string]int{"refuse": 2, "continue": 3}[policy]
-			if n := len(w.app.seen()); n != want {
+			if n := len(env.app.seen()); n != want {
 				t.Errorf("the app was called %d times, expected %d", n, want)
 			}
-			if n := w.doku.Tokens(); n != 1 {
+			if n := env.doku.Tokens(); n != 1 {
 				t.Errorf("DOKU issued %d tokens", n)
 			}
 		})
@@ -157,9 +157,9 @@ func TestWhenRedisDiesUnderLoad(t *testing.T) {
 func TestNothingInRedisCanBeRead(t *testing.T) {
 	t.Parallel()
 	all, redis := startReplicas(t, 1, options{})
-	w := all[0]
-	w.call(t, http.MethodPost, createPath, bill("1", "A", "1000.00", "C", ""), "Idempotency-Key", "A").expect(t, http.StatusOK, "2002700")
-	w.notify(t, simulator.Outgoing{}).expect(t, http.StatusOK, "2002500")
+	env := all[0]
+	env.call(t, http.MethodPost, createPath, bill("1", "A", "1000.00", "C", ""), "Idempotency-Key", "A").expect(t, http.StatusOK, "2002700")
+	env.notify(t, simulator.Outgoing{}).expect(t, http.StatusOK, "2002500")
 	content := redis.Dump(t)
 	if len(content) < 4 {
 		t.Fatalf("expected a token, a call with its answer, and a notification, found %d values", len(content))
@@ -174,5 +174,5 @@ func TestNothingInRedisCanBeRead(t *testing.T) {
 			t.Errorf("%s can be read: %q", key, value)
 		}
 	}
-	w.checkSecrets(t, said)
+	env.checkSecrets(t, said)
 }

@@ -17,20 +17,20 @@ import (
 )
 
 // reload gives the sidecar another configuration, as a user does.
-func (w *world) reload(t *testing.T, old, replacement string) {
+func (env *testEnv) reload(t *testing.T, old, replacement string) {
 	t.Helper()
-	config := strings.Replace(w.config, old, replacement, 1)
-	if config == w.config {
+	config := strings.Replace(env.config, old, replacement, 1)
+	if config == env.config {
 		t.Fatalf("%q is not in the configuration", old)
 	}
-	w.config = config
-	if out, err := w.load(t, config); err != nil {
+	env.config = config
+	if out, err := env.load(t, config); err != nil {
 		t.Fatalf("reloading: %v: %s", err, out)
 	}
 }
 
 // load tells the sidecar to take up a configuration, and returns what came of it.
-func (w *world) load(t *testing.T, config string) (out []byte, err error) {
+func (env *testEnv) load(t *testing.T, config string) (out []byte, err error) {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "Caddyfile")
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
@@ -41,18 +41,18 @@ func (w *world) load(t *testing.T, config string) (out []byte, err error) {
 
 func TestAReloadKeepsTokenAndLedger(t *testing.T) {
 	t.Parallel()
-	w := start(t, options{})
-	w.call(t, http.MethodPost, createPath, bill("1", "A", "1000.00", "C", "")).expect(t, http.StatusOK, "2002700")
+	env := start(t, options{})
+	env.call(t, http.MethodPost, createPath, bill("1", "A", "1000.00", "C", "")).expect(t, http.StatusOK, "2002700")
 	paid := simulator.Outgoing{Body: payment("P-1"), ExternalID: "E-1"}
-	w.notify(t, paid).expect(t, http.StatusOK, "2002500")
+	env.notify(t, paid).expect(t, http.StatusOK, "2002500")
 
-	w.reload(t, "doku_sign", "doku_sign {\n channel_id SDK\n}")
-	w.call(t, http.MethodPost, createPath, bill("2", "B", "1000.00", "C", "")).expect(t, http.StatusOK, "2002700")
-	if got := w.received(t).Header.Get("Channel-Id"); got != "SDK" {
+	env.reload(t, "doku_sign", "doku_sign {\n channel_id SDK\n}")
+	env.call(t, http.MethodPost, createPath, bill("2", "B", "1000.00", "C", "")).expect(t, http.StatusOK, "2002700")
+	if got := env.received(t).Header.Get("Channel-Id"); got != "SDK" {
 		t.Fatalf("CHANNEL-ID %s, so the new configuration is not in use", got)
 	}
-	w.notify(t, paid).expect(t, http.StatusOK, "2002500")
-	if tokens, calls := w.doku.Tokens(), len(w.app.seen()); tokens != 1 || calls != 1 {
+	env.notify(t, paid).expect(t, http.StatusOK, "2002500")
+	if tokens, calls := env.doku.Tokens(), len(env.app.seen()); tokens != 1 || calls != 1 {
 		t.Errorf("DOKU issued %d tokens and the app was called %d times, expected one of each", tokens, calls)
 	}
 }
@@ -63,8 +63,8 @@ func TestAReloadKeepsTokenAndLedger(t *testing.T) {
 // again, as DOKU and an app do, with the same id.
 func TestReloadsUnderLoadLoseAndDoubleNothing(t *testing.T) {
 	t.Parallel()
-	w := start(t, options{})
-	token := w.token(t)
+	env := start(t, options{})
+	token := env.token(t)
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
 	var made, broken atomic.Int32
@@ -87,14 +87,14 @@ func TestReloadsUnderLoadLoseAndDoubleNothing(t *testing.T) {
 				made.Add(1)
 				id := fmt.Sprintf("%d%06d", client+1, n)
 				insist(func() error {
-					got, err := w.try(t, http.MethodPost, createPath, bill(id, "T"+id, "1000.00", "C", ""), "Idempotency-Key", id)
+					got, err := env.try(t, http.MethodPost, createPath, bill(id, "T"+id, "1000.00", "C", ""), "Idempotency-Key", id)
 					if err == nil {
 						got.expect(t, http.StatusOK, "2002700")
 					}
 					return err
 				})
 				insist(func() error {
-					got, err := w.doku.Call(t.Context(), simulator.Outgoing{URL: w.inward + paymentPath, Body: payment(id), ExternalID: id, Bearer: token})
+					got, err := env.doku.Call(t.Context(), simulator.Outgoing{URL: env.inward + paymentPath, Body: payment(id), ExternalID: id, Bearer: token})
 					if err == nil {
 						answer{got.Status, got.Header, string(got.Body)}.expect(t, http.StatusOK, "2002500")
 					}
@@ -105,11 +105,11 @@ func TestReloadsUnderLoadLoseAndDoubleNothing(t *testing.T) {
 	}
 	channels := []string{"", "{\n channel_id A\n}", "{\n channel_id B\n}", "{\n channel_id C\n}"}
 	for i := 1; i < len(channels); i++ {
-		w.reload(t, "doku_sign "+channels[i-1], "doku_sign "+channels[i])
+		env.reload(t, "doku_sign "+channels[i-1], "doku_sign "+channels[i])
 	}
 	close(stop)
 	wg.Wait()
-	tokens, created, notified := w.doku.Tokens(), len(w.created()), len(w.app.seen())
+	tokens, created, notified := env.doku.Tokens(), len(env.created()), len(env.app.seen())
 	if tokens != 1 || created != int(made.Load()) || notified != int(made.Load()) {
 		t.Errorf("DOKU issued %d tokens and received %d calls, the app received %d, expected 1, and %d of each", tokens, created, notified, made.Load())
 	}
@@ -121,61 +121,61 @@ func TestReloadsUnderLoadLoseAndDoubleNothing(t *testing.T) {
 func TestAReloadThatFailsChangesNothing(t *testing.T) {
 	t.Parallel()
 	all, redis := startReplicas(t, 1, options{global: "on_store_error refuse\nclock_correction off"})
-	w := all[0]
-	w.call(t, http.MethodPost, createPath, bill("1", "A", "1000.00", "C", ""), "Idempotency-Key", "A").expect(t, http.StatusOK, "2002700")
-	paid := simulator.Outgoing{Body: payment("P-1"), ExternalID: "E-1", Bearer: w.token(t)}
-	w.notify(t, paid).expect(t, http.StatusOK, "2002500")
+	env := all[0]
+	env.call(t, http.MethodPost, createPath, bill("1", "A", "1000.00", "C", ""), "Idempotency-Key", "A").expect(t, http.StatusOK, "2002700")
+	paid := simulator.Outgoing{Body: payment("P-1"), ExternalID: "E-1", Bearer: env.token(t)}
+	env.notify(t, paid).expect(t, http.StatusOK, "2002500")
 
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer taken.Close()
-	config := w.config + "\nhttp://" + taken.Addr().String() + " {\n respond ok\n}\n"
+	config := env.config + "\nhttp://" + taken.Addr().String() + " {\n respond ok\n}\n"
 	for old, replacement := range map[string]string{
 		"on_store_error refuse": "on_store_error continue", "clock_correction off": "clock_correction on", "{env.DOKU_SECRET_KEY}": "SK-another",
 	} {
 		config = strings.Replace(config, old, replacement, 1)
 	}
 	for range 8 { // Caddy starts its apps in any order
-		if out, err := w.load(t, config); err == nil || !strings.Contains(string(out), "address already in use") {
+		if out, err := env.load(t, config); err == nil || !strings.Contains(string(out), "address already in use") {
 			t.Fatalf("expected the reload to fail because of the port: %v: %s", err, out)
 		}
 	}
 
 	// What was kept can still be read, and what is kept from now on too.
-	w.notify(t, paid).expect(t, http.StatusOK, "2002500")
-	again := w.call(t, http.MethodPost, createPath, bill("1", "A", "1000.00", "C", ""), "Idempotency-Key", "A")
+	env.notify(t, paid).expect(t, http.StatusOK, "2002500")
+	again := env.call(t, http.MethodPost, createPath, bill("1", "A", "1000.00", "C", ""), "Idempotency-Key", "A")
 	again.expect(t, http.StatusOK, "2002700")
-	if calls, created := len(w.app.seen()), len(w.created()); calls != 1 || created != 1 || again.header.Get("X-Doku-Replayed") != "true" {
+	if calls, created := len(env.app.seen()), len(env.created()); calls != 1 || created != 1 || again.header.Get("X-Doku-Replayed") != "true" {
 		t.Errorf("the app was called %d times and DOKU %d times, expected once each", calls, created)
 	}
-	another := w.another(t)
+	another := env.another(t)
 	another.run(t, another.caddyfile(options{global: "store redis " + redis.URL}))
 	another.call(t, http.MethodPost, createPath, bill("2", "B", "1000.00", "C", "")).expect(t, http.StatusOK, "2002700")
-	if n := w.doku.Tokens(); n != 1 {
+	if n := env.doku.Tokens(); n != 1 {
 		t.Errorf("DOKU issued %d tokens, expected that the one in Redis can be read", n)
 	}
 	// The clock is not corrected.
 	ahead := time.Now().Add(90 * time.Second).UTC().Format(http.TimeFormat)
-	w.doku.SetFault(statusPath, &simulator.Fault{Status: 404, Body: `{"responseCode":"4042612"}`, Header: http.Header{"Date": {ahead}}})
+	env.doku.SetFault(statusPath, &simulator.Fault{Status: 404, Body: `{"responseCode":"4042612"}`, Header: http.Header{"Date": {ahead}}})
 	for range 9 {
-		w.call(t, http.MethodPost, statusPath, "{}").expect(t, http.StatusNotFound, "4042612")
+		env.call(t, http.MethodPost, statusPath, "{}").expect(t, http.StatusNotFound, "4042612")
 	}
-	w.call(t, http.MethodPost, createPath, bill("3", "C", "1000.00", "C", "")).expect(t, http.StatusOK, "2002700")
-	if told, err := time.Parse(time.RFC3339, w.received(t).Header.Get("X-Timestamp")); err != nil || time.Until(told) > 30*time.Second {
+	env.call(t, http.MethodPost, createPath, bill("3", "C", "1000.00", "C", "")).expect(t, http.StatusOK, "2002700")
+	if told, err := time.Parse(time.RFC3339, env.received(t).Header.Get("X-Timestamp")); err != nil || time.Until(told) > 30*time.Second {
 		t.Errorf("X-TIMESTAMP is %s ahead, %v", time.Until(told), err)
 	}
 	// Nothing goes on without the store.
 	redis.Kill()
-	w.call(t, http.MethodPost, createPath, bill("4", "D", "1000.00", "C", ""), "Idempotency-Key", "D").expect(t, http.StatusServiceUnavailable, "5032700")
-	w.notify(t, simulator.Outgoing{URL: w.inward + paymentPath, Body: payment("P-2"), ExternalID: "E-2", Bearer: paid.Bearer}).expect(t, http.StatusInternalServerError, "5002500")
+	env.call(t, http.MethodPost, createPath, bill("4", "D", "1000.00", "C", ""), "Idempotency-Key", "D").expect(t, http.StatusServiceUnavailable, "5032700")
+	env.notify(t, simulator.Outgoing{URL: env.inward + paymentPath, Body: payment("P-2"), ExternalID: "E-2", Bearer: paid.Bearer}).expect(t, http.StatusInternalServerError, "5002500")
 }
 
 func TestAReloadWithOtherCredentialsStartsClean(t *testing.T) {
 	t.Parallel()
-	w := start(t, options{})
-	w.call(t, http.MethodPost, createPath, bill("1", "A", "1000.00", "C", "")).expect(t, http.StatusOK, "2002700")
-	w.reload(t, "client_id {env.DOKU_CLIENT_ID}", "client_id BRN-9")
-	w.call(t, http.MethodPost, createPath, bill("2", "B", "1000.00", "C", "")).expect(t, http.StatusServiceUnavailable, "5032700")
+	env := start(t, options{})
+	env.call(t, http.MethodPost, createPath, bill("1", "A", "1000.00", "C", "")).expect(t, http.StatusOK, "2002700")
+	env.reload(t, "client_id {env.DOKU_CLIENT_ID}", "client_id BRN-9")
+	env.call(t, http.MethodPost, createPath, bill("2", "B", "1000.00", "C", "")).expect(t, http.StatusServiceUnavailable, "5032700")
 }

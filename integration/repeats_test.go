@@ -13,8 +13,8 @@ import (
 )
 
 // created returns the create-va calls that DOKU has received.
-func (w *world) created() (calls []simulator.Exchange) {
-	for _, e := range w.doku.Exchanges() {
+func (env *testEnv) created() (calls []simulator.Exchange) {
+	for _, e := range env.doku.Exchanges() {
 		if e.Inbound && e.Target == createPath {
 			calls = append(calls, e)
 		}
@@ -24,56 +24,56 @@ func (w *world) created() (calls []simulator.Exchange) {
 
 func TestARepeatWithTheSameKeyIsNotSentAgain(t *testing.T) {
 	t.Parallel()
-	w := start(t, options{})
+	env := start(t, options{})
 	body := bill("1", "A", "1000.00", "C", "")
-	first := w.call(t, http.MethodPost, createPath, body, "Idempotency-Key", "A")
+	first := env.call(t, http.MethodPost, createPath, body, "Idempotency-Key", "A")
 	first.expect(t, http.StatusOK, "2002700")
 	// The same call, though its JSON is written another way.
-	again := w.call(t, http.MethodPost, createPath, strings.Replace(body, "{", "{ ", 1), "Idempotency-Key", "A")
+	again := env.call(t, http.MethodPost, createPath, strings.Replace(body, "{", "{ ", 1), "Idempotency-Key", "A")
 	again.expect(t, http.StatusOK, "2002700")
 	if again.body != first.body || again.header.Get("X-Doku-Replayed") != "true" || first.header.Get("X-Doku-Replayed") != "" ||
 		again.header.Get("X-Doku-External-Id") != first.header.Get("X-Doku-External-Id") || again.header.Get("Content-Type") != first.header.Get("Content-Type") {
 		t.Errorf("first %v %s\nagain %v %s", first.header, first.body, again.header, again.body)
 	}
-	if n := len(w.created()); n != 1 {
+	if n := len(env.created()); n != 1 {
 		t.Errorf("DOKU received %d calls", n)
 	}
 	t.Run("a key is for one call", func(t *testing.T) {
-		got := w.call(t, http.MethodPost, createPath, bill("2", "B", "1000.00", "C", ""), "Idempotency-Key", "A")
+		got := env.call(t, http.MethodPost, createPath, bill("2", "B", "1000.00", "C", ""), "Idempotency-Key", "A")
 		got.expect(t, http.StatusUnprocessableEntity, "4222700")
 		if reason := got.header.Get("X-Doku-Error"); reason != "idempotency_key_reused" {
 			t.Errorf("X-Doku-Error %q", reason)
 		}
 	})
 	t.Run("a key has a form", func(t *testing.T) {
-		w.call(t, http.MethodPost, createPath, body, "Idempotency-Key", "a b").expect(t, http.StatusBadRequest, "4002701")
-		w.call(t, http.MethodPost, createPath, body, "Idempotency-Key", "a", "Idempotency-Key", "b").expect(t, http.StatusBadRequest, "4002701")
+		env.call(t, http.MethodPost, createPath, body, "Idempotency-Key", "a b").expect(t, http.StatusBadRequest, "4002701")
+		env.call(t, http.MethodPost, createPath, body, "Idempotency-Key", "a", "Idempotency-Key", "b").expect(t, http.StatusBadRequest, "4002701")
 	})
 	t.Run("a final refusal is given again", func(t *testing.T) {
 		wrong := bill("3", "C", "0", "C", "")
 		for range 2 {
-			w.call(t, http.MethodPost, createPath, wrong, "Idempotency-Key", "C").expect(t, http.StatusBadRequest, "4002701")
+			env.call(t, http.MethodPost, createPath, wrong, "Idempotency-Key", "C").expect(t, http.StatusBadRequest, "4002701")
 		}
 	})
-	if n := len(w.created()); n != 2 {
+	if n := len(env.created()); n != 2 {
 		t.Errorf("DOKU received %d calls in the end", n)
 	}
 }
 
 func TestARepeatAfterAnUnknownOutcomeHasTheSameExternalID(t *testing.T) {
 	t.Parallel()
-	w := start(t, options{})
+	env := start(t, options{})
 	body := bill("1", "A", "1000.00", "C", "")
-	w.doku.SetFault(createPath, &simulator.Fault{Times: 1})
-	lost := w.call(t, http.MethodPost, createPath, body, "Idempotency-Key", "A")
+	env.doku.SetFault(createPath, &simulator.Fault{Times: 1})
+	lost := env.call(t, http.MethodPost, createPath, body, "Idempotency-Key", "A")
 	lost.expect(t, http.StatusGatewayTimeout, "5042700")
 	if !strings.Contains(lost.body, "outcome: unknown") || !strings.Contains(lost.body, "ask for its status") {
 		t.Errorf("the app was told %s", lost.body)
 	}
-	w.doku.SetFault(createPath, &simulator.Fault{Status: 500, Body: `{"responseCode":"5002700"}`, Times: 1})
-	w.call(t, http.MethodPost, createPath, body, "Idempotency-Key", "A").expect(t, http.StatusInternalServerError, "5002700")
-	w.call(t, http.MethodPost, createPath, body, "Idempotency-Key", "A").expect(t, http.StatusOK, "2002700")
-	calls := w.created()
+	env.doku.SetFault(createPath, &simulator.Fault{Status: 500, Body: `{"responseCode":"5002700"}`, Times: 1})
+	env.call(t, http.MethodPost, createPath, body, "Idempotency-Key", "A").expect(t, http.StatusInternalServerError, "5002700")
+	env.call(t, http.MethodPost, createPath, body, "Idempotency-Key", "A").expect(t, http.StatusOK, "2002700")
+	calls := env.created()
 	if len(calls) != 3 {
 		t.Fatalf("DOKU received %d calls", len(calls))
 	}
@@ -86,37 +86,37 @@ func TestARepeatAfterAnUnknownOutcomeHasTheSameExternalID(t *testing.T) {
 
 func TestWhatDOKUSaysAboutARepeatPassesThrough(t *testing.T) {
 	t.Parallel()
-	w := start(t, options{})
+	env := start(t, options{})
 	body := bill("1", "A", "1000.00", "C", "")
-	w.call(t, http.MethodPost, createPath, body, "X-EXTERNAL-ID", "7").expect(t, http.StatusOK, "2002700")
-	w.call(t, http.MethodPost, createPath, body, "X-EXTERNAL-ID", "7").expect(t, http.StatusConflict, "4092700")
+	env.call(t, http.MethodPost, createPath, body, "X-EXTERNAL-ID", "7").expect(t, http.StatusOK, "2002700")
+	env.call(t, http.MethodPost, createPath, body, "X-EXTERNAL-ID", "7").expect(t, http.StatusConflict, "4092700")
 	original := `{"responseCode":"2002700","virtualAccountData":{"trxId":"A"}}`
-	w.doku.SetFault(createPath, &simulator.Fault{Status: 409, Body: original})
-	if got := w.call(t, http.MethodPost, createPath, body); got.status != http.StatusConflict || got.body != original {
+	env.doku.SetFault(createPath, &simulator.Fault{Status: 409, Body: original})
+	if got := env.call(t, http.MethodPost, createPath, body); got.status != http.StatusConflict || got.body != original {
 		t.Errorf("HTTP %d %s", got.status, got.body)
 	}
 }
 
 func TestARepeatWhileTheFirstIsUnderWayWaits(t *testing.T) {
 	t.Parallel()
-	w := start(t, options{sign: "{\n timeout 1500ms\n}"})
-	w.call(t, http.MethodPost, createPath, bill("9", "Z", "1000.00", "C", "")).expect(t, http.StatusOK, "2002700") // a token is there
-	w.doku.SetFault(createPath, &simulator.Fault{Delay: 500 * time.Millisecond, Normal: true})
+	env := start(t, options{sign: "{\n timeout 1500ms\n}"})
+	env.call(t, http.MethodPost, createPath, bill("9", "Z", "1000.00", "C", "")).expect(t, http.StatusOK, "2002700") // a token is there
+	env.doku.SetFault(createPath, &simulator.Fault{Delay: 500 * time.Millisecond, Normal: true})
 	var wg sync.WaitGroup
 	for range 10 {
 		wg.Go(func() {
-			w.call(t, http.MethodPost, createPath, bill("1", "A", "1000.00", "C", ""), "Idempotency-Key", "A").expect(t, http.StatusOK, "2002700")
+			env.call(t, http.MethodPost, createPath, bill("1", "A", "1000.00", "C", ""), "Idempotency-Key", "A").expect(t, http.StatusOK, "2002700")
 		})
 	}
 	wg.Wait()
-	if n := len(w.created()); n != 2 {
+	if n := len(env.created()); n != 2 {
 		t.Errorf("DOKU received the call %d times", n-1)
 	}
 	// One that cannot wait is told that the outcome is not known.
-	w.doku.SetFault(createPath, &simulator.Fault{Delay: time.Minute})
+	env.doku.SetFault(createPath, &simulator.Fault{Delay: time.Minute})
 	for range 2 {
 		wg.Go(func() {
-			got := w.call(t, http.MethodPost, createPath, bill("2", "B", "1000.00", "C", ""), "Idempotency-Key", "B")
+			got := env.call(t, http.MethodPost, createPath, bill("2", "B", "1000.00", "C", ""), "Idempotency-Key", "B")
 			got.expect(t, http.StatusGatewayTimeout, "5042700")
 		})
 	}
@@ -125,12 +125,12 @@ func TestARepeatWhileTheFirstIsUnderWayWaits(t *testing.T) {
 
 func TestTheAnswerIsKeptThoughTheAppHasHungUp(t *testing.T) {
 	t.Parallel()
-	w := start(t, options{})
-	w.call(t, http.MethodPost, createPath, bill("9", "Z", "1000.00", "C", "")).expect(t, http.StatusOK, "2002700") // a token is there
-	w.doku.SetFault(createPath, &simulator.Fault{Delay: time.Second, Normal: true, Times: 1})
+	env := start(t, options{})
+	env.call(t, http.MethodPost, createPath, bill("9", "Z", "1000.00", "C", "")).expect(t, http.StatusOK, "2002700") // a token is there
+	env.doku.SetFault(createPath, &simulator.Fault{Delay: time.Second, Normal: true, Times: 1})
 	body := bill("1", "A", "1000.00", "C", "")
 	ctx, hangUp := context.WithCancel(t.Context())
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, w.outward+createPath, strings.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, env.outward+createPath, strings.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -143,21 +143,21 @@ func TestTheAnswerIsKeptThoughTheAppHasHungUp(t *testing.T) {
 			t.Error("the app got an answer")
 		}
 	}()
-	w.awaitPending(t, createPath)
+	env.awaitPending(t, createPath)
 	hangUp()
 	<-gone
-	again := w.call(t, http.MethodPost, createPath, body, "Idempotency-Key", "A")
+	again := env.call(t, http.MethodPost, createPath, body, "Idempotency-Key", "A")
 	again.expect(t, http.StatusOK, "2002700")
-	if again.header.Get("X-Doku-Replayed") != "true" || len(w.created()) != 2 {
-		t.Errorf("replayed: %q, DOKU received %d calls", again.header.Get("X-Doku-Replayed"), len(w.created()))
+	if again.header.Get("X-Doku-Replayed") != "true" || len(env.created()) != 2 {
+		t.Errorf("replayed: %q, DOKU received %d calls", again.header.Get("X-Doku-Replayed"), len(env.created()))
 	}
 }
 
 // awaitPending waits until DOKU has a call to path.
-func (w *world) awaitPending(t *testing.T, path string) {
+func (env *testEnv) awaitPending(t *testing.T, path string) {
 	t.Helper()
 	deadline := time.Now().Add(20 * time.Second)
-	for w.doku.Pending(path) == 0 {
+	for env.doku.Pending(path) == 0 {
 		if time.Now().After(deadline) {
 			t.Fatalf("DOKU was not called at %s", path)
 		}
@@ -167,9 +167,9 @@ func (w *world) awaitPending(t *testing.T, path string) {
 
 func TestAnAnswerThatBreaksOffIsAnUnknownOutcome(t *testing.T) {
 	t.Parallel()
-	w := start(t, options{})
-	w.doku.SetFault(createPath, &simulator.Fault{Status: 200, Body: `{"responseCode":"2002700","virtualAccountData":{}}`, Cut: 20})
-	got := w.call(t, http.MethodPost, createPath, bill("1", "A", "1000.00", "C", ""))
+	env := start(t, options{})
+	env.doku.SetFault(createPath, &simulator.Fault{Status: 200, Body: `{"responseCode":"2002700","virtualAccountData":{}}`, Cut: 20})
+	got := env.call(t, http.MethodPost, createPath, bill("1", "A", "1000.00", "C", ""))
 	got.expect(t, http.StatusGatewayTimeout, "5042700")
 	if reason := got.header.Get("X-Doku-Error"); reason != "outcome_unknown" {
 		t.Errorf("X-Doku-Error %q", reason)
@@ -178,17 +178,17 @@ func TestAnAnswerThatBreaksOffIsAnUnknownOutcome(t *testing.T) {
 
 func TestManyRefusedForTheirTokenCauseOneFetch(t *testing.T) {
 	t.Parallel()
-	w := start(t, options{})
-	w.call(t, http.MethodPost, createPath, bill("0", "0", "1000.00", "C", "")).expect(t, http.StatusOK, "2002700")
-	w.doku.ExpireToken()
+	env := start(t, options{})
+	env.call(t, http.MethodPost, createPath, bill("0", "0", "1000.00", "C", "")).expect(t, http.StatusOK, "2002700")
+	env.doku.ExpireToken()
 	var wg sync.WaitGroup
 	for i := range 50 {
 		wg.Go(func() {
-			w.call(t, http.MethodPost, createPath, bill(fmt.Sprint(100+i), fmt.Sprint("T", i), "1000.00", "C", "")).expect(t, http.StatusOK, "2002700")
+			env.call(t, http.MethodPost, createPath, bill(fmt.Sprint(100+i), fmt.Sprint("T", i), "1000.00", "C", "")).expect(t, http.StatusOK, "2002700")
 		})
 	}
 	wg.Wait()
-	if n := w.doku.Tokens(); n != 2 {
+	if n := env.doku.Tokens(); n != 2 {
 		t.Errorf("DOKU issued %d tokens, expected one more", n)
 	}
 }

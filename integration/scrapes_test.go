@@ -26,16 +26,16 @@ func TestAMinuteOfTradeIsScraped(t *testing.T) {
 	if folder == "" {
 		t.Skip("skipped, because it takes a minute: `make check-deploy DRAW=docs/pictures` runs it")
 	}
-	w := newWorld(t)
-	w.env = []string{"OTEL_TRACES_EXPORTER=none"} // trace ids, which the histograms name, but no spans in the log
+	env := newEnv(t)
+	env.variables = []string{"OTEL_TRACES_EXPORTER=none"} // trace ids, which the histograms name, but no spans in the log
 	shown := "http://" + doktest.FreeAddress(t)
-	w.run(t, w.caddyfile(options{inbox: "{\n answer_within 600ms\n}"})+shown+" {\n\tmetrics\n}\n")
-	w.app.forget()
+	env.run(t, env.caddyfile(options{inbox: "{\n answer_within 600ms\n}"})+shown+" {\n\tmetrics\n}\n")
+	env.app.forget()
 
 	closing := make(chan struct{}) // closed when the trade has ended
 	go func() {
 		defer close(closing)
-		w.trade(t)
+		env.trade(t)
 	}()
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
@@ -81,7 +81,7 @@ const (
 // trade has virtual accounts created and paid at every beat of a minute. Meanwhile DOKU
 // no longer takes the token, answers nothing but errors about a status for a while, and
 // the app is down for 8 seconds. A forger tries all the time.
-func (w *world) trade(t *testing.T) {
+func (env *testEnv) trade(t *testing.T) {
 	t.Helper()
 	var calls sync.WaitGroup
 	defer calls.Wait()
@@ -91,24 +91,24 @@ func (w *world) trade(t *testing.T) {
 		// There are quiet times, and nobody answers in the same time twice.
 		tick.Reset(beat + time.Duration(math.Sin(float64(n)/30)*float64(beat)/3))
 		taking := time.Duration(10+n*13%37) * time.Millisecond
-		w.doku.SetFault(createPath, &simulator.Fault{Normal: true, Delay: 2 * taking})
+		env.doku.SetFault(createPath, &simulator.Fault{Normal: true, Delay: 2 * taking})
 		switch n {
 		case 100:
-			w.doku.ExpireToken()
+			env.doku.ExpireToken()
 		case 320:
-			w.doku.SetFault(statusPath, &simulator.Fault{Status: http.StatusServiceUnavailable})
+			env.doku.SetFault(statusPath, &simulator.Fault{Status: http.StatusServiceUnavailable})
 		case 350:
-			w.doku.SetFault(statusPath, nil)
+			env.doku.SetFault(statusPath, nil)
 		}
 		down := 180 <= n && n < 244
-		w.app.setAnswer(func(call appCall) (int, string) {
+		env.app.setAnswer(func(call appCall) (int, string) {
 			if down {
 				return http.StatusServiceUnavailable, ""
 			}
 			time.Sleep(taking)
 			return billing(call)
 		})
-		calls.Go(func() { w.tradeAt(t, n) })
+		calls.Go(func() { env.tradeAt(t, n) })
 		select {
 		case <-t.Context().Done():
 			return
@@ -118,18 +118,18 @@ func (w *world) trade(t *testing.T) {
 }
 
 // tradeAt is what happens at one beat.
-func (w *world) tradeAt(t *testing.T, n int) {
+func (env *testEnv) tradeAt(t *testing.T, n int) {
 	t.Helper()
 	ask := func(path, body string, header ...string) {
 		t.Helper()
-		if _, err := w.try(t, http.MethodPost, path, body, header...); err != nil {
+		if _, err := env.try(t, http.MethodPost, path, body, header...); err != nil {
 			t.Error(err)
 		}
 	}
 	tell := func(out simulator.Outgoing) {
 		t.Helper()
-		out.URL = w.inward + paymentPath
-		if _, err := w.doku.Call(t.Context(), out); err != nil {
+		out.URL = env.inward + paymentPath
+		if _, err := env.doku.Call(t.Context(), out); err != nil {
 			t.Error(err)
 		}
 	}
@@ -156,7 +156,7 @@ func (w *world) tradeAt(t *testing.T, n int) {
 	if n%8 == 0 {
 		number, amount = "9"+customer, "11500.00" // which DOKU has to ask for
 	}
-	if _, err := w.doku.Pay(t.Context(), partnerServiceID+number, amount); err != nil && (n < 180 || n >= 244) {
+	if _, err := env.doku.Pay(t.Context(), partnerServiceID+number, amount); err != nil && (n < 180 || n >= 244) {
 		t.Error(err)
 	}
 	if n == 440 { // once, a payment comes again with another amount

@@ -29,58 +29,58 @@ func about(more string) string {
 // ways in which each fails too, and looks for them in every span that was exported.
 func TestNothingSecretOrPersonalIsInAnySpan(t *testing.T) {
 	t.Parallel()
-	w := start(t, options{verify: "{\ntimeout 1s\n}", inbox: "{\nfolder " + t.TempDir() + "\nanswer_within 100ms\n}", sign: "{\ntimeout 5s\n}"})
+	env := start(t, options{verify: "{\ntimeout 1s\n}", inbox: "{\nfolder " + t.TempDir() + "\nanswer_within 100ms\n}", sign: "{\ntimeout 5s\n}"})
 	creation := about(`"trxId":"INV-1","totalAmount":{"value":"10000.00","currency":"IDR"},"virtualAccountTrxType":"C","additionalInfo":{"channel":"VIRTUAL_ACCOUNT_BANK_PERMATA"}`)
 	query := "?email=" + customerEmail + "&va=" + customerNumber
 
 	// Out: what goes well, a repeat, every refusal, and DOKU in trouble.
-	w.call(t, http.MethodPost, createPath+query, creation, "Idempotency-Key", customerEmail, "Traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+	env.call(t, http.MethodPost, createPath+query, creation, "Idempotency-Key", customerEmail, "Traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
 		"Tracestate", "toko=1", "Baggage", "customer="+customerPhone).expect(t, http.StatusOK, "2002700")
-	w.call(t, http.MethodPost, createPath+query, creation, "Idempotency-Key", customerEmail)
-	w.call(t, http.MethodPost, createPath, creation, "Idempotency-Key", customerEmail)
-	w.call(t, http.MethodPut, updatePath, creation)
-	w.call(t, http.MethodPost, statusPath, about(`"additionalInfo":{}`))
-	w.call(t, http.MethodPost, createPath, creation[:len(creation)-1])
-	w.call(t, http.MethodPost, createPath, creation, "X-EXTERNAL-ID", customerName)
-	w.call(t, http.MethodPost, "/elsewhere", creation)
+	env.call(t, http.MethodPost, createPath+query, creation, "Idempotency-Key", customerEmail)
+	env.call(t, http.MethodPost, createPath, creation, "Idempotency-Key", customerEmail)
+	env.call(t, http.MethodPut, updatePath, creation)
+	env.call(t, http.MethodPost, statusPath, about(`"additionalInfo":{}`))
+	env.call(t, http.MethodPost, createPath, creation[:len(creation)-1])
+	env.call(t, http.MethodPost, createPath, creation, "X-EXTERNAL-ID", customerName)
+	env.call(t, http.MethodPost, "/elsewhere", creation)
 	for _, fault := range []simulator.Fault{
 		{Status: http.StatusBadRequest, Body: `{"responseCode":"4002701","responseMessage":"Invalid Field Format ` + customerEmail + `"}`, Times: 1},
 		{Times: 1}, // the connection breaks
 		{Status: http.StatusOK, Body: customerName, Times: 1},
 		{Status: http.StatusUnauthorized, Body: `{"responseCode":"4012701"}`, Times: 1},
 	} {
-		w.doku.SetFault(createPath, &fault)
-		w.call(t, http.MethodPost, createPath, creation)
+		env.doku.SetFault(createPath, &fault)
+		env.call(t, http.MethodPost, createPath, creation)
 	}
-	w.doku.SetFault(createPath, nil)
-	w.doku.ExpireToken()
-	w.doku.SetFault(tokenPath, &simulator.Fault{Status: http.StatusUnauthorized, Body: `{"responseCode":"4017300","responseMessage":"` + customerName + `"}`, Times: 1})
-	w.call(t, http.MethodPost, createPath, creation) // gets DOKU's refusal
-	w.call(t, http.MethodPost, createPath, creation).expect(t, http.StatusServiceUnavailable, "5032700")
+	env.doku.SetFault(createPath, nil)
+	env.doku.ExpireToken()
+	env.doku.SetFault(tokenPath, &simulator.Fault{Status: http.StatusUnauthorized, Body: `{"responseCode":"4017300","responseMessage":"` + customerName + `"}`, Times: 1})
+	env.call(t, http.MethodPost, createPath, creation) // gets DOKU's refusal
+	env.call(t, http.MethodPost, createPath, creation).expect(t, http.StatusServiceUnavailable, "5032700")
 
 	// In: what goes well, a repeat, what is forged, late or no JSON, and an app in trouble.
 	paid := []byte(about(`"trxId":"INV-1","paymentRequestId":"P-1","paidAmount":{"value":"10000.00","currency":"IDR"}`))
 	external := "VIRTUAL_ACCOUNT" + customerNumber + "1"
-	w.notify(t, simulator.Outgoing{Body: paid, ExternalID: external}).expect(t, http.StatusOK, "2002500")
-	w.notify(t, simulator.Outgoing{Body: paid, ExternalID: external})
-	w.notify(t, simulator.Outgoing{Body: bytes.Replace(paid, []byte("INV-1"), []byte("INV-2"), 1), ExternalID: external})
-	w.notify(t, simulator.Outgoing{Body: paid, Sent: bytes.Replace(paid, []byte("10000"), []byte("90000"), 1)})
-	w.notify(t, simulator.Outgoing{Body: paid, Timestamp: time.Now().Add(-time.Hour).Format(time.RFC3339)})
-	w.notify(t, simulator.Outgoing{Body: paid[:len(paid)-1]})
-	w.notify(t, simulator.Outgoing{Body: paid, Mutate: func(r *http.Request) { r.Header.Set("X-PARTNER-ID", customerName) }})
-	w.notify(t, simulator.Outgoing{Body: paid, Mutate: func(r *http.Request) { r.Header.Set("Authorization", "Bearer "+secretKey) }})
-	w.notify(t, simulator.Outgoing{URL: w.inward + inquiryPath, Body: []byte(about(`"inquiryRequestId":"D-1"`))})
-	w.app.setAnswer(func(appCall) (int, string) { return http.StatusServiceUnavailable, customerName })
-	w.notify(t, simulator.Outgoing{URL: w.inward + inquiryPath, Body: []byte(about(`"inquiryRequestId":"D-2"`))})
-	w.notify(t, simulator.Outgoing{Body: bytes.Replace(paid, []byte("P-1"), []byte("P-2"), 1), ExternalID: external + "2"})
-	w.app.setAnswer(nil)
-	w.awaitLog(t, "the app has taken a kept notification", 1)
+	env.notify(t, simulator.Outgoing{Body: paid, ExternalID: external}).expect(t, http.StatusOK, "2002500")
+	env.notify(t, simulator.Outgoing{Body: paid, ExternalID: external})
+	env.notify(t, simulator.Outgoing{Body: bytes.Replace(paid, []byte("INV-1"), []byte("INV-2"), 1), ExternalID: external})
+	env.notify(t, simulator.Outgoing{Body: paid, Sent: bytes.Replace(paid, []byte("10000"), []byte("90000"), 1)})
+	env.notify(t, simulator.Outgoing{Body: paid, Timestamp: time.Now().Add(-time.Hour).Format(time.RFC3339)})
+	env.notify(t, simulator.Outgoing{Body: paid[:len(paid)-1]})
+	env.notify(t, simulator.Outgoing{Body: paid, Mutate: func(r *http.Request) { r.Header.Set("X-PARTNER-ID", customerName) }})
+	env.notify(t, simulator.Outgoing{Body: paid, Mutate: func(r *http.Request) { r.Header.Set("Authorization", "Bearer "+secretKey) }})
+	env.notify(t, simulator.Outgoing{URL: env.inward + inquiryPath, Body: []byte(about(`"inquiryRequestId":"D-1"`))})
+	env.app.setAnswer(func(appCall) (int, string) { return http.StatusServiceUnavailable, customerName })
+	env.notify(t, simulator.Outgoing{URL: env.inward + inquiryPath, Body: []byte(about(`"inquiryRequestId":"D-2"`))})
+	env.notify(t, simulator.Outgoing{Body: bytes.Replace(paid, []byte("P-1"), []byte("P-2"), 1), ExternalID: external + "2"})
+	env.app.setAnswer(nil)
+	env.awaitLog(t, "the app has taken a kept notification", 1)
 
-	if !w.sidecar.Stop() { // which exports what is left
+	if !env.sidecar.Stop() { // which exports what is left
 		t.Fatal("the sidecar did not end")
 	}
 	var spans strings.Builder
-	for line := range strings.Lines(w.log.String()) {
+	for line := range strings.Lines(env.log.String()) {
 		if strings.HasPrefix(line, `{"Name":`) {
 			spans.WriteString(line)
 		}
@@ -104,10 +104,10 @@ func TestNothingSecretOrPersonalIsInAnySpan(t *testing.T) {
 			t.Errorf("%s is in a span: …%s…", personal, exported[max(0, i-300):i])
 		}
 	}
-	w.checkSecrets(t, map[string]string{"the spans": exported})
+	env.checkSecrets(t, map[string]string{"the spans": exported})
 
 	// And nothing of the traces has reached DOKU.
-	for _, e := range w.doku.Exchanges() {
+	for _, e := range env.doku.Exchanges() {
 		for name := range e.Header {
 			if e.Inbound && (strings.HasPrefix(name, "Trace") || name == "Baggage" || strings.Contains(name, "B3")) {
 				t.Errorf("DOKU received %s: %s with %s", e.Target, name, e.Header[name])

@@ -17,13 +17,13 @@ import (
 )
 
 // startWith starts a sidecar whose inward site is given in full.
-func startWith(t *testing.T, site func(w *world) string) *world {
+func startWith(t *testing.T, site func(env *testEnv) string) *testEnv {
 	t.Helper()
-	w := newWorld(t)
-	config := w.caddyfile(options{})
-	inward := strings.Index(config, w.inward)
-	w.run(t, config[:inward]+w.inward+" {\n"+site(w)+"\n}\n")
-	return w
+	env := newEnv(t)
+	config := env.caddyfile(options{})
+	inward := strings.Index(config, env.inward)
+	env.run(t, config[:inward]+env.inward+" {\n"+site(env)+"\n}\n")
+	return env
 }
 
 // oddTargets are paths that something on the way may want to tidy up.
@@ -43,26 +43,26 @@ var oddTargets = []string{
 
 func TestTheTargetIsTheOneThatDOKUHasCalled(t *testing.T) {
 	t.Parallel()
-	verify := func(options string) func(*world) string {
-		return func(w *world) string {
-			return "tracing\ndoku_token " + tokenPath + "\nroute {\n doku_verify {\n service 25\n" + options + "\n}\n reverse_proxy " + w.appAddress + "\n}"
+	verify := func(options string) func(*testEnv) string {
+		return func(env *testEnv) string {
+			return "tracing\ndoku_token " + tokenPath + "\nroute {\n doku_verify {\n service 25\n" + options + "\n}\n reverse_proxy " + env.appAddress + "\n}"
 		}
 	}
 	t.Run("as it arrives", func(t *testing.T) {
 		t.Parallel()
-		w := startWith(t, verify(""))
+		env := startWith(t, verify(""))
 		for i, target := range oddTargets {
-			w.notify(t, simulator.Outgoing{URL: w.inward + target, Body: payment(fmt.Sprint(i)), ExternalID: fmt.Sprint(i)}).expect(t, http.StatusOK, "2002500")
-			if got := w.app.seen()[i].target; got != target {
+			env.notify(t, simulator.Outgoing{URL: env.inward + target, Body: payment(fmt.Sprint(i)), ExternalID: fmt.Sprint(i)}).expect(t, http.StatusOK, "2002500")
+			if got := env.app.seen()[i].target; got != target {
 				t.Errorf("%s reached the app as %s", target, got)
 			}
 		}
 	})
 	// front is a proxy that strips a prefix, and leaves the rest to the byte.
-	front := func(t *testing.T, w *world, prefix, replacement string) string {
+	front := func(t *testing.T, env *testEnv, prefix, replacement string) string {
 		t.Helper()
 		server := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-			behind, err := net.Dial("tcp", strings.TrimPrefix(w.inward, "http://"))
+			behind, err := net.Dial("tcp", strings.TrimPrefix(env.inward, "http://"))
 			if err != nil {
 				t.Error(err)
 				return
@@ -86,28 +86,28 @@ func TestTheTargetIsTheOneThatDOKUHasCalled(t *testing.T) {
 	}
 	t.Run("behind a proxy that strips a prefix", func(t *testing.T) {
 		t.Parallel()
-		w := startWith(t, verify("public_prefix /doku"))
-		public := front(t, w, "/doku", "")
+		env := startWith(t, verify("public_prefix /doku"))
+		public := front(t, env, "/doku", "")
 		for i, target := range oddTargets {
-			w.notify(t, simulator.Outgoing{URL: public + "/doku" + target, Body: payment(fmt.Sprint(i)), ExternalID: fmt.Sprint(i)}).expect(t, http.StatusOK, "2002500")
+			env.notify(t, simulator.Outgoing{URL: public + "/doku" + target, Body: payment(fmt.Sprint(i)), ExternalID: fmt.Sprint(i)}).expect(t, http.StatusOK, "2002500")
 		}
-		w.notify(t, simulator.Outgoing{URL: w.inward + oddTargets[0]}).expect(t, http.StatusUnauthorized, "4012500")
+		env.notify(t, simulator.Outgoing{URL: env.inward + oddTargets[0]}).expect(t, http.StatusUnauthorized, "4012500")
 	})
 	t.Run("behind a proxy that calls another path", func(t *testing.T) {
 		t.Parallel()
-		w := startWith(t, verify("public_target /notify"))
-		public := front(t, w, "/notify", "/inside")
+		env := startWith(t, verify("public_target /notify"))
+		public := front(t, env, "/notify", "/inside")
 		for i, query := range []string{"", "?a=1", "?a=%2F"} {
-			w.notify(t, simulator.Outgoing{URL: public + "/notify" + query, Body: payment(fmt.Sprint(i)), ExternalID: fmt.Sprint(i)}).expect(t, http.StatusOK, "2002500")
+			env.notify(t, simulator.Outgoing{URL: public + "/notify" + query, Body: payment(fmt.Sprint(i)), ExternalID: fmt.Sprint(i)}).expect(t, http.StatusOK, "2002500")
 		}
 	})
 	t.Run("with a rewrite behind it", func(t *testing.T) {
 		t.Parallel()
-		w := startWith(t, func(w *world) string {
-			return "doku_token " + tokenPath + "\nhandle_path /pay/* {\n rewrite * /internal{uri}\n doku_verify {\n service 25\n}\n reverse_proxy " + w.appAddress + "\n}"
+		env := startWith(t, func(env *testEnv) string {
+			return "doku_token " + tokenPath + "\nhandle_path /pay/* {\n rewrite * /internal{uri}\n doku_verify {\n service 25\n}\n reverse_proxy " + env.appAddress + "\n}"
 		})
-		w.notify(t, simulator.Outgoing{URL: w.inward + "/pay/notify?x=1"}).expect(t, http.StatusOK, "2002500")
-		if calls := w.app.seen(); len(calls) != 1 || calls[0].target != "/internal/notify?x=1" {
+		env.notify(t, simulator.Outgoing{URL: env.inward + "/pay/notify?x=1"}).expect(t, http.StatusOK, "2002500")
+		if calls := env.app.seen(); len(calls) != 1 || calls[0].target != "/internal/notify?x=1" {
 			t.Errorf("the app saw %v", calls)
 		}
 	})
@@ -131,26 +131,26 @@ func TestOtherTokensAndSignatures(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			w := start(t, options{verify: "{\n" + test.options + "\n}", account: "partner_service_id 19008 " + strings.TrimSpace(partnerServiceID)})
+			env := start(t, options{verify: "{\n" + test.options + "\n}", account: "partner_service_id 19008 " + strings.TrimSpace(partnerServiceID)})
 			n := 0
 			for _, call := range test.taken {
 				n++
 				call.Body, call.ExternalID = payment(fmt.Sprint(n)), fmt.Sprint(n)
-				w.notify(t, call).expect(t, http.StatusOK, "2002500")
+				env.notify(t, call).expect(t, http.StatusOK, "2002500")
 			}
 			for _, call := range test.refused {
 				n++
 				if call.ExternalID = fmt.Sprint(n); call.Body == nil {
 					call.Body = payment(fmt.Sprint(n))
 				}
-				if got := w.notify(t, call); got.status != http.StatusUnauthorized {
+				if got := env.notify(t, call); got.status != http.StatusUnauthorized {
 					t.Errorf("HTTP %d %s, expected 401", got.status, got.body)
 				}
 			}
-			if calls := len(w.app.seen()); calls != len(test.taken) {
+			if calls := len(env.app.seen()); calls != len(test.taken) {
 				t.Errorf("the app was called %d times", calls)
 			}
-			if metrics := w.ask("/metrics"); !strings.Contains(metrics, `caddy_doku_verified_calls_total{account="default",body="received",signature="`) {
+			if metrics := env.ask("/metrics"); !strings.Contains(metrics, `caddy_doku_verified_calls_total{account="default",body="received",signature="`) {
 				t.Error("no counter of what matched")
 			}
 		})
@@ -159,37 +159,37 @@ func TestOtherTokensAndSignatures(t *testing.T) {
 
 func TestRefusalsHaveTheCodeOfTheirService(t *testing.T) {
 	t.Parallel()
-	w := startWith(t, func(w *world) string {
-		return "log {\n output stderr\n format filter {\n request>headers>X-Signature delete\n}\n}\nlog_append doku_reason {http.doku.reason}\ndoku_token " + tokenPath + "\nroute /odd/* {\n doku_verify {\n service 99\n}\n}\nroute {\n doku_verify\n reverse_proxy " + w.appAddress + "\n}"
+	env := startWith(t, func(env *testEnv) string {
+		return "log {\n output stderr\n format filter {\n request>headers>X-Signature delete\n}\n}\nlog_append doku_reason {http.doku.reason}\ndoku_token " + tokenPath + "\nroute /odd/* {\n doku_verify {\n service 99\n}\n}\nroute {\n doku_verify\n reverse_proxy " + env.appAddress + "\n}"
 	})
 	forged := func(r *http.Request) { r.Header.Set("X-SIGNATURE", strings.Repeat("A", 86)+"==") }
 	for path, service := range map[string]string{
 		inquiryPath: "24", paymentPath: "25", "/v1/transfer-va/payment": "25", "/v1.0/debit/notify": "56", "/odd/path": "99", "/what/is/this": "00",
 	} {
-		w.notify(t, simulator.Outgoing{URL: w.inward + path, Mutate: forged}).expect(t, http.StatusUnauthorized, "401"+service+"00")
-		w.notify(t, simulator.Outgoing{URL: w.inward + path, Mutate: func(r *http.Request) { r.Header.Del("X-TIMESTAMP") }}).expect(t, http.StatusBadRequest, "400"+service+"02")
-		w.notify(t, simulator.Outgoing{URL: w.inward + path, Bearer: "x"}).expect(t, http.StatusUnauthorized, "401"+service+"01")
-		w.notify(t, simulator.Outgoing{URL: w.inward + path, Timestamp: "2024-01-01T00:00:00+07:00"}).expect(t, http.StatusBadRequest, "400"+service+"01")
+		env.notify(t, simulator.Outgoing{URL: env.inward + path, Mutate: forged}).expect(t, http.StatusUnauthorized, "401"+service+"00")
+		env.notify(t, simulator.Outgoing{URL: env.inward + path, Mutate: func(r *http.Request) { r.Header.Del("X-TIMESTAMP") }}).expect(t, http.StatusBadRequest, "400"+service+"02")
+		env.notify(t, simulator.Outgoing{URL: env.inward + path, Bearer: "x"}).expect(t, http.StatusUnauthorized, "401"+service+"01")
+		env.notify(t, simulator.Outgoing{URL: env.inward + path, Timestamp: "2024-01-01T00:00:00+07:00"}).expect(t, http.StatusBadRequest, "400"+service+"01")
 	}
 	// What a genuine call is about must be known, or its repeats would not be.
-	w.notify(t, simulator.Outgoing{URL: w.inward + "/what/is/this"}).expect(t, http.StatusNotFound, "4040000")
-	w.awaitLog(t, `"reason":"service_unknown"`, 1)
-	if n := len(w.app.seen()); n != 0 {
+	env.notify(t, simulator.Outgoing{URL: env.inward + "/what/is/this"}).expect(t, http.StatusNotFound, "4040000")
+	env.awaitLog(t, `"reason":"service_unknown"`, 1)
+	if n := len(env.app.seen()); n != 0 {
 		t.Errorf("the app was called %d times", n)
 	}
 	// The reason is in our log line, in the access log by the placeholder, in the
 	// counter, and in an event, which Caddy logs.
-	w.awaitLog(t, `"reason":"timestamp_old"`, 1)
-	w.awaitLog(t, `"doku_reason":"timestamp_old"`, 1)
-	w.awaitLog(t, `"name":"doku_call_refused"`, 24)
-	if metrics := w.ask("/metrics"); !strings.Contains(metrics, `caddy_doku_calls_total{account="default",direction="inbound",outcome="timestamp_old",service="25"} 2`) {
+	env.awaitLog(t, `"reason":"timestamp_old"`, 1)
+	env.awaitLog(t, `"doku_reason":"timestamp_old"`, 1)
+	env.awaitLog(t, `"name":"doku_call_refused"`, 24)
+	if metrics := env.ask("/metrics"); !strings.Contains(metrics, `caddy_doku_calls_total{account="default",direction="inbound",outcome="timestamp_old",service="25"} 2`) {
 		t.Error("the counter does not tell the reason")
 	}
 }
 
 func TestReportOnly(t *testing.T) {
 	t.Parallel()
-	w := start(t, options{verify: "{\n enforce report\n max_body 2KB\n}"})
+	env := start(t, options{verify: "{\n enforce report\n max_body 2KB\n}"})
 	large := payment(strings.Repeat("9", 5000))
 	for i, test := range []struct {
 		name     string
@@ -210,8 +210,8 @@ func TestReportOnly(t *testing.T) {
 				test.call.Body = payment("P-1")
 			}
 			test.call.ExternalID = "E-1"
-			w.notify(t, test.call).expect(t, http.StatusOK, "2002500")
-			calls := w.app.seen()
+			env.notify(t, test.call).expect(t, http.StatusOK, "2002500")
+			calls := env.app.seen()
 			if len(calls) != i+1 {
 				t.Fatalf("the app was called %d times", len(calls))
 			}
@@ -222,7 +222,7 @@ func TestReportOnly(t *testing.T) {
 			}
 		})
 	}
-	if metrics := w.ask("/metrics"); !strings.Contains(metrics, `outcome="reported_signature_format"`) || !strings.Contains(metrics, `outcome="reported_verified"`) {
+	if metrics := env.ask("/metrics"); !strings.Contains(metrics, `outcome="reported_signature_format"`) || !strings.Contains(metrics, `outcome="reported_verified"`) {
 		t.Error("the counter does not tell")
 	}
 }
@@ -231,11 +231,11 @@ func TestReportOnly(t *testing.T) {
 // do not end, half of them with a genuine call's headers, while genuine calls come.
 func TestSlowAndEndlessBodiesKeepNobodyWaiting(t *testing.T) {
 	t.Parallel()
-	w := start(t, options{verify: "{\n body_timeout 2s\n}"})
-	token := w.token(t)
+	env := start(t, options{verify: "{\n body_timeout 2s\n}"})
+	token := env.token(t)
 	var genuine http.Header
-	w.notify(t, simulator.Outgoing{Body: payment("P-0"), ExternalID: "E-0", Bearer: token, Mutate: func(r *http.Request) { genuine = r.Header.Clone() }}).expect(t, 200, "2002500")
-	address := strings.TrimPrefix(w.inward, "http://")
+	env.notify(t, simulator.Outgoing{Body: payment("P-0"), ExternalID: "E-0", Bearer: token, Mutate: func(r *http.Request) { genuine = r.Header.Clone() }}).expect(t, 200, "2002500")
+	address := strings.TrimPrefix(env.inward, "http://")
 	var wg sync.WaitGroup
 	var ended atomic.Int32
 	stop := make(chan struct{})
@@ -275,7 +275,7 @@ func TestSlowAndEndlessBodiesKeepNobodyWaiting(t *testing.T) {
 	}
 	for i := 1; i <= 50; i++ {
 		begin := time.Now()
-		w.notify(t, simulator.Outgoing{Body: payment(fmt.Sprint("P-", i)), ExternalID: fmt.Sprint("E-", i), Bearer: token}).expect(t, 200, "2002500")
+		env.notify(t, simulator.Outgoing{Body: payment(fmt.Sprint("P-", i)), ExternalID: fmt.Sprint("E-", i), Bearer: token}).expect(t, 200, "2002500")
 		if took := time.Since(begin); took > 5*time.Second {
 			t.Errorf("a genuine call took %s", took)
 		}
@@ -285,7 +285,7 @@ func TestSlowAndEndlessBodiesKeepNobodyWaiting(t *testing.T) {
 	if deadline.Stop(); ended.Load() != 200 {
 		t.Errorf("only %d of the endless bodies were ended", ended.Load())
 	}
-	if n := len(w.app.seen()); n != 51 {
+	if n := len(env.app.seen()); n != 51 {
 		t.Errorf("the app was called %d times", n)
 	}
 }
@@ -327,15 +327,15 @@ func TestARepeatOutlivesTheSidecarThatHadTheFirst(t *testing.T) {
 
 func TestAChangedNotificationIsHandedOverWithAWarning(t *testing.T) {
 	t.Parallel()
-	w := start(t, options{})
+	env := start(t, options{})
 	body := string(payment("P-1"))
-	w.notify(t, simulator.Outgoing{Body: []byte(body), ExternalID: "E-1"}).expect(t, 200, "2002500")
-	w.notify(t, simulator.Outgoing{Body: []byte(strings.Replace(body, "11500.00", "11600.00", 1)), ExternalID: "E-2"}).expect(t, 200, "2002500")
-	calls := w.app.seen()
+	env.notify(t, simulator.Outgoing{Body: []byte(body), ExternalID: "E-1"}).expect(t, 200, "2002500")
+	env.notify(t, simulator.Outgoing{Body: []byte(strings.Replace(body, "11500.00", "11600.00", 1)), ExternalID: "E-2"}).expect(t, 200, "2002500")
+	calls := env.app.seen()
 	if len(calls) != 2 || calls[0].header.Get("Idempotency-Key") == calls[1].header.Get("Idempotency-Key") {
 		t.Errorf("the app saw %d calls, expected two with keys of their own", len(calls))
 	}
-	if !strings.Contains(w.ask("/metrics"), `caddy_doku_changed_payments_total{account="default"} 1`) {
+	if !strings.Contains(env.ask("/metrics"), `caddy_doku_changed_payments_total{account="default"} 1`) {
 		t.Error("the counter does not tell")
 	}
 }

@@ -41,8 +41,8 @@ const (
 	headerDeadline   = 5 * time.Second
 )
 
-// stage is everything that the tour has started.
-type stage struct {
+// tourEnv is everything that the tour has started.
+type tourEnv struct {
 	out     io.Writer
 	doku    *simulator.Simulator
 	app     *demoApp
@@ -57,19 +57,19 @@ type stage struct {
 // Run takes the tour. It returns an error if a step failed, and nil when ctx
 // ends after the walk.
 func Run(ctx context.Context, o Options) error {
-	s := &stage{out: o.Out, client: &http.Client{Timeout: time.Minute}}
-	defer s.close()
-	died, err := s.start(ctx, o)
+	env := &tourEnv{out: o.Out, client: &http.Client{Timeout: time.Minute}}
+	defer env.close()
+	died, err := env.start(ctx, o)
 	if err != nil {
 		return err
 	}
-	if err := s.walk(ctx); err != nil {
+	if err := env.walk(ctx); err != nil {
 		return err
 	}
 	if o.Once {
 		return nil
 	}
-	s.invite()
+	env.invite()
 	select {
 	case <-ctx.Done():
 		return nil
@@ -78,63 +78,63 @@ func Run(ctx context.Context, o Options) error {
 	}
 }
 
-func (s *stage) close() {
-	for _, closer := range slices.Backward(s.closers) {
+func (env *tourEnv) close() {
+	for _, closer := range slices.Backward(env.closers) {
 		closer()
 	}
 }
 
-// start sets the stage; the channel tells if the sidecar ends by itself.
-func (s *stage) start(ctx context.Context, o Options) (<-chan error, error) {
+// start starts everything but the walk; the channel tells if the sidecar ends by itself.
+func (env *tourEnv) start(ctx context.Context, o Options) (<-chan error, error) {
 	var err error
-	if s.dir, err = os.MkdirTemp("", "caddy-doku-tour-"); err != nil {
+	if env.dir, err = os.MkdirTemp("", "caddy-doku-tour-"); err != nil {
 		return nil, err
 	}
-	s.closers = append(s.closers, func() { os.RemoveAll(s.dir) })
-	merchantKey, err := newKey(s.dir, "merchant-private.pem")
+	env.closers = append(env.closers, func() { os.RemoveAll(env.dir) })
+	merchantKey, err := newKey(env.dir, "merchant-private.pem")
 	if err != nil {
 		return nil, err
 	}
-	dokuKey, err := newKey(s.dir, "doku-private.pem")
+	dokuKey, err := newKey(env.dir, "doku-private.pem")
 	if err != nil {
 		return nil, err
 	}
-	if err := writePublic(s.dir, "doku-public.pem", &dokuKey.PublicKey); err != nil {
+	if err := writePublic(env.dir, "doku-public.pem", &dokuKey.PublicKey); err != nil {
 		return nil, err
 	}
 	secret := "SK-" + rand.Text()
-	s.doku, err = simulator.New(simulator.Config{Merchant: simulator.Merchant{
+	env.doku, err = simulator.New(simulator.Config{Merchant: simulator.Merchant{
 		ClientID: clientID, SecretKey: secret, PublicKey: &merchantKey.PublicKey, DOKUKey: dokuKey, PartnerServiceID: partnerServiceID,
 	}})
 	if err != nil {
 		return nil, err
 	}
-	s.app = &demoApp{}
-	dokuAddress, err := s.serve(ctx, s.doku)
+	env.app = &demoApp{}
+	dokuAddress, err := env.serve(ctx, env.doku)
 	if err != nil {
 		return nil, err
 	}
-	if s.bank, err = s.serve(ctx, s.doku.Bank()); err != nil {
+	if env.bank, err = env.serve(ctx, env.doku.Bank()); err != nil {
 		return nil, err
 	}
-	appAddress, err := s.serve(ctx, s.app)
+	appAddress, err := env.serve(ctx, env.app)
 	if err != nil {
 		return nil, err
 	}
-	if s.outward, err = freeAddress(ctx); err != nil {
+	if env.outward, err = freeAddress(ctx); err != nil {
 		return nil, err
 	}
-	if s.inward, err = freeAddress(ctx); err != nil {
+	if env.inward, err = freeAddress(ctx); err != nil {
 		return nil, err
 	}
-	s.doku.SetMerchantURLs("http://"+s.inward+"/authorization/v1/access-token/b2b",
-		"http://"+s.inward+"/v1.1/transfer-va/inquiry", "http://"+s.inward+"/v1.1/transfer-va/payment")
-	config := fmt.Sprintf(caddyfile, dokuAddress, s.outward, s.inward, appAddress)
-	if err := os.WriteFile(filepath.Join(s.dir, "Caddyfile"), []byte(config), 0o600); err != nil {
+	env.doku.SetMerchantURLs("http://"+env.inward+"/authorization/v1/access-token/b2b",
+		"http://"+env.inward+"/v1.1/transfer-va/inquiry", "http://"+env.inward+"/v1.1/transfer-va/payment")
+	config := fmt.Sprintf(caddyfile, dokuAddress, env.outward, env.inward, appAddress)
+	if err := os.WriteFile(filepath.Join(env.dir, "Caddyfile"), []byte(config), 0o600); err != nil {
 		return nil, err
 	}
-	s.introduce(config)
-	return s.startSidecar(ctx, o, secret)
+	env.introduce(config)
+	return env.startSidecar(ctx, o, secret)
 }
 
 // caddyfile is much like the configuration of the README, on addresses of the tour,
@@ -177,12 +177,12 @@ http://%s {
 `
 
 // startSidecar starts the real binary and waits until it listens.
-func (s *stage) startSidecar(ctx context.Context, o Options, secret string) (<-chan error, error) {
-	cmd := exec.CommandContext(ctx, o.Sidecar, "run", "--config", filepath.Join(s.dir, "Caddyfile"), "--adapter", "caddyfile") //nolint:gosec // the binary itself
+func (env *tourEnv) startSidecar(ctx context.Context, o Options, secret string) (<-chan error, error) {
+	cmd := exec.CommandContext(ctx, o.Sidecar, "run", "--config", filepath.Join(env.dir, "Caddyfile"), "--adapter", "caddyfile") //nolint:gosec // the binary itself
 	cmd.Env = append(os.Environ(),
-		"DOKU_CLIENT_ID="+clientID, "DOKU_SECRET_KEY="+secret, "DOKU_KEYS="+s.dir,
-		"XDG_CONFIG_HOME="+s.dir, "XDG_DATA_HOME="+s.dir)
-	cmd.Env = append(cmd.Env, s.traces()...)
+		"DOKU_CLIENT_ID="+clientID, "DOKU_SECRET_KEY="+secret, "DOKU_KEYS="+env.dir,
+		"XDG_CONFIG_HOME="+env.dir, "XDG_DATA_HOME="+env.dir)
+	cmd.Env = append(cmd.Env, env.traces()...)
 	cmd.Stdout, cmd.Stderr = o.Log, o.Log
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = stopDeadline
@@ -199,7 +199,7 @@ func (s *stage) startSidecar(ctx context.Context, o Options, secret string) (<-c
 		}
 		died <- err
 	}()
-	s.closers = append(s.closers, func() {
+	env.closers = append(env.closers, func() {
 		_ = cmd.Process.Signal(os.Interrupt) // it may have ended already
 		select {
 		case <-ended:
@@ -214,14 +214,14 @@ func (s *stage) startSidecar(ctx context.Context, o Options, secret string) (<-c
 	defer tick.Stop()
 	for {
 		var dialer net.Dialer
-		if conn, err := dialer.DialContext(ctx, "tcp", s.inward); err == nil {
+		if conn, err := dialer.DialContext(ctx, "tcp", env.inward); err == nil {
 			return died, conn.Close()
 		}
 		select {
 		case err := <-died:
 			return nil, fmt.Errorf("the sidecar did not start: %w; its log is above", err)
 		case <-ctx.Done():
-			return nil, fmt.Errorf("the sidecar does not listen on %s: %w", s.inward, ctx.Err())
+			return nil, fmt.Errorf("the sidecar does not listen on %s: %w", env.inward, ctx.Err())
 		case <-tick.C:
 		}
 	}
@@ -229,18 +229,18 @@ func (s *stage) startSidecar(ctx context.Context, o Options, secret string) (<-c
 
 // traces returns the variables that have the sidecar tell its traces to a collector,
 // if there is one.
-func (s *stage) traces() []string {
+func (env *tourEnv) traces() []string {
 	collector := cmp.Or(os.Getenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"), os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT"))
 	if collector == "" {
 		return []string{"OTEL_TRACES_EXPORTER=none"}
 	}
 	service := cmp.Or(os.Getenv("OTEL_SERVICE_NAME"), "caddy-doku")
-	fmt.Fprintf(s.out, "Its traces go to %s, as those of the service %s.\n", collector, service)
+	fmt.Fprintf(env.out, "Its traces go to %s, as those of the service %s.\n", collector, service)
 	return []string{"OTEL_TRACES_EXPORTER=otlp", "OTEL_SERVICE_NAME=" + service}
 }
 
 // serve serves h on a free loopback port.
-func (s *stage) serve(ctx context.Context, h http.Handler) (string, error) {
+func (env *tourEnv) serve(ctx context.Context, h http.Handler) (string, error) {
 	var config net.ListenConfig
 	listener, err := config.Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
@@ -248,7 +248,7 @@ func (s *stage) serve(ctx context.Context, h http.Handler) (string, error) {
 	}
 	server := &http.Server{Handler: h, ReadHeaderTimeout: headerDeadline}
 	go func() { _ = server.Serve(listener) }() // ends with Close below
-	s.closers = append(s.closers, func() { server.Close() })
+	env.closers = append(env.closers, func() { server.Close() })
 	return listener.Addr().String(), nil
 }
 
@@ -285,13 +285,13 @@ func writePublic(dir, name string, key *rsa.PublicKey) error {
 }
 
 // post sends a plain request, as the merchant's app does.
-func (s *stage) post(ctx context.Context, method, path, body string) (int, []byte, error) {
-	req, err := http.NewRequestWithContext(ctx, method, "http://"+s.outward+path, bytes.NewReader([]byte(body)))
+func (env *tourEnv) post(ctx context.Context, method, path, body string) (int, []byte, error) {
+	req, err := http.NewRequestWithContext(ctx, method, "http://"+env.outward+path, bytes.NewReader([]byte(body)))
 	if err != nil {
 		return 0, nil, err
 	}
 	req.Header.Set("Content-Type", "application/json")
-	resp, err := s.client.Do(req)
+	resp, err := env.client.Do(req)
 	if err != nil {
 		return 0, nil, err
 	}

@@ -23,42 +23,42 @@ const (
 // step is one stop of the walk.
 type step struct {
 	title string
-	run   func(*stage, context.Context) error
+	run   func(*tourEnv, context.Context) error
 }
 
 var steps = []step{
-	{"Create a VA, DOKU makes the number (DGPC). The B2B token is fetched by itself.", (*stage).createDGPC},
-	{"Create a VA, the merchant makes the number (MGPC). The same token is used again.", (*stage).createMGPC},
-	{"Update it, ask for its status, delete it.", (*stage).updateStatusDelete},
-	{"Open and limited amounts: the bank refuses what is outside.", (*stage).amounts},
-	{"The customer pays: DOKU asks for a token, then notifies. The app sees a plain request.", (*stage).pay},
-	{"A number that only the merchant knows (DIPC): bank, DOKU, sidecar, app, and back.", (*stage).inquiry},
-	{"The app is down: DOKU sees no 2xx, the sidecar keeps the payment, and hands it over when the app is back.", (*stage).appDown},
-	{"The same notification again: answered from the ledger, the app is not called.", (*stage).repeat},
-	{"A forged and a tampered notification: refused, the app never sees them.", (*stage).forged},
+	{"Create a VA, DOKU makes the number (DGPC). The B2B token is fetched by itself.", (*tourEnv).createDGPC},
+	{"Create a VA, the merchant makes the number (MGPC). The same token is used again.", (*tourEnv).createMGPC},
+	{"Update it, ask for its status, delete it.", (*tourEnv).updateStatusDelete},
+	{"Open and limited amounts: the bank refuses what is outside.", (*tourEnv).amounts},
+	{"The customer pays: DOKU asks for a token, then notifies. The app sees a plain request.", (*tourEnv).pay},
+	{"A number that only the merchant knows (DIPC): bank, DOKU, sidecar, app, and back.", (*tourEnv).inquiry},
+	{"The app is down: DOKU sees no 2xx, the sidecar keeps the payment, and hands it over when the app is back.", (*tourEnv).appDown},
+	{"The same notification again: answered from the ledger, the app is not called.", (*tourEnv).repeat},
+	{"A forged and a tampered notification: refused, the app never sees them.", (*tourEnv).forged},
 }
 
 // walk takes every step, and stops at the first that fails.
-func (s *stage) walk(ctx context.Context) error {
+func (env *tourEnv) walk(ctx context.Context) error {
 	for i, step := range steps {
-		fmt.Fprintf(s.out, "\n── %d. %s\n", i+1, step.title)
-		if err := step.run(s, ctx); err != nil {
-			fmt.Fprintf(s.out, "   ✗ %v\n", err)
+		fmt.Fprintf(env.out, "\n── %d. %s\n", i+1, step.title)
+		if err := step.run(env, ctx); err != nil {
+			fmt.Fprintf(env.out, "   ✗ %v\n", err)
 			return fmt.Errorf("step %d: %w", i+1, err)
 		}
-		fmt.Fprintln(s.out, "   ✓")
+		fmt.Fprintln(env.out, "   ✓")
 	}
-	fmt.Fprintf(s.out, "\nAll %d steps went as they should.\n", len(steps))
+	fmt.Fprintf(env.out, "\nAll %d steps went as they should.\n", len(steps))
 	return nil
 }
 
-func (s *stage) introduce(config string) {
-	fmt.Fprintf(s.out, "caddy-doku, shown against a simulated DOKU. All on loopback, with keys made for the occasion.\n\n"+
+func (env *tourEnv) introduce(config string) {
+	fmt.Fprintf(env.out, "caddy-doku, shown against a simulated DOKU. All on loopback, with keys made for the occasion.\n\n"+
 		"The sidecar's whole configuration:\n\n%s\n", indent(config))
 }
 
-func (s *stage) invite() {
-	fmt.Fprintf(s.out, `
+func (env *tourEnv) invite() {
+	fmt.Fprintf(env.out, `
 Everything stays up until you press Ctrl-C. Try, in another terminal:
 
   curl -sS http://%s%s -d '{"partnerServiceId":"%s","virtualAccountName":"Siti","trxId":"INV-9","totalAmount":{"value":"25000.00","currency":"IDR"},"virtualAccountTrxType":"C","additionalInfo":{"channel":"VIRTUAL_ACCOUNT_BANK_PERMATA"}}'
@@ -69,7 +69,7 @@ and pay it at the bank, with the virtualAccountNo of the answer:
 
   the app calls DOKU at      http://%s
   DOKU calls the merchant at http://%s
-`, s.outward, createPath, partnerServiceID, s.bank, s.outward, s.inward)
+`, env.outward, createPath, partnerServiceID, env.bank, env.outward, env.inward)
 }
 
 func indent(text string) string {
@@ -78,22 +78,22 @@ func indent(text string) string {
 
 // ask posts what the app would, shows it beside what DOKU received, and checks
 // the outcome.
-func (s *stage) ask(ctx context.Context, method, path, body, want string) (map[string]any, error) {
-	before := len(s.doku.Exchanges())
-	status, answer, err := s.post(ctx, method, path, body)
+func (env *tourEnv) ask(ctx context.Context, method, path, body, want string) (map[string]any, error) {
+	before := len(env.doku.Exchanges())
+	status, answer, err := env.post(ctx, method, path, body)
 	if err != nil {
 		return nil, err
 	}
-	s.show("the app sent", method+" "+path, nil, []byte(body))
+	env.show("the app sent", method+" "+path, nil, []byte(body))
 	unchanged := false
-	for _, e := range s.doku.Exchanges()[before:] {
-		s.showExchange(e)
+	for _, e := range env.doku.Exchanges()[before:] {
+		env.showExchange(e)
 		unchanged = e.Status == status && bytes.Equal(e.Answer, answer)
 	}
 	if unchanged {
-		s.show("the app got", fmt.Sprintf("HTTP %d, DOKU's answer to the byte", status), nil, nil)
+		env.show("the app got", fmt.Sprintf("HTTP %d, DOKU's answer to the byte", status), nil, nil)
 	} else {
-		s.show("the app got", fmt.Sprint("HTTP ", status), nil, answer)
+		env.show("the app got", fmt.Sprint("HTTP ", status), nil, answer)
 	}
 	var fields map[string]any
 	if err := json.Unmarshal(answer, &fields); err != nil {
@@ -108,27 +108,27 @@ func (s *stage) ask(ctx context.Context, method, path, body, want string) (map[s
 
 var shown = []string{"X-Client-Key", "X-Timestamp", "X-Partner-Id", "X-External-Id", "Channel-Id", "Authorization", "X-Signature"}
 
-func (s *stage) showExchange(e simulator.Exchange) {
+func (env *tourEnv) showExchange(e simulator.Exchange) {
 	who := "DOKU received"
 	if !e.Inbound {
 		who = "DOKU sent"
 	}
-	s.show(who, e.Method+" "+e.Target, e.Header, e.Body)
-	s.show("  answer", fmt.Sprint("HTTP ", e.Status), nil, e.Answer)
+	env.show(who, e.Method+" "+e.Target, e.Header, e.Body)
+	env.show("  answer", fmt.Sprint("HTTP ", e.Status), nil, e.Answer)
 	if e.Reason != "" {
-		fmt.Fprintf(s.out, "   %-15s %s\n", "  why", e.Reason)
+		fmt.Fprintf(env.out, "   %-15s %s\n", "  why", e.Reason)
 	}
 }
 
-func (s *stage) show(who, what string, h http.Header, body []byte) {
-	fmt.Fprintf(s.out, "   %-15s %s\n", who, what)
+func (env *tourEnv) show(who, what string, h http.Header, body []byte) {
+	fmt.Fprintf(env.out, "   %-15s %s\n", who, what)
 	for _, name := range shown {
 		if value := h.Get(name); value != "" {
-			fmt.Fprintf(s.out, "   %-15s   %s: %s\n", "", strings.ToUpper(name), shorten(value, 60))
+			fmt.Fprintf(env.out, "   %-15s   %s: %s\n", "", strings.ToUpper(name), shorten(value, 60))
 		}
 	}
 	if len(body) > 0 {
-		fmt.Fprintf(s.out, "   %-15s   %s\n", "", shorten(string(body), 400))
+		fmt.Fprintf(env.out, "   %-15s   %s\n", "", shorten(string(body), 400))
 	}
 }
 
@@ -153,8 +153,8 @@ func mgpc(customer string) string {
 	return fmt.Sprintf(`"customerNo": "%s", "virtualAccountNo": "%s%s", `, customer, partnerServiceID, customer)
 }
 
-func (s *stage) createDGPC(ctx context.Context) error {
-	data, err := s.ask(ctx, http.MethodPost, createPath, bill("", "INV-1", "10000.00", "C", ""), "2002700")
+func (env *tourEnv) createDGPC(ctx context.Context) error {
+	data, err := env.ask(ctx, http.MethodPost, createPath, bill("", "INV-1", "10000.00", "C", ""), "2002700")
 	if err != nil {
 		return err
 	}
@@ -165,69 +165,69 @@ func (s *stage) createDGPC(ctx context.Context) error {
 	return nil
 }
 
-func (s *stage) createMGPC(ctx context.Context) error {
-	if _, err := s.ask(ctx, http.MethodPost, createPath, bill(mgpc("1001"), "INV-2", "11500.00", "C", ""), "2002700"); err != nil {
+func (env *tourEnv) createMGPC(ctx context.Context) error {
+	if _, err := env.ask(ctx, http.MethodPost, createPath, bill(mgpc("1001"), "INV-2", "11500.00", "C", ""), "2002700"); err != nil {
 		return err
 	}
-	if n := s.doku.Tokens(); n != 1 {
+	if n := env.doku.Tokens(); n != 1 {
 		return fmt.Errorf("expected one token for both calls, DOKU has issued %d", n)
 	}
 	return nil
 }
 
-func (s *stage) updateStatusDelete(ctx context.Context) error {
-	if _, err := s.ask(ctx, http.MethodPut, updatePath, bill(mgpc("1001"), "INV-2", "12500.00", "C", ""), "2002800"); err != nil {
+func (env *tourEnv) updateStatusDelete(ctx context.Context) error {
+	if _, err := env.ask(ctx, http.MethodPut, updatePath, bill(mgpc("1001"), "INV-2", "12500.00", "C", ""), "2002800"); err != nil {
 		return err
 	}
 	key := fmt.Sprintf(`{"partnerServiceId":"%s",%s`, partnerServiceID, strings.TrimSpace(mgpc("1001")))
-	if _, err := s.ask(ctx, http.MethodPost, statusPath, key+`"additionalInfo":{}}`, "2002600"); err != nil {
+	if _, err := env.ask(ctx, http.MethodPost, statusPath, key+`"additionalInfo":{}}`, "2002600"); err != nil {
 		return err
 	}
-	_, err := s.ask(ctx, http.MethodDelete, deletePath, key+`"trxId":"INV-2","additionalInfo":{"channel":"VIRTUAL_ACCOUNT_BANK_PERMATA"}}`, "2003100")
+	_, err := env.ask(ctx, http.MethodDelete, deletePath, key+`"trxId":"INV-2","additionalInfo":{"channel":"VIRTUAL_ACCOUNT_BANK_PERMATA"}}`, "2003100")
 	return err
 }
 
-func (s *stage) amounts(ctx context.Context) error {
+func (env *tourEnv) amounts(ctx context.Context) error {
 	limits := `, "virtualAccountConfig": { "minAmount": "10000.00", "maxAmount": "50000.00" }`
 	for _, create := range []struct{ body, want string }{
 		{bill(mgpc("2001"), "INV-3", "0", "O", ""), "2002700"},
 		{bill(mgpc("2002"), "INV-4", "20000.00", "V", limits), "2002700"},
 		{bill(mgpc("2003"), "INV-5", "20000.00", "C", limits), "4002701"}, // limits don't go with a closed amount
 	} {
-		if _, err := s.ask(ctx, http.MethodPost, createPath, create.body, create.want); err != nil {
+		if _, err := env.ask(ctx, http.MethodPost, createPath, create.body, create.want); err != nil {
 			return err
 		}
 	}
-	if _, err := s.doku.Pay(ctx, partnerServiceID+"2002", "60000.00"); !errors.Is(err, simulator.ErrAmount) {
+	if _, err := env.doku.Pay(ctx, partnerServiceID+"2002", "60000.00"); !errors.Is(err, simulator.ErrAmount) {
 		return fmt.Errorf("expected the bank to refuse 60000.00, found: %w", err)
 	}
-	fmt.Fprintln(s.out, "   the bank        refused 60000.00 for the VA that takes 10000.00 to 50000.00")
+	fmt.Fprintln(env.out, "   the bank        refused 60000.00 for the VA that takes 10000.00 to 50000.00")
 	return nil
 }
 
 // during runs f and shows what went over the wire meanwhile.
-func (s *stage) during(f func() error) error {
-	before := len(s.doku.Exchanges())
+func (env *tourEnv) during(f func() error) error {
+	before := len(env.doku.Exchanges())
 	err := f()
-	for _, e := range s.doku.Exchanges()[before:] {
-		s.showExchange(e)
+	for _, e := range env.doku.Exchanges()[before:] {
+		env.showExchange(e)
 	}
 	return err
 }
 
-func (s *stage) pay(ctx context.Context) error {
+func (env *tourEnv) pay(ctx context.Context) error {
 	var receipt simulator.Receipt
-	err := s.during(func() (err error) {
-		receipt, err = s.doku.Pay(ctx, partnerServiceID+"2002", "30000.00")
+	err := env.during(func() (err error) {
+		receipt, err = env.doku.Pay(ctx, partnerServiceID+"2002", "30000.00")
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	n, call := s.app.seen()
-	s.show("the app saw", call.method+" "+call.path, nil, call.body)
+	n, call := env.app.seen()
+	env.show("the app saw", call.method+" "+call.path, nil, call.body)
 	for _, name := range []string{"X-Doku-Account", "X-Doku-Service", "Idempotency-Key"} {
-		fmt.Fprintf(s.out, "   %-15s   %s: %s\n", "", name, call.header.Get(name))
+		fmt.Fprintf(env.out, "   %-15s   %s: %s\n", "", name, call.header.Get(name))
 	}
 	if n != 1 || !receipt.Notification.OK() || call.header.Get("Authorization")+call.header.Get("X-Signature") != "" {
 		return fmt.Errorf("expected one plain call of the app and HTTP 200, found %d calls and HTTP %d", n, receipt.Notification.Status)
@@ -235,9 +235,9 @@ func (s *stage) pay(ctx context.Context) error {
 	return nil
 }
 
-func (s *stage) inquiry(ctx context.Context) error {
-	return s.during(func() error {
-		receipt, err := s.doku.Pay(ctx, partnerServiceID+"909090", "11500.00")
+func (env *tourEnv) inquiry(ctx context.Context) error {
+	return env.during(func() error {
+		receipt, err := env.doku.Pay(ctx, partnerServiceID+"909090", "11500.00")
 		if err == nil && (!receipt.Inquired || !receipt.Notification.OK()) {
 			err = fmt.Errorf("expected an inquiry and a notification answered with 200, found HTTP %d", receipt.Notification.Status)
 		}
@@ -245,33 +245,33 @@ func (s *stage) inquiry(ctx context.Context) error {
 	})
 }
 
-func (s *stage) appDown(ctx context.Context) error {
+func (env *tourEnv) appDown(ctx context.Context) error {
 	var receipt simulator.Receipt
-	s.app.setDown(true)
-	err := s.during(func() (err error) {
-		receipt, err = s.doku.Pay(ctx, partnerServiceID+"2001", "5000.00")
+	env.app.setDown(true)
+	err := env.during(func() (err error) {
+		receipt, err = env.doku.Pay(ctx, partnerServiceID+"2001", "5000.00")
 		return err
 	})
-	s.app.setDown(false)
+	env.app.setDown(false)
 	if err != nil {
 		return err
 	}
-	if receipt.Notification.OK() || s.doku.Due() != 1 {
+	if receipt.Notification.OK() || env.doku.Due() != 1 {
 		return fmt.Errorf("expected DOKU to see a failure and to plan a retry, found HTTP %d", receipt.Notification.Status)
 	}
-	call, err := s.app.awaitTaken(ctx, receipt.PaymentRequestID)
+	call, err := env.app.awaitTaken(ctx, receipt.PaymentRequestID)
 	if err != nil {
 		return err
 	}
-	s.show("the app saw", call.method+" "+call.path, nil, call.body)
-	fmt.Fprintf(s.out, "   %-15s   Doku-Delivery-Attempt: %s\n", "", call.header.Get("Doku-Delivery-Attempt"))
-	before, _ := s.app.seen()
-	return s.during(func() error {
-		answer, err := s.doku.Resend(ctx, receipt.PaymentRequestID)
+	env.show("the app saw", call.method+" "+call.path, nil, call.body)
+	fmt.Fprintf(env.out, "   %-15s   Doku-Delivery-Attempt: %s\n", "", call.header.Get("Doku-Delivery-Attempt"))
+	before, _ := env.app.seen()
+	return env.during(func() error {
+		answer, err := env.doku.Resend(ctx, receipt.PaymentRequestID)
 		if err != nil {
 			return err
 		}
-		if after, _ := s.app.seen(); after != before || !answer.OK() {
+		if after, _ := env.app.seen(); after != before || !answer.OK() {
 			return fmt.Errorf("expected DOKU's retry to get HTTP 200 without a call of the app, found HTTP %d and %d calls", answer.Status, after-before)
 		}
 		return nil
@@ -279,8 +279,8 @@ func (s *stage) appDown(ctx context.Context) error {
 }
 
 // lastNotification returns the last notification that DOKU sent.
-func (s *stage) lastNotification() simulator.Exchange {
-	all := s.doku.Exchanges()
+func (env *tourEnv) lastNotification() simulator.Exchange {
+	all := env.doku.Exchanges()
 	for _, e := range slices.Backward(all) {
 		if !e.Inbound && strings.HasSuffix(e.Target, "/payment") {
 			return e
@@ -289,24 +289,24 @@ func (s *stage) lastNotification() simulator.Exchange {
 	return simulator.Exchange{}
 }
 
-func (s *stage) repeat(ctx context.Context) error {
-	last := s.lastNotification()
-	before, _ := s.app.seen()
-	return s.during(func() error {
-		answer, err := s.doku.Call(ctx, simulator.Outgoing{URL: "http://" + s.inward + last.Target, Body: last.Body, ExternalID: last.Header.Get("X-External-Id")})
+func (env *tourEnv) repeat(ctx context.Context) error {
+	last := env.lastNotification()
+	before, _ := env.app.seen()
+	return env.during(func() error {
+		answer, err := env.doku.Call(ctx, simulator.Outgoing{URL: "http://" + env.inward + last.Target, Body: last.Body, ExternalID: last.Header.Get("X-External-Id")})
 		if err != nil {
 			return err
 		}
-		if after, _ := s.app.seen(); after != before || !answer.OK() {
+		if after, _ := env.app.seen(); after != before || !answer.OK() {
 			return fmt.Errorf("expected HTTP 200 without a call of the app, found HTTP %d and %d calls", answer.Status, after-before)
 		}
 		return nil
 	})
 }
 
-func (s *stage) forged(ctx context.Context) error {
-	last := s.lastNotification()
-	before, _ := s.app.seen()
+func (env *tourEnv) forged(ctx context.Context) error {
+	last := env.lastNotification()
+	before, _ := env.app.seen()
 	attempts := []struct {
 		what string
 		call simulator.Outgoing
@@ -319,10 +319,10 @@ func (s *stage) forged(ctx context.Context) error {
 		}},
 	}
 	for _, attempt := range attempts {
-		fmt.Fprintf(s.out, "   %s\n", attempt.what)
-		err := s.during(func() error {
-			attempt.call.URL, attempt.call.Body = "http://"+s.inward+last.Target, last.Body
-			answer, err := s.doku.Call(ctx, attempt.call)
+		fmt.Fprintf(env.out, "   %s\n", attempt.what)
+		err := env.during(func() error {
+			attempt.call.URL, attempt.call.Body = "http://"+env.inward+last.Target, last.Body
+			answer, err := env.doku.Call(ctx, attempt.call)
 			if err != nil {
 				return err
 			}
@@ -335,7 +335,7 @@ func (s *stage) forged(ctx context.Context) error {
 			return err
 		}
 	}
-	if after, _ := s.app.seen(); after != before {
+	if after, _ := env.app.seen(); after != before {
 		return fmt.Errorf("the app was called %d times", after-before)
 	}
 	return nil
