@@ -58,7 +58,7 @@ func TestTheExampleConfigurationWorks(t *testing.T) {
 	if receipt, err := env.doku.Pay(t.Context(), partnerServiceID+"1", "1000.00"); err != nil || !receipt.Notification.OK() || len(env.app.seen()) != 2 {
 		t.Errorf("receipt %+v, %v, after %d calls of the app", receipt, err, len(env.app.seen()))
 	}
-	if !strings.Contains(env.ask("/metrics"), "\ncaddy_doku_key_info{") {
+	if !strings.Contains(env.adminGet("/metrics"), "\ncaddy_doku_key_info{") {
 		t.Error("expected the metrics on the admin address, without an option for them")
 	}
 	for _, address := range []string{env.inward + "/elsewhere", env.inward + "/v1.1/transfer-va"} {

@@ -72,16 +72,16 @@ func TestMetricsAndAdminAnswersHaveTheSameNamesAsBefore(t *testing.T) {
 	env := start(t, options{inbox: "{\n policy durable\n give_up_after 1ms\n}"})
 	env.call(t, http.MethodPost, createPath, bill("1", "A", "1000.00", "C", "")).expect(t, http.StatusOK, "2002700")
 	env.notify(t, simulator.Outgoing{}).expect(t, http.StatusOK, "2002500")
-	await(t, "the delivery", func() bool { waiting, _ := env.kept(t); return waiting == 0 })
+	doktest.Eventually(t, "the delivery", func() bool { waiting, _ := env.kept(t); return waiting == 0 })
 	env.app.setAnswer(answering(http.StatusInternalServerError))
 	env.notify(t, simulator.Outgoing{Body: payment("P-2")}).expect(t, http.StatusOK, "2002500")
-	await(t, "a dead letter", func() bool { _, dead := env.kept(t); return dead == 1 })
+	doktest.Eventually(t, "a dead letter", func() bool { _, dead := env.kept(t); return dead == 1 })
 
-	doktest.Golden(t, "metrics.txt", seriesOf(env.ask("/metrics")))
+	doktest.Golden(t, "metrics.txt", seriesOf(env.adminGet("/metrics")))
 
 	var admin strings.Builder
 	for _, path := range []string{"/doku/accounts", "/doku/accounts/default", "/doku/inbox", "/doku/inbox/default", "/doku/inbox/default?bodies=true"} {
-		fmt.Fprintf(&admin, "%s\n%s", path, fieldsOf(t, env.ask(path)))
+		fmt.Fprintf(&admin, "%s\n%s", path, fieldsOf(t, env.adminGet(path)))
 	}
 	doktest.Golden(t, "admin.txt", admin.String())
 }

@@ -4,9 +4,6 @@ package integration
 
 import (
 	"context"
-	"crypto/rsa"
-	"crypto/x509"
-	"encoding/pem"
 	"fmt"
 	"io"
 	"net/http"
@@ -16,8 +13,10 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -29,6 +28,8 @@ const (
 	clientID         = "BRN-0000-0000000000000"
 	secretKey        = "SK-test-0123456789ABCDEF"
 	partnerServiceID = "    8808"
+
+	dokuPublicKey = "test-doku-public.pem" // in testdata
 
 	tokenPath   = "/authorization/v1/access-token/b2b"
 	createPath  = "/virtual-accounts/bi-snap-va/v1.1/transfer-va/create-va"
@@ -57,30 +58,7 @@ func binary(t testing.TB) string {
 	return path
 }
 
-func testdata(t testing.TB, name string) string {
-	t.Helper()
-	path, err := filepath.Abs(filepath.Join("..", "testdata", name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return path
-}
-
-func privateKey(t testing.TB, name string) *rsa.PrivateKey {
-	t.Helper()
-	data, err := os.ReadFile(testdata(t, name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	block, _ := pem.Decode(data)
-	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return key.(*rsa.PrivateKey)
-}
-
-// app is a merchant's app that records what it sees.
+// app is a merchant's app that records the calls that it gets.
 type app struct {
 	mu        sync.Mutex
 	calls     []appCall
@@ -123,7 +101,7 @@ func (a *app) seen() []appCall {
 	return append([]appCall(nil), a.calls...)
 }
 
-// forget has the app keep no calls from now on.
+// forget makes the app record no calls from now on.
 func (a *app) forget() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -138,14 +116,16 @@ func (a *app) setAnswer(f func(appCall) (int, string)) {
 
 // testEnv is a simulated DOKU, a sidecar and an app.
 type testEnv struct {
-	doku    *simulator.Simulator
-	app     *app
-	outward string // base URL for the app
-	inward  string // base URL for DOKU
-	admin   string // base URL of Caddy's admin API
-	log     *doktest.Log
-	config  string // the sidecar's Caddyfile
-	sidecar *doktest.Process
+	doku      *simulator.Simulator
+	gate      *doktest.Gate // in front of doku
+	dokuAhead *atomic.Int64 // by how much its clock is ahead, in nanoseconds
+	app       *app
+	outward   string // base URL for the app
+	inward    string // base URL for DOKU
+	admin     string // base URL of Caddy's admin API
+	log       *doktest.Log
+	config    string // the sidecar's Caddyfile
+	sidecar   *doktest.Process
 	variables []string // of the sidecar, in addition
 
 	dokuURL, appAddress string // for the configuration
@@ -155,28 +135,22 @@ type testEnv struct {
 type options struct {
 	global       string // in the option doku
 	account      string // in its account
-	sign, verify string // what follows the directives
+	sign, verify string // options of the directives, which override those of caddyfile
 	environment  string // default: the simulator
 	app          string // address of the app; default: the recording one
 	inbox        string // if not empty, what follows the app's address behind doku_inbox
 }
 
-// start sets up a testEnv for one test.
+// start starts a sidecar with its environment for one test.
 func start(t *testing.T, o options) *testEnv {
 	t.Helper()
 	env := newEnv(t)
 	env.run(t, env.caddyfile(o))
-	// A site listens a moment before the configuration is the one that is asked.
-	for deadline := time.Now().Add(5 * time.Second); strings.Contains(env.ask("/doku/accounts"), "this configuration has no DOKU accounts"); {
-		if time.Now().After(deadline) {
-			t.Fatal("the admin API does not know the configuration")
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
 	return env
 }
 
-// caddyfile returns the configuration of a sidecar.
+// caddyfile returns the configuration of a sidecar. Its timeouts are long, so that no call
+// fails only because the machine is busy; tests of a timeout set a short one.
 func (env *testEnv) caddyfile(o options) string {
 	if o.environment == "" {
 		o.environment = env.dokuURL
@@ -213,39 +187,54 @@ func (env *testEnv) caddyfile(o options) string {
 }
 %s {
 	tracing
-	doku_sign %s
+	doku_sign {
+		timeout 2m
+		token_timeout 1m
+		%s
+	}
 }
 %s {
 	tracing
 	doku_token %s
-	doku_verify /v1.1/transfer-va/* %s
+	doku_verify /v1.1/transfer-va/* {
+		timeout 2m
+		body_timeout 1m
+		%s
+	}
 	%s /v1.1/transfer-va/* %s
 }
-`, strings.TrimPrefix(env.admin, "http://"), o.environment, o.account, o.global, env.outward, o.sign, env.inward, tokenPath, o.verify, proxy, o.app+" "+o.inbox)
+`, strings.TrimPrefix(env.admin, "http://"), o.environment, o.account, o.global,
+		env.outward, o.sign, env.inward, tokenPath, o.verify, proxy, o.app+" "+o.inbox)
 }
 
-// newEnv sets up what is around the sidecar.
+// newEnv starts everything but the sidecar.
 func newEnv(t *testing.T) *testEnv {
 	t.Helper()
 	env := &testEnv{app: &app{}, doku: newDOKU(t, clientID, secretKey)}
-	doku := httptest.NewServer(env.doku)
+	env.dokuAhead = new(atomic.Int64)
+	env.gate = doktest.NewGate(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if ahead := time.Duration(env.dokuAhead.Load()); ahead != 0 {
+			w.Header().Set("Date", time.Now().Add(ahead).UTC().Format(http.TimeFormat))
+		}
+		env.doku.ServeHTTP(w, r)
+	}))
+	doku := httptest.NewServer(env.gate)
 	t.Cleanup(doku.Close)
 	server := httptest.NewServer(env.app)
 	t.Cleanup(server.Close)
 	env.dokuURL, env.appAddress = doku.URL, server.Listener.Addr().String()
-	env.settle(t)
+	env.chooseAddresses(t)
 	return env
 }
 
 func newDOKU(t *testing.T, clientID, secretKey string) *simulator.Simulator {
 	t.Helper()
-	merchant := privateKey(t, "test-merchant-private.pem")
-	// A connection for each call: one that is kept alive can be closed by a reload
-	// in the very moment in which the next call is sent on it, as with every server.
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: time.Minute}
+	// A connection for each call: a reload can close one that is kept alive in the very
+	// moment in which the next call is sent on it, as with every server.
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: doktest.Patience}
 	s, err := simulator.New(simulator.Config{Client: client, Merchant: simulator.Merchant{
-		ClientID: clientID, SecretKey: secretKey, PublicKey: &merchant.PublicKey,
-		DOKUKey: privateKey(t, "test-doku-private.pem"), PartnerServiceID: partnerServiceID,
+		ClientID: clientID, SecretKey: secretKey, PublicKey: &doktest.Key(t, doktest.MerchantKey).PublicKey,
+		DOKUKey: doktest.Key(t, doktest.DOKUKey), PartnerServiceID: partnerServiceID,
 	}})
 	if err != nil {
 		t.Fatal(err)
@@ -253,8 +242,8 @@ func newDOKU(t *testing.T, clientID, secretKey string) *simulator.Simulator {
 	return s
 }
 
-// settle gives the sidecar its addresses.
-func (env *testEnv) settle(t *testing.T) {
+// chooseAddresses gives the sidecar addresses and a log of its own.
+func (env *testEnv) chooseAddresses(t *testing.T) {
 	t.Helper()
 	env.log = new(doktest.Log)
 	for _, address := range []*string{&env.outward, &env.inward, &env.admin} {
@@ -263,35 +252,38 @@ func (env *testEnv) settle(t *testing.T) {
 	env.doku.SetMerchantURLs(env.inward+tokenPath, env.inward+inquiryPath, env.inward+paymentPath)
 }
 
-// another returns a testEnv with the same DOKU and app and a sidecar of its own,
-// which is not started yet. DOKU calls the latest one.
+// another returns an environment with the same DOKU and app, and a sidecar of its own
+// that is not started yet. DOKU calls the latest one.
 func (env *testEnv) another(t *testing.T) *testEnv {
 	t.Helper()
 	copied := *env
-	copied.settle(t)
+	copied.chooseAddresses(t)
 	return &copied
 }
 
-// run starts the sidecar with a Caddyfile, waits until it listens on its sites, and
-// on others if told so, and ends it with the test. Then
-// nothing secret may be found in what it has said.
+// run starts the sidecar with a Caddyfile, waits until it listens on its sites and on
+// others and until the admin API knows the configuration, and ends it with the test. Then
+// its log, its spans and its admin API must not contain anything secret.
 func (env *testEnv) run(t *testing.T, config string, others ...string) {
 	t.Helper()
-	said := make(map[string]string)
+	outputs := make(map[string]string)
 	t.Cleanup(func() { // after the sidecar has ended, and its last spans are in the log
-		said["log and spans"] = env.log.String()
-		env.checkSecrets(t, said)
+		outputs["log and spans"] = env.log.String()
+		env.checkSecrets(t, outputs)
 	})
-	sites := []string{strings.TrimPrefix(env.outward, "http://"), strings.TrimPrefix(env.inward, "http://")}
-	for _, other := range others {
-		sites = append(sites, strings.TrimPrefix(other, "http://"))
+	var sites []string
+	for _, site := range append([]string{env.outward, env.inward, env.admin}, others...) {
+		sites = append(sites, strings.TrimPrefix(site, "http://"))
 	}
 	env.sidecar = doktest.Start(t, env.log, env.command(t, config), sites...)
 	t.Cleanup(func() { // before it ends
 		for _, path := range []string{"/config/", "/metrics", "/doku/accounts"} {
-			said[path] = env.ask(path)
+			outputs[path] = env.adminGet(path)
 		}
-		checkMetrics(t, said["/metrics"])
+		checkMetrics(t, outputs["/metrics"])
+	})
+	doktest.Eventually(t, "the admin API to know the configuration, which comes after its sites", func() bool {
+		return strings.Contains(env.adminGet("/config/"), `"apps":{`)
 	})
 }
 
@@ -306,15 +298,16 @@ func (env *testEnv) command(t *testing.T, config string) *exec.Cmd {
 	}
 	cmd := exec.Command(binary(t), "run", "--config", file, "--adapter", "caddyfile")
 	cmd.Env = append(os.Environ(), "DOKU_CLIENT_ID="+clientID, "DOKU_SECRET_KEY="+secretKey,
-		"DOKU_PRIVATE_KEY="+testdata(t, "test-merchant-private.pem"), "DOKU_PUBLIC_KEY="+testdata(t, "test-doku-public.pem"),
+		"DOKU_PRIVATE_KEY="+doktest.Path(t, doktest.MerchantKey), "DOKU_PUBLIC_KEY="+doktest.Path(t, dokuPublicKey),
 		"OTEL_TRACES_EXPORTER=console", "XDG_CONFIG_HOME="+dir, "XDG_DATA_HOME="+dir)
 	cmd.Env = append(cmd.Env, env.variables...)
 	return cmd
 }
 
-// ask returns what the admin API answers to a GET, or nothing if it cannot be asked.
-func (env *testEnv) ask(path string) string {
-	client := http.Client{Timeout: 10 * time.Second}
+// adminGet returns the answer of the admin API to a GET, or nothing if the sidecar does
+// not run.
+func (env *testEnv) adminGet(path string) string {
+	client := http.Client{Timeout: doktest.Patience}
 	resp, err := client.Get(env.admin + path)
 	if err != nil {
 		return ""
@@ -324,18 +317,38 @@ func (env *testEnv) ask(path string) string {
 	return string(body)
 }
 
+// awaitMetrics waits until the metrics have all of the lines.
+func (env *testEnv) awaitMetrics(t *testing.T, lines ...string) {
+	t.Helper()
+	for _, line := range lines {
+		doktest.Eventually(t, "the metric "+line, func() bool { return strings.Contains(env.adminGet("/metrics"), "\ncaddy_doku_"+line) })
+	}
+}
+
+var inFlight = regexp.MustCompile(`(?m)^caddy_http_requests_in_flight\{[^}]*\} (\d+)$`)
+
+// awaitInFlight waits until a site works on at least a number of requests.
+func (env *testEnv) awaitInFlight(t *testing.T, n int) {
+	t.Helper()
+	doktest.Eventually(t, fmt.Sprint(n, " requests in flight"), func() bool {
+		for _, found := range inFlight.FindAllStringSubmatch(env.adminGet("/metrics"), -1) {
+			if count, err := strconv.Atoi(found[1]); err == nil && count >= n {
+				return true
+			}
+		}
+		return false
+	})
+}
+
 var accessToken = regexp.MustCompile(`"accessToken":"([^"]+)"`)
 
-// checkSecrets looks for what must not be found in what a sidecar has said.
-func (env *testEnv) checkSecrets(t *testing.T, said map[string]string) {
+// checkSecrets checks that no secret and no customer's name is in any output of a sidecar.
+func (env *testEnv) checkSecrets(t *testing.T, outputs map[string]string) {
 	t.Helper()
-	secrets := map[string]string{secretKey: "the secret key", "Putri": "a customer's name", "Toru": "a customer's name"} // see bill and payment
-	for _, name := range []string{"test-merchant-private.pem", "test-doku-private.pem"} {
-		text, err := os.ReadFile(testdata(t, name))
-		if err != nil {
-			t.Fatal(err)
-		}
-		for line := range strings.SplitSeq(string(text), "\n") {
+	// The names are those of bill and payment.
+	secrets := map[string]string{secretKey: "the secret key", "Putri": "a customer's name", "Toru": "a customer's name"}
+	for _, name := range []string{doktest.MerchantKey, doktest.DOKUKey} {
+		for line := range strings.SplitSeq(string(doktest.Data(t, name)), "\n") {
 			if len(line) == 64 {
 				secrets[line] = "a line of " + name
 			}
@@ -355,7 +368,7 @@ func (env *testEnv) checkSecrets(t *testing.T, said map[string]string) {
 			secrets[signature] = "a signature"
 		}
 	}
-	for where, text := range said {
+	for where, text := range outputs {
 		for secret, what := range secrets {
 			if i := strings.Index(text, secret); i >= 0 {
 				t.Errorf("%s is in %s: …%s…", what, where, text[max(0, i-200):i])
@@ -371,7 +384,7 @@ type answer struct {
 	body   string
 }
 
-// call sends a request of the app's to the sidecar.
+// call sends the app's request to the sidecar.
 func (env *testEnv) call(t testing.TB, method, target, body string, header ...string) answer {
 	t.Helper()
 	got, err := env.try(t, method, target, body, header...)
@@ -384,7 +397,7 @@ func (env *testEnv) call(t testing.TB, method, target, body string, header ...st
 // try is call for a sidecar whose connections may break.
 func (env *testEnv) try(t testing.TB, method, target, body string, header ...string) (answer, error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), doktest.Patience)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, method, env.outward+target, strings.NewReader(body))
 	if err != nil {
@@ -410,7 +423,7 @@ func (a answer) expect(t testing.TB, status int, code string) {
 	}
 }
 
-// firstCall returns the first exchange of the simulator's with a merchant's call.
+// firstCall returns DOKU's first exchange with the merchant, tokens aside.
 func (env *testEnv) firstCall(t testing.TB) simulator.Exchange {
 	t.Helper()
 	for _, e := range env.doku.Exchanges() {
@@ -422,7 +435,7 @@ func (env *testEnv) firstCall(t testing.TB) simulator.Exchange {
 	return simulator.Exchange{}
 }
 
-// received returns the last exchange of the simulator's with a merchant's call.
+// received returns DOKU's last exchange with the merchant, tokens aside.
 func (env *testEnv) received(t testing.TB) simulator.Exchange {
 	t.Helper()
 	all := env.doku.Exchanges()

@@ -21,7 +21,7 @@ import (
 	"github.com/caddy-doku/caddy-doku/simulator"
 )
 
-// jaeger is a real Jaeger, which keeps in memory what it is told by OTLP.
+// jaeger is a real Jaeger, which keeps the spans that it gets by OTLP in memory.
 type jaeger struct{ otlp, query string }
 
 // startJaeger starts the Jaeger that CADDY_DOKU_JAEGER names, as `make test-tracing`
@@ -43,7 +43,7 @@ func startJaeger(t *testing.T) *jaeger {
 	return &jaeger{"http://" + otlp, "http://" + query}
 }
 
-// jaegerTrace is a trace as Jaeger tells it.
+// jaegerTrace is a trace in the JSON of Jaeger's API.
 type jaegerTrace struct {
 	Spans     []jaegerSpan `json:"spans"`
 	Processes map[string]struct {
@@ -100,7 +100,7 @@ func (s jaegerSpan) linked(to jaegerSpan) bool {
 	})
 }
 
-// traces returns all traces of a service, and the text in which Jaeger told them.
+// traces returns all traces of a service, and the JSON of them.
 func (j *jaeger) traces(t *testing.T, service string) (all []jaegerTrace, text string) {
 	t.Helper()
 	resp, err := http.Get(j.query + "/api/traces?limit=500&service=" + url.QueryEscape(service))
@@ -124,7 +124,7 @@ func (j *jaeger) traces(t *testing.T, service string) (all []jaegerTrace, text s
 // await waits for the trace that has all of the spans, by their names and services.
 func (j *jaeger) await(t *testing.T, spans ...string) jaegerTrace {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), doktest.Patience)
 	defer cancel()
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
@@ -252,7 +252,7 @@ func TestJaegerShowsThePathOfAPayment(t *testing.T) {
 		"OTEL_TRACES_EXPORTER=otlp", "OTEL_EXPORTER_OTLP_ENDPOINT=" + backend.otlp, "OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf",
 		"OTEL_SERVICE_NAME=caddy-doku", "OTEL_BSP_SCHEDULE_DELAY=100",
 	}
-	env.run(t, env.caddyfile(options{app: address, inbox: "{\nfolder " + t.TempDir() + "\nanswer_within 100ms\n}"}))
+	env.run(t, env.caddyfile(options{app: address, inbox: "{\nfolder " + t.TempDir() + "\nanswer_within 5s\n}"}))
 
 	if out, err := python("create", env.outward, "INV-1", "90909090").CombinedOutput(); err != nil {
 		t.Fatalf("creating a VA: %v: %s", err, out)
@@ -263,11 +263,12 @@ func TestJaegerShowsThePathOfAPayment(t *testing.T) {
 	if receipt, err := env.doku.Pay(t.Context(), partnerServiceID+"47114711", "11500.00"); err != nil || !receipt.Inquired || !receipt.Notification.OK() {
 		t.Fatalf("direct inquiry: %+v, %v", receipt, err)
 	}
-	shown := map[string]jaegerTrace{ // before the app is killed, which tells of a span after it has answered
+	shown := map[string]jaegerTrace{ // before the app is killed, which exports a span after it has answered
 		"create":  backend.await(t, "toko: create a virtual account", "caddy-doku: POST "+createPath, "caddy-doku: doku.token.fetch"),
 		"inquiry": backend.await(t, "toko: answer DOKU", "caddy-doku: POST "+inquiryPath),
 		"payment": backend.await(t, "toko: answer DOKU", "caddy-doku: POST "+paymentPath, "caddy-doku: doku.verify"),
 	}
+	env.reload(t, "answer_within 5s", "answer_within 100ms") // with time for one attempt only
 	server.Kill()
 	if _, err := env.doku.Call(t.Context(), simulator.Outgoing{URL: env.inward + paymentPath, Body: payment("P-9")}); err != nil {
 		t.Fatal(err)

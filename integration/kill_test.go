@@ -34,48 +34,52 @@ func kills(t *testing.T) int {
 	return n
 }
 
-// books are what is known of notifications, by payment, and of sidecars' records.
+// books record what happened to notifications, by payment.
 type books struct {
 	t        *testing.T
-	afterApp bool // DOKU gets its 2xx only when the app's is on record
-	well     atomic.Bool
+	afterApp bool        // DOKU gets its 2xx only when the app's is on record
+	healthy  atomic.Bool // the app takes every call
 	mu       sync.Mutex
 
 	acknowledged map[string]bool   // DOKU has got 2xx
 	taken        map[string]int    // how often the app has answered 2xx
 	keys         map[string]string // Idempotency-Key
-	recorded     map[string]bool   // by Idempotency-Key: a sidecar has told that the app's 2xx is on record
-	repeated     int               // calls of the app after a 2xx that no sidecar has told to be on record
+	recorded     map[string]bool   // by Idempotency-Key: a sidecar has logged that the app's 2xx is on record
+	repeated     int               // calls of the app after a 2xx that no sidecar has logged as recorded
 	calls        int
 }
 
-var tellsOfRecord = regexp.MustCompile(`the app has taken a kept notification.*"key":"([0-9a-f]{32})"`)
+// recordLogged finds the log line of a sidecar that has recorded the app's 2xx: the only
+// one at level info with the key of a notification.
+var recordLogged = regexp.MustCompile(`"level":"info".*"key":"([0-9a-f]{32})"`)
 
 // Write reads a sidecar's log as it is written.
 func (b *books) Write(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for line := range bytes.Lines(p) {
-		if found := tellsOfRecord.FindSubmatch(line); found != nil {
+		if found := recordLogged.FindSubmatch(line); found != nil {
 			b.recorded[string(found[1])] = true
 		}
 	}
 	return len(p), nil
 }
 
-// app is the app: it takes most calls, and is slow or, unless all is well, unwell at times.
+// app answers as the app: slowly at times and, until it is healthy, with an error to the
+// first call and to every tenth or so.
 func (b *books) app(call appCall) (int, string) {
 	id, _, _ := strings.Cut(call.body[strings.Index(call.body, `"paymentRequestId":"`)+20:], `"`)
 	key := call.header.Get("Idempotency-Key")
 	b.mu.Lock()
 	b.calls++
+	first := b.calls == 1
 	if known := b.keys[id]; known != "" && known != key {
 		b.t.Errorf("%s came with the key %s, then with %s", id, known, key)
 	}
 	b.keys[id] = key
 	switch {
 	case b.recorded[key]:
-		b.t.Errorf("%s: the app was called though a sidecar had told that its 2xx was on record", id)
+		b.t.Errorf("%s: the app was called though a sidecar had logged that its 2xx was on record", id)
 	case b.afterApp && b.acknowledged[id]:
 		b.t.Errorf("%s: the app was called though DOKU had got its 2xx", id)
 	case b.taken[id] > 0:
@@ -83,7 +87,7 @@ func (b *books) app(call appCall) (int, string) {
 	}
 	b.mu.Unlock()
 	time.Sleep(time.Duration(rand.IntN(8)) * time.Millisecond)
-	if !b.well.Load() && rand.IntN(10) == 0 {
+	if first || !b.healthy.Load() && rand.IntN(10) == 0 {
 		return http.StatusServiceUnavailable, ""
 	}
 	b.mu.Lock()
@@ -98,6 +102,13 @@ func (b *books) acknowledge(id string) {
 	b.acknowledged[id] = true
 }
 
+// handled returns how many calls the app has got and how many of DOKU's were acknowledged.
+func (b *books) handled() (calls, acknowledged int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.calls, len(b.acknowledged)
+}
+
 // lost returns the payments that were acknowledged, and not taken.
 func (b *books) lost() (ids []string) {
 	b.mu.Lock()
@@ -110,22 +121,22 @@ func (b *books) lost() (ids []string) {
 	return ids
 }
 
-// TestNoKillLosesAPayment kills sidecars at random moments under load, and counts:
-// what was acknowledged to DOKU and not delivered must be nothing, and so must be
-// the calls of the app after its 2xx was on record. What is repeated since a kill
-// fell between the app's answer and the record of it is counted and told.
+// TestNoKillLosesAPayment kills sidecars at random moments under load. Everything that was
+// acknowledged to DOKU must be delivered, and the app must not be called after its 2xx was
+// on record. Repeats because of a kill between the app's answer and the record of it are
+// counted and logged.
 func TestNoKillLosesAPayment(t *testing.T) {
 	t.Parallel()
 	for _, policy := range []string{"after_app", "durable"} {
 		t.Run(policy+", one sidecar, in a file", func(t *testing.T) {
 			t.Parallel()
 			env := newEnv(t)
-			env.endure(t, policy, options{inbox: fmt.Sprintf("{\n policy %s\n answer_within 200ms\n folder %s\n}", policy, t.TempDir())}, 1)
+			env.killUnderLoad(t, policy, options{inbox: fmt.Sprintf("{\n policy %s\n answer_within 200ms\n folder %s\n}", policy, t.TempDir())}, 1)
 		})
 		t.Run(policy+", two sidecars, in Redis", func(t *testing.T) {
 			t.Parallel()
 			env := newEnv(t)
-			env.endure(t, policy, options{
+			env.killUnderLoad(t, policy, options{
 				global: "store redis " + doktest.StartRedis(t).URL,
 				inbox:  fmt.Sprintf("{\n policy %s\n answer_within 200ms\n}", policy),
 			}, 2)
@@ -133,8 +144,9 @@ func TestNoKillLosesAPayment(t *testing.T) {
 	}
 }
 
-// endure runs sidecars under load while they are killed, one after the other.
-func (env *testEnv) endure(t *testing.T, policy string, o options, sidecars int) {
+// killUnderLoad runs sidecars under load and kills them, one after the other. It waits for
+// some calls before each kill, so that there is load on a slow machine too.
+func (env *testEnv) killUnderLoad(t *testing.T, policy string, o options, sidecars int) {
 	t.Helper()
 	b := &books{
 		t: t, afterApp: policy == "after_app", acknowledged: make(map[string]bool), taken: make(map[string]int),
@@ -144,18 +156,44 @@ func (env *testEnv) endure(t *testing.T, policy string, o options, sidecars int)
 	env.app.forget()
 	all := make([]*testEnv, sidecars)
 	running := make([]*doktest.Process, sidecars)
-	begin := func(i int) {
+	startSidecar := func(i int) {
 		running[i] = doktest.Start(t, all[i].log, all[i].command(t, all[i].caddyfile(o)), strings.TrimPrefix(all[i].inward, "http://"))
 	}
 	for i := range all {
 		all[i] = env.another(t)
 		all[i].log = doktest.Watched(b)
 		all[i].variables = []string{"OTEL_TRACES_EXPORTER=none"}
-		begin(i)
+		startSidecar(i)
 	}
-	token := all[0].token(t) // good for all, and after each start: it carries its own proof
-
 	ctx, stop := context.WithCancel(t.Context())
+	wait := env.sendLoad(ctx, t, b, all)
+	for range kills(t) {
+		victim := rand.IntN(sidecars)
+		calls, acknowledged := b.handled()
+		more := 1 + rand.IntN(30)
+		doktest.Eventually(t, "calls before a kill", func() bool {
+			nowCalls, nowAcknowledged := b.handled()
+			return nowCalls >= calls+more && nowAcknowledged > acknowledged
+		})
+		time.Sleep(time.Duration(rand.IntN(50)) * time.Millisecond) // at any moment of a call
+		running[victim].Kill()
+		startSidecar(victim)
+	}
+	stop()
+	sent := wait()
+	b.healthy.Store(true) // otherwise the rest would wait for a second after each error
+	doktest.EventuallyWithin(t, doktest.Patience+time.Duration(kills(t))*time.Second, "the inbox to be empty", func() bool {
+		waiting, _ := all[0].kept(t)
+		return waiting == 0
+	})
+	b.check(sent)
+}
+
+// sendLoad makes calls to sidecars from 8 clients until ctx ends. wait waits for the last ones,
+// and returns how many payments there were.
+func (env *testEnv) sendLoad(ctx context.Context, t *testing.T, b *books, all []*testEnv) (wait func() int32) {
+	t.Helper()
+	token := all[0].token(t) // good for all, and after each start: it carries its own proof
 	var load sync.WaitGroup
 	var sent atomic.Int32
 	for client := range 8 {
@@ -166,7 +204,7 @@ func (env *testEnv) endure(t *testing.T, policy string, o options, sidecars int)
 				call := simulator.Outgoing{Bearer: token, ExternalID: id, Body: paymentTo(fmt.Sprint(client, n%3), id)}
 				sent.Add(1)
 				for try := range 3 { // DOKU tries again, whichever sidecar it comes to
-					call.URL = all[rand.IntN(sidecars)].inward + paymentPath
+					call.URL = all[rand.IntN(len(all))].inward + paymentPath
 					got, err := env.doku.Call(t.Context(), call)
 					if err == nil && got.OK() {
 						b.acknowledge(id)
@@ -177,25 +215,25 @@ func (env *testEnv) endure(t *testing.T, policy string, o options, sidecars int)
 			}
 		})
 	}
-	for range kills(t) {
-		victim := rand.IntN(sidecars)
-		time.Sleep(time.Duration(50+rand.IntN(400)) * time.Millisecond)
-		running[victim].Kill()
-		begin(victim)
+	return func() int32 {
+		load.Wait()
+		return sent.Load()
 	}
-	stop()
-	load.Wait()
-	b.well.Store(true) // otherwise what has piled up would wait for a second after each refusal
-	awaitFor(t, 2*time.Minute+time.Duration(kills(t))*time.Second, "the inbox to be empty", func() bool { waiting, _ := all[0].kept(t); return waiting == 0 })
+}
+
+// check checks the books when nothing is under way any more.
+func (b *books) check(sent int32) {
+	b.t.Helper()
 	if lost := b.lost(); len(lost) > 0 {
-		t.Errorf("%d payments were acknowledged and never delivered: %v", len(lost), lost)
+		b.t.Errorf("%d payments were acknowledged and never delivered: %v", len(lost), lost)
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if len(b.acknowledged) == 0 || len(b.recorded) == 0 {
-		t.Errorf("%d were acknowledged, and %d delivered from the inbox: the test proves too little", len(b.acknowledged), len(b.recorded))
+		b.t.Errorf("%d were acknowledged, and %d delivered from the inbox: the test proves too little", len(b.acknowledged), len(b.recorded))
 	}
-	t.Logf("%d kills; %d notifications, %d acknowledged, %d taken by the app in %d calls, %d of them from the inbox; acknowledged and not delivered: 0; "+
-		"calls after a recorded 2xx: 0; repeated, with the same key, since a kill fell between answer and record: %d",
-		kills(t), sent.Load(), len(b.acknowledged), len(b.taken), b.calls, len(b.recorded), b.repeated)
+	b.t.Logf("%d kills; %d notifications, %d acknowledged, %d taken by the app in %d calls, %d of them from the inbox; "+
+		"acknowledged and not delivered: 0; calls after a recorded 2xx: 0; "+
+		"repeated, with the same key, because a kill fell between answer and record: %d",
+		kills(b.t), sent, len(b.acknowledged), len(b.taken), b.calls, len(b.recorded), b.repeated)
 }

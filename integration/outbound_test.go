@@ -147,7 +147,7 @@ func TestWhatLeavesTheHouse(t *testing.T) {
 
 func TestCallsThatAreNotMade(t *testing.T) {
 	t.Parallel()
-	env := start(t, options{sign: "{\n body strict\n max_body 2KB\n}"})
+	env := start(t, options{sign: "body strict\n max_body 2KB"})
 	tests := []struct {
 		name, body string
 		header     []string

@@ -7,7 +7,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/caddy-doku/caddy-doku/simulator"
 )
@@ -97,37 +96,54 @@ func TestWhatDOKUSaysAboutARepeatPassesThrough(t *testing.T) {
 	}
 }
 
+// fetchToken makes the sidecar fetch a B2B token, so that the next call needs none.
+func (env *testEnv) fetchToken(t *testing.T) {
+	t.Helper()
+	get(t, http.MethodPost, env.admin+"/doku/accounts/default/token").is(t, http.StatusOK)
+}
+
 func TestARepeatWhileTheFirstIsUnderWayWaits(t *testing.T) {
 	t.Parallel()
-	env := start(t, options{sign: "{\n timeout 1500ms\n}"})
-	env.call(t, http.MethodPost, createPath, bill("9", "Z", "1000.00", "C", "")).expect(t, http.StatusOK, "2002700") // a token is there
-	env.doku.SetFault(createPath, &simulator.Fault{Delay: 500 * time.Millisecond, Normal: true})
-	var wg sync.WaitGroup
-	for range 10 {
-		wg.Go(func() {
-			env.call(t, http.MethodPost, createPath, bill("1", "A", "1000.00", "C", ""), "Idempotency-Key", "A").expect(t, http.StatusOK, "2002700")
-		})
-	}
-	wg.Wait()
-	if n := len(env.created()); n != 2 {
-		t.Errorf("DOKU received the call %d times", n-1)
-	}
-	// One that cannot wait is told that the outcome is not known.
-	env.doku.SetFault(createPath, &simulator.Fault{Delay: time.Minute})
-	for range 2 {
-		wg.Go(func() {
-			got := env.call(t, http.MethodPost, createPath, bill("2", "B", "1000.00", "C", ""), "Idempotency-Key", "B")
-			got.expect(t, http.StatusGatewayTimeout, "5042700")
-		})
-	}
-	wg.Wait()
+	t.Run("and gets its answer", func(t *testing.T) {
+		t.Parallel()
+		env := start(t, options{})
+		open := env.gate.Shut(createPath)
+		defer open()
+		var wg sync.WaitGroup
+		for range 10 {
+			wg.Go(func() {
+				env.call(t, http.MethodPost, createPath, bill("1", "A", "1000.00", "C", ""), "Idempotency-Key", "A").expect(t, http.StatusOK, "2002700")
+			})
+		}
+		env.gate.AwaitHeld(t, createPath, 1)
+		env.awaitInFlight(t, 10)
+		open()
+		wg.Wait()
+		if held, n := env.gate.Arrived(createPath), len(env.created()); held != 1 || n != 1 {
+			t.Errorf("DOKU received %d calls, %d of them before the first was answered", n, held)
+		}
+	})
+	t.Run("and is answered that the outcome is unknown if it cannot wait", func(t *testing.T) {
+		t.Parallel()
+		env := start(t, options{sign: "timeout 3s"})
+		env.fetchToken(t)
+		defer env.gate.Shut(createPath)()
+		var wg sync.WaitGroup
+		for range 2 {
+			wg.Go(func() {
+				got := env.call(t, http.MethodPost, createPath, bill("2", "B", "1000.00", "C", ""), "Idempotency-Key", "B")
+				got.expect(t, http.StatusGatewayTimeout, "5042700")
+			})
+		}
+		wg.Wait()
+	})
 }
 
 func TestTheAnswerIsKeptThoughTheAppHasHungUp(t *testing.T) {
 	t.Parallel()
 	env := start(t, options{})
-	env.call(t, http.MethodPost, createPath, bill("9", "Z", "1000.00", "C", "")).expect(t, http.StatusOK, "2002700") // a token is there
-	env.doku.SetFault(createPath, &simulator.Fault{Delay: time.Second, Normal: true, Times: 1})
+	open := env.gate.Shut(createPath)
+	defer open()
 	body := bill("1", "A", "1000.00", "C", "")
 	ctx, hangUp := context.WithCancel(t.Context())
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, env.outward+createPath, strings.NewReader(body))
@@ -143,25 +159,14 @@ func TestTheAnswerIsKeptThoughTheAppHasHungUp(t *testing.T) {
 			t.Error("the app got an answer")
 		}
 	}()
-	env.awaitPending(t, createPath)
+	env.gate.AwaitHeld(t, createPath, 1)
 	hangUp()
 	<-gone
+	open()
 	again := env.call(t, http.MethodPost, createPath, body, "Idempotency-Key", "A")
 	again.expect(t, http.StatusOK, "2002700")
-	if again.header.Get("X-Doku-Replayed") != "true" || len(env.created()) != 2 {
+	if again.header.Get("X-Doku-Replayed") != "true" || len(env.created()) != 1 {
 		t.Errorf("replayed: %q, DOKU received %d calls", again.header.Get("X-Doku-Replayed"), len(env.created()))
-	}
-}
-
-// awaitPending waits until DOKU has a call to path.
-func (env *testEnv) awaitPending(t *testing.T, path string) {
-	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
-	for env.doku.Pending(path) == 0 {
-		if time.Now().After(deadline) {
-			t.Fatalf("DOKU was not called at %s", path)
-		}
-		time.Sleep(5 * time.Millisecond)
 	}
 }
 

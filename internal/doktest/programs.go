@@ -1,5 +1,6 @@
-// Package doktest has what the tests of several packages need: test keys, free ports, and
-// other programs to start. It imports nothing of ours, so every package can use it.
+// Package doktest has what the tests of several packages need: test keys, free ports,
+// waiting for events, and other programs to start. It imports nothing of ours, so every
+// package can use it.
 package doktest
 
 import (
@@ -67,11 +68,6 @@ func FreeAddress(t testing.TB) string {
 	return ""
 }
 
-const (
-	startDeadline = 30 * time.Second
-	stopDeadline  = 20 * time.Second
-)
-
 // Process is a program that a test has started.
 type Process struct {
 	cmd   *exec.Cmd
@@ -84,7 +80,7 @@ type Process struct {
 func Start(t testing.TB, log *Log, cmd *exec.Cmd, addresses ...string) *Process {
 	t.Helper()
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.WaitDelay = stopDeadline
+	cmd.WaitDelay = Patience
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -95,24 +91,24 @@ func Start(t testing.TB, log *Log, cmd *exec.Cmd, addresses ...string) *Process 
 	}()
 	t.Cleanup(func() {
 		if !p.Stop() {
-			t.Errorf("%s did not end within %s", cmd.Path, stopDeadline)
+			t.Errorf("%s did not end within %s", cmd.Path, Patience)
 		}
 		if t.Failed() {
 			t.Logf("the log of %s:\n%s", cmd.Path, log)
 		}
 	})
 	for _, address := range addresses {
-		if err := p.await(address); err != nil {
+		if err := p.awaitListener(address); err != nil {
 			t.Fatal(err)
 		}
 	}
 	return p
 }
 
-func (p *Process) await(address string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), startDeadline)
+func (p *Process) awaitListener(address string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), Patience)
 	defer cancel()
-	tick := time.NewTicker(10 * time.Millisecond)
+	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
 	for {
 		conn, err := new(net.Dialer).DialContext(ctx, "tcp", address)
@@ -129,14 +125,14 @@ func (p *Process) await(address string) error {
 	}
 }
 
-// Stop interrupts the program, and reports whether it ended by that within 20 s;
-// otherwise it is killed. It may be called again.
+// Stop interrupts the program, and reports whether it ended by that within
+// [Patience]; otherwise it is killed. It may be called again.
 func (p *Process) Stop() bool {
 	_ = p.cmd.Process.Signal(os.Interrupt) // it may have ended already
 	select {
 	case <-p.ended:
 		return true
-	case <-time.After(stopDeadline):
+	case <-time.After(Patience):
 		p.Kill()
 		return false
 	}
@@ -148,19 +144,17 @@ func (p *Process) Kill() {
 	<-p.ended
 }
 
-// Log is what a program has said. It is safe for concurrent use.
+// Log is the output of a program. It is safe for concurrent use.
 type Log struct {
 	mu    sync.Mutex
 	b     bytes.Buffer
 	watch io.Writer
 }
 
-// watchedMost is how much is kept of a log that is watched: of programs that run for
-// long, and that there may be many of.
+// watchedMost is how many bytes a watched log keeps: its program may run for long.
 const watchedMost = 64 << 10
 
-// Watched returns a log which also hands to w what is written, as it is, and keeps
-// only the end of it.
+// Watched returns a log that writes everything to w too, and keeps only its own end.
 func Watched(w io.Writer) *Log { return &Log{watch: w} }
 
 func (l *Log) Write(p []byte) (int, error) {

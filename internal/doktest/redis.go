@@ -4,6 +4,7 @@ import (
 	"net"
 	"os/exec"
 	"testing"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -42,11 +43,11 @@ func (r *Redis) Start(t testing.TB) {
 // Kill ends the server as a crash does.
 func (r *Redis) Kill() { r.process.Kill() }
 
-// SilentRedis returns the URL of a server that takes connections and says nothing,
+// SilentRedis returns the URL of a server that takes connections and never answers,
 // until the test ends.
 func SilentRedis(t testing.TB) string {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0") // who connects is never accepted
+	listener, err := net.Listen("tcp", "127.0.0.1:0") // nothing accepts its connections
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,15 +55,23 @@ func SilentRedis(t testing.TB) string {
 	return "redis://" + listener.Addr().String() + "/0"
 }
 
-// Dump returns all values that are strings, by their keys.
-func (r *Redis) Dump(t testing.TB) map[string]string {
+// client returns a client of the server, until the test ends.
+func (r *Redis) client(t testing.TB) *redis.Client {
 	t.Helper()
 	options, err := redis.ParseURL(r.URL)
 	if err != nil {
 		t.Fatal(err)
 	}
+	options.ReadTimeout, options.DialTimeout = Patience, Patience
 	client := redis.NewClient(options)
-	defer func() { _ = client.Close() }()
+	t.Cleanup(func() { _ = client.Close() })
+	return client
+}
+
+// Dump returns all values that are strings, by their keys.
+func (r *Redis) Dump(t testing.TB) map[string]string {
+	t.Helper()
+	client := r.client(t)
 	keys, err := client.Keys(t.Context(), "*").Result()
 	if err != nil {
 		t.Fatal(err)
@@ -74,4 +83,25 @@ func (r *Redis) Dump(t testing.TB) map[string]string {
 		}
 	}
 	return content
+}
+
+// TTLs returns how long the keys that match a pattern of the command KEYS still live.
+func (r *Redis) TTLs(t testing.TB, pattern string) map[string]time.Duration {
+	t.Helper()
+	client := r.client(t)
+	keys, err := client.Keys(t.Context(), pattern).Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ttls := make(map[string]time.Duration, len(keys))
+	for _, key := range keys {
+		ttl, err := client.PTTL(t.Context(), key).Result()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ttl != -2 { // otherwise the key has just ended
+			ttls[key] = ttl
+		}
+	}
+	return ttls
 }
