@@ -70,7 +70,7 @@ var (
 
 // earlier is a sidecar on data of the version before: in a file, or in Redis.
 type earlier struct {
-	*world
+	*testEnv
 
 	folder string // empty: Redis
 	redis  *doktest.Redis
@@ -79,7 +79,7 @@ type earlier struct {
 // newEarlier sets up what is around the sidecar. Its store is empty.
 func newEarlier(t *testing.T, inRedis bool) *earlier {
 	t.Helper()
-	e := &earlier{world: newWorld(t)}
+	e := &earlier{testEnv: newEnv(t)}
 	if !inRedis {
 		e.folder = t.TempDir()
 		return e
