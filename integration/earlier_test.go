@@ -86,7 +86,7 @@ func newEarlier(t *testing.T, inRedis bool) *earlier {
 	}
 	e.redis = doktest.StartRedis(t)
 	var listener net.Listener
-	await(t, earlierDOKU+" to be free: another run of this test may have it", func() (free bool) {
+	doktest.Eventually(t, earlierDOKU+" to be free: another run of this test may have it", func() (free bool) {
 		var err error
 		listener, err = net.Listen("tcp", earlierDOKU)
 		return err == nil
@@ -94,7 +94,7 @@ func newEarlier(t *testing.T, inRedis bool) *earlier {
 	doku := &httptest.Server{Listener: listener, Config: &http.Server{Handler: e.doku, ReadHeaderTimeout: time.Minute}}
 	doku.Start()
 	t.Cleanup(doku.Close)
-	e.environment = "http://" + earlierDOKU
+	e.dokuURL = "http://" + earlierDOKU
 	return e
 }
 
@@ -119,7 +119,7 @@ func (e *earlier) path(t *testing.T, name string) string {
 	if e.redis != nil {
 		place = "redis"
 	}
-	return testdata(t, filepath.Join("earlier", place+"-"+name))
+	return doktest.Path(t, filepath.Join("earlier", place+"-"+name))
 }
 
 // inquire asks the app, as DOKU does before a customer pays.
@@ -154,12 +154,12 @@ func recordEarlier(t *testing.T, inRedis bool) {
 
 	e.app.setAnswer(answering(http.StatusInternalServerError))
 	e.notify(t, earlierDead).expect(t, http.StatusInternalServerError, "5002502")
-	await(t, "a dead letter", func() bool { _, dead := e.kept(t); return dead == 1 })
+	doktest.Eventually(t, "a dead letter", func() bool { _, dead := e.kept(t); return dead == 1 })
 	e.reload(t, "give_up_after 1ms", "give_up_after 720h")
 
 	e.notify(t, earlierTaken).expect(t, http.StatusInternalServerError, "5002502")
 	e.app.setAnswer(earlierAnswer)
-	await(t, "the delivery", func() bool { waiting, _ := e.kept(t); return waiting == 0 })
+	doktest.Eventually(t, "the delivery", func() bool { waiting, _ := e.kept(t); return waiting == 0 })
 
 	e.app.setAnswer(answering(http.StatusServiceUnavailable))
 	for _, out := range earlierWaiting {
@@ -171,7 +171,7 @@ func recordEarlier(t *testing.T, inRedis bool) {
 		}
 		return answering(http.StatusServiceUnavailable)(call)
 	})
-	await(t, "a refusal", func() bool { return strings.Contains(e.ask("/doku/inbox/default"), `"refused": true`) })
+	doktest.Eventually(t, "a refusal", func() bool { return strings.Contains(e.adminGet("/doku/inbox/default"), `"refused": true`) })
 	if !e.sidecar.Stop() {
 		t.Fatal("the sidecar did not end")
 	}
@@ -555,7 +555,7 @@ func (e *earlier) checkLedger(t *testing.T) {
 	if calls := e.handedOver("P-1"); len(calls) != 1 {
 		t.Errorf("the app was called %d times", len(calls))
 	}
-	if line := "\ncaddy_doku_changed_payments_total{account=\"default\"} 1\n"; !strings.Contains(e.ask("/metrics"), line) {
+	if line := "\ncaddy_doku_changed_payments_total{account=\"default\"} 1\n"; !strings.Contains(e.adminGet("/metrics"), line) {
 		t.Errorf("the metrics do not say%s", line)
 	}
 }
@@ -578,14 +578,14 @@ func (e *earlier) hurry(t *testing.T, kept []keptCall) {
 // checkDelivered checks what the app gets of what waited, and then of what is dead.
 func (e *earlier) checkDelivered(t *testing.T, kept []keptCall) {
 	t.Helper()
-	await(t, "all deliveries", func() bool { waiting, _ := e.kept(t); return waiting == 0 })
+	doktest.Eventually(t, "all deliveries", func() bool { waiting, _ := e.kept(t); return waiting == 0 })
 	if list, err := e.inboxCommand(t, "list"); err != nil || strings.Count(list, "\n") != 2 || !strings.Contains(list, "dead") {
 		t.Errorf("list: %v\n%s", err, list)
 	}
 	if _, err := e.inboxCommand(t, "retry", "--dead"); err != nil {
 		t.Error(err)
 	}
-	await(t, "the delivery of the dead one", func() bool { _, dead := e.kept(t); return dead == 0 && len(e.handedOver("D-1")) > 0 })
+	doktest.Eventually(t, "the delivery of the dead one", func() bool { _, dead := e.kept(t); return dead == 0 && len(e.handedOver("D-1")) > 0 })
 	for _, call := range kept {
 		seen := e.handedOver(call.PaymentID)
 		if len(seen) != 1 {
