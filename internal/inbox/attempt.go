@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 
+	"github.com/caddy-doku/caddy-doku/internal/inbox/callstore"
 	"github.com/caddy-doku/caddy-doku/internal/store"
 	"github.com/caddy-doku/caddy-doku/snap"
 )
@@ -18,7 +19,7 @@ var errStopped = errors.New("the deliveries have been stopped")
 
 // callApp sends a call to the app, and returns its answer with the status of
 // [snap.AnswerStatus].
-func (i *Inbox) callApp(ctx context.Context, c Call) (store.Answer, error) {
+func (i *Inbox) callApp(ctx context.Context, c callstore.Call) (store.Answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, i.cfg.AttemptTimeout)
 	defer cancel()
 	answer, err := i.cfg.Deliver(ctx, c)
@@ -27,9 +28,9 @@ func (i *Inbox) callApp(ctx context.Context, c Call) (store.Answer, error) {
 }
 
 // attempt makes one attempt at a kept call and records the result. The caller holds the
-// slot. The error says why the app has not taken the call, or wraps [ErrStore]. An
+// slot. The error says why the app has not taken the call, or wraps [callstore.ErrStore]. An
 // attempt that ends because [Inbox.Run] ends does not count.
-func (i *Inbox) attempt(ctx context.Context, c *Call) (store.Answer, error) {
+func (i *Inbox) attempt(ctx context.Context, c *callstore.Call) (store.Answer, error) {
 	answer, known := i.cfg.Slots.popUnrecorded(c.Inbox, c.Key)
 	if !known {
 		c.Attempts++
@@ -58,7 +59,7 @@ func (i *Inbox) attempt(ctx context.Context, c *Call) (store.Answer, error) {
 }
 
 // ack records that the app has taken a call, even if ctx has ended.
-func (i *Inbox) ack(ctx context.Context, c Call, answer store.Answer) error {
+func (i *Inbox) ack(ctx context.Context, c callstore.Call, answer store.Answer) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
 	defer cancel()
 	return i.cfg.Store.Ack(ctx, c, shorten(c, answer), i.cfg.RetainAcked)
@@ -66,7 +67,7 @@ func (i *Inbox) ack(ctx context.Context, c Call, answer store.Answer) error {
 
 // shorten returns the answer to record for a call. An acknowledgement replaces a long
 // answer, because there are many records, and they are kept for days.
-func shorten(c Call, answer store.Answer) store.Answer {
+func shorten(c callstore.Call, answer store.Answer) store.Answer {
 	size := len(answer.Body)
 	for name, values := range answer.Header {
 		for _, value := range values {
@@ -85,7 +86,7 @@ func shorten(c Call, answer store.Answer) store.Answer {
 
 // recordFailure records that the app has not taken a kept call because of err. It
 // returns err, or the error of the store if that could not be recorded.
-func (i *Inbox) recordFailure(ctx context.Context, c *Call, answer store.Answer, err error) error {
+func (i *Inbox) recordFailure(ctx context.Context, c *callstore.Call, answer store.Answer, err error) error {
 	i.mu.Lock()
 	i.failing = true
 	i.mu.Unlock()

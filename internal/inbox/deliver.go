@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/caddy-doku/caddy-doku/internal/inbox/callstore"
 	"github.com/caddy-doku/caddy-doku/internal/store"
 )
 
@@ -146,7 +147,7 @@ func (i *Inbox) deliverDue(ctx context.Context, w *workers, slot *slot, ordering
 		switch {
 		case err == nil, first.Dead: // the next call is first now
 			moved = true
-		case !errors.Is(err, ErrStore): // the call has a new due time
+		case !errors.Is(err, callstore.ErrStore): // the call has a new due time
 			return true, nil
 		case answer.Status != 0: // the app has taken it; the next poll tries to record that again
 			return moved, nil

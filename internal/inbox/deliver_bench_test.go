@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-doku/caddy-doku/internal/inbox/callstore"
 	"github.com/caddy-doku/caddy-doku/internal/store"
 )
 
@@ -23,7 +24,7 @@ func BenchmarkDeliver(b *testing.B) {
 				ctx, stop := context.WithCancel(context.Background())
 				i := New(Config{
 					Name: "box", Store: s, Slots: NewSlots(memory, 10*time.Second),
-					Deliver: func(context.Context, Call) (store.Answer, error) {
+					Deliver: func(context.Context, callstore.Call) (store.Answer, error) {
 						if delivered.Add(1) == int64(kept) {
 							stop()
 						}

@@ -9,25 +9,26 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/caddy-doku/caddy-doku/internal/inbox/callstore"
 	"github.com/caddy-doku/caddy-doku/internal/store"
 )
 
 // forgetful is a store that cannot be written while it is broken, except by Add.
 type forgetful struct {
-	Store
+	callstore.Store
 	broken atomic.Bool
 }
 
-func (f *forgetful) Ack(ctx context.Context, c Call, answer store.Answer, ttl time.Duration) error {
+func (f *forgetful) Ack(ctx context.Context, c callstore.Call, answer store.Answer, ttl time.Duration) error {
 	if f.broken.Load() {
-		return ErrStore
+		return callstore.ErrStore
 	}
 	return f.Store.Ack(ctx, c, answer, ttl)
 }
 
-func (f *forgetful) Update(ctx context.Context, c Call) error {
+func (f *forgetful) Update(ctx context.Context, c callstore.Call) error {
 	if f.broken.Load() {
-		return ErrStore
+		return callstore.ErrStore
 	}
 	return f.Store.Update(ctx, c)
 }
@@ -38,7 +39,7 @@ func TestWhileTheStoreCannotBeWritten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &forgetful{Store: openBolt(t, folder)}
 		leases := store.NewMemory()
-		defer func() { _, _ = s.Store.(*Bolt).Close(), leases.Close() }()
+		defer func() { _, _ = s.Store.(*callstore.Bolt).Close(), leases.Close() }()
 		e := newEnv(t, s, leases)
 		defer e.run(t.Context())()
 		s.broken.Store(true)
@@ -120,7 +121,7 @@ func TestStoppingAndStarting(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Hour)
-		e.app.set(func(Call) (store.Answer, error) {
+		e.app.set(func(callstore.Call) (store.Answer, error) {
 			time.Sleep(3 * time.Second)
 			return thanks, nil
 		})
@@ -140,7 +141,7 @@ func TestStoppingAndStarting(t *testing.T) {
 		}
 		time.Sleep(time.Hour)
 		stop()
-		e.app.set(func(Call) (store.Answer, error) {
+		e.app.set(func(callstore.Call) (store.Answer, error) {
 			time.Sleep(time.Hour)
 			return thanks, nil
 		})
@@ -167,7 +168,7 @@ func TestOthersTakeOverAfterAReload(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &forgetful{Store: openBolt(t, folder)}
 		leases := store.NewMemory()
-		defer func() { _, _ = s.Store.(*Bolt).Close(), leases.Close() }()
+		defer func() { _, _ = s.Store.(*callstore.Bolt).Close(), leases.Close() }()
 		before, after := newEnv(t, s, leases), newEnv(t, s, leases)
 		after.cfg.Slots, after.cfg.Deliver = before.cfg.Slots, before.app.deliver
 		s.broken.Store(true)

@@ -7,6 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/caddy-doku/caddy-doku/internal/inbox/callstore"
 	"github.com/caddy-doku/caddy-doku/internal/store"
 )
 
@@ -98,7 +99,7 @@ func enqueueUntilDead(t *testing.T, e *env) {
 
 func enqueueOrder(t *testing.T, e *env) {
 	t.Helper()
-	e.app.set(func(c Call) (store.Answer, error) {
+	e.app.set(func(c callstore.Call) (store.Answer, error) {
 		time.Sleep(time.Second)
 		if c.OrderingKey == "va1" && c.Attempts < 4 {
 			return store.Answer{Status: 503}, nil

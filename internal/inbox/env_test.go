@@ -13,19 +13,20 @@ import (
 	"time"
 
 	"github.com/caddy-doku/caddy-doku/internal/doktest"
+	"github.com/caddy-doku/caddy-doku/internal/inbox/callstore"
 	"github.com/caddy-doku/caddy-doku/internal/store"
 )
 
 // app is the app of a merchant. It records the calls that it gets.
 type app struct {
 	mu     sync.Mutex
-	answer func(Call) (store.Answer, error) // nil: it takes all calls
-	calls  []Call
+	answer func(callstore.Call) (store.Answer, error) // nil: it takes all calls
+	calls  []callstore.Call
 	inside map[string]int // calls under way, by ordering key
 	t      *testing.T
 }
 
-func (a *app) deliver(ctx context.Context, c Call) (store.Answer, error) {
+func (a *app) deliver(ctx context.Context, c callstore.Call) (store.Answer, error) {
 	a.mu.Lock()
 	a.calls = append(a.calls, c)
 	if a.inside == nil {
@@ -61,7 +62,7 @@ func (a *app) deliver(ctx context.Context, c Call) (store.Answer, error) {
 	}
 }
 
-func (a *app) set(answer func(Call) (store.Answer, error)) {
+func (a *app) set(answer func(callstore.Call) (store.Answer, error)) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.answer = answer
@@ -78,15 +79,17 @@ func (a *app) given() []string {
 	return keys
 }
 
-func down(Call) (store.Answer, error) { return store.Answer{}, errors.New("connection refused") }
+func down(callstore.Call) (store.Answer, error) {
+	return store.Answer{}, errors.New("connection refused")
+}
 
-func status(code int) func(Call) (store.Answer, error) {
-	return func(Call) (store.Answer, error) { return store.Answer{Status: code}, nil }
+func status(code int) func(callstore.Call) (store.Answer, error) {
+	return func(callstore.Call) (store.Answer, error) { return store.Answer{Status: code}, nil }
 }
 
 // saying returns an app that answers HTTP 200 with a responseCode.
-func saying(code string) func(Call) (store.Answer, error) {
-	return func(Call) (store.Answer, error) {
+func saying(code string) func(callstore.Call) (store.Answer, error) {
+	return func(callstore.Call) (store.Answer, error) {
 		return store.Answer{Status: 200, Body: []byte(`{"responseCode":"` + code + `"}`)}, nil
 	}
 }
@@ -95,13 +98,13 @@ func saying(code string) func(Call) (store.Answer, error) {
 type env struct {
 	*Inbox
 	app    *app
-	store  Store
+	store  callstore.Store
 	events map[Event]int
 	mu     sync.Mutex
 	log    *lockedWriter
 }
 
-func newEnv(t *testing.T, s Store, leases store.Store) *env {
+func newEnv(t *testing.T, s callstore.Store, leases store.Store) *env {
 	t.Helper()
 	e := &env{app: &app{t: t}, store: s, events: make(map[Event]int), log: new(lockedWriter)}
 	e.Inbox = New(Config{
@@ -109,7 +112,7 @@ func newEnv(t *testing.T, s Store, leases store.Store) *env {
 		AnswerWithin: 20 * time.Second, AttemptTimeout: 10 * time.Second,
 		MaxAge: 72 * time.Hour, RetainAcked: 48 * time.Hour, Concurrency: 4,
 		Now: time.Now, Logger: slog.New(slog.NewTextHandler(e.log, nil)),
-		Observe: func(event Event, _ Call) {
+		Observe: func(event Event, _ callstore.Call) {
 			e.mu.Lock()
 			defer e.mu.Unlock()
 			e.events[event]++
@@ -150,7 +153,7 @@ func (e *env) run(ctx context.Context) (stop func()) {
 }
 
 // now returns a call that is received and due now.
-func now(key, orderingKey string) Call {
+func now(key, orderingKey string) callstore.Call {
 	c := call(key, orderingKey)
 	c.Received, c.Due = time.Now(), time.Now()
 	return c
@@ -193,9 +196,9 @@ func (e *env) waiting(t *testing.T) int {
 	return s.Waiting
 }
 
-func openBolt(t testing.TB, folder string) *Bolt {
+func openBolt(t testing.TB, folder string) *callstore.Bolt {
 	t.Helper()
-	b, err := OpenBolt(BoltConfig{Folder: folder, Now: time.Now, Logger: slog.New(slog.DiscardHandler)})
+	b, err := callstore.OpenBolt(callstore.BoltConfig{Folder: folder, Now: time.Now, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -204,7 +207,7 @@ func openBolt(t testing.TB, folder string) *Bolt {
 
 // openRedis returns the store in a Redis, for the account "account" with a secret; and
 // the store of leases in the same Redis, without and with the scope of the account.
-func openRedis(t testing.TB, cfg store.RedisConfig, secret string) (*Redis, *store.Redis, *store.Scoped) {
+func openRedis(t testing.TB, cfg store.RedisConfig, secret string) (*callstore.Redis, *store.Redis, *store.Scoped) {
 	t.Helper()
 	r, err := store.NewRedis(cfg)
 	if err != nil {
@@ -215,7 +218,7 @@ func openRedis(t testing.TB, cfg store.RedisConfig, secret string) (*Redis, *sto
 	if err := scope.SetSecrets([]byte(secret)); err != nil {
 		t.Fatal(err)
 	}
-	return NewRedis(r, func(account string) *store.Scoped {
+	return callstore.NewRedis(r, func(account string) *store.Scoped {
 		if account != "account" {
 			return nil
 		}
@@ -224,7 +227,7 @@ func openRedis(t testing.TB, cfg store.RedisConfig, secret string) (*Redis, *sto
 }
 
 // newRedis returns the store in a server of its own, and the account's scope in it.
-func newRedis(t testing.TB) (*Redis, *store.Scoped) {
+func newRedis(t testing.TB) (*callstore.Redis, *store.Scoped) {
 	t.Helper()
 	r, _, scope := openRedis(t, store.RedisConfig{URL: doktest.StartRedis(t).URL}, "secret")
 	return r, scope
@@ -236,8 +239,8 @@ var (
 )
 
 // call returns a call of the service 25 (virtual account payment).
-func call(key, orderingKey string) Call {
-	return Call{
+func call(key, orderingKey string) callstore.Call {
+	return callstore.Call{
 		Key: key, Inbox: "box", Account: "account", OrderingKey: orderingKey, Service: "25", ExternalID: "E-" + key, PaymentID: "P-" + key,
 		Host: "merchant.example", Target: "/v1.1/transfer-va/payment?x=%2F",
 		Header: http.Header{"Content-Type": {"application/json"}, "Idempotency-Key": {key}},

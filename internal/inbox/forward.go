@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/caddy-doku/caddy-doku/internal/inbox/callstore"
 	"github.com/caddy-doku/caddy-doku/internal/store"
 	"github.com/caddy-doku/caddy-doku/snap"
 )
@@ -26,7 +27,7 @@ const (
 // call before, Forward returns the answer of then. It does not stop when ctx is
 // cancelled, only at its deadline: otherwise nobody knows whether the app has taken a
 // call.
-func (i *Inbox) Forward(ctx context.Context, c Call) (store.Answer, error) {
+func (i *Inbox) Forward(ctx context.Context, c callstore.Call) (store.Answer, error) {
 	within := i.cfg.AnswerWithin
 	if deadline, ok := ctx.Deadline(); ok {
 		within = min(within, deadline.Sub(i.cfg.Now()))
@@ -73,7 +74,7 @@ var (
 // forwardOnce makes one attempt at c. Before it, it delivers the earlier calls of the
 // same ordering key. Each attempt needs minTime before the deadline of ctx. slot is nil
 // while the store is away.
-func (i *Inbox) forwardOnce(ctx context.Context, slot *slot, c *Call, minTime time.Duration) (store.Answer, error) {
+func (i *Inbox) forwardOnce(ctx context.Context, slot *slot, c *callstore.Call, minTime time.Duration) (store.Answer, error) {
 	for {
 		deadline, _ := ctx.Deadline()
 		switch {
@@ -125,7 +126,7 @@ func (i *Inbox) forwardOnce(ctx context.Context, slot *slot, c *Call, minTime ti
 
 // keep keeps a call that the app has not taken because of err. It returns [ErrKept] or
 // [ErrLost].
-func (i *Inbox) keep(ctx context.Context, c Call, err error) error {
+func (i *Inbox) keep(ctx context.Context, c callstore.Call, err error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
 	defer cancel()
 	now := i.cfg.Now()

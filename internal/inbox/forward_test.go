@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/caddy-doku/caddy-doku/internal/inbox/callstore"
 	"github.com/caddy-doku/caddy-doku/internal/store"
 )
 
@@ -50,7 +51,7 @@ func forwardRepeat(t *testing.T, e *env) {
 	}
 }
 
-func forwardRefused(answer func(Call) (store.Answer, error)) func(*testing.T, *env) {
+func forwardRefused(answer func(callstore.Call) (store.Answer, error)) func(*testing.T, *env) {
 	return func(t *testing.T, e *env) {
 		t.Helper()
 		for range 2 {
@@ -78,7 +79,7 @@ func forwardRestart(t *testing.T, e *env) {
 	}
 }
 
-func forwardKept(answer func(Call) (store.Answer, error)) func(*testing.T, *env) {
+func forwardKept(answer func(callstore.Call) (store.Answer, error)) func(*testing.T, *env) {
 	return func(t *testing.T, e *env) {
 		t.Helper()
 		e.app.set(answer)
@@ -109,7 +110,7 @@ func forwardKept(answer func(Call) (store.Answer, error)) func(*testing.T, *env)
 	}
 }
 
-func hanging(Call) (store.Answer, error) {
+func hanging(callstore.Call) (store.Answer, error) {
 	time.Sleep(time.Minute)
 	return store.Answer{}, errors.New("too late")
 }
@@ -180,7 +181,7 @@ func TestWithoutItsStoreForwardReportsThatACallIsLost(t *testing.T) {
 		defer leases.Close()
 		e := newEnv(t, broken{}, leases)
 		e.app.set(down)
-		if _, err := e.Forward(t.Context(), now("k", "va")); !errors.Is(err, ErrLost) || !errors.Is(err, ErrStore) {
+		if _, err := e.Forward(t.Context(), now("k", "va")); !errors.Is(err, ErrLost) || !errors.Is(err, callstore.ErrStore) {
 			t.Errorf("error %v", err)
 		}
 		e.app.set(nil)
@@ -192,35 +193,43 @@ func TestWithoutItsStoreForwardReportsThatACallIsLost(t *testing.T) {
 		if answer, err := e.Forward(t.Context(), now("k", "va")); err != nil || answer.Status != 200 {
 			t.Errorf("an app that is well needs no store, if it is so configured: %+v, %v", answer, err)
 		}
-		if err := e.Enqueue(t.Context(), now("k", "va")); !errors.Is(err, ErrStore) {
+		if err := e.Enqueue(t.Context(), now("k", "va")); !errors.Is(err, callstore.ErrStore) {
 			t.Errorf("accepting: %v", err)
 		}
 	})
 }
 
 // broken is a store that cannot be read or written.
-type broken struct{ Store }
+type broken struct{ callstore.Store }
 
-func (broken) Add(context.Context, Call) (bool, *store.Answer, error) { return false, nil, ErrStore }
+func (broken) Add(context.Context, callstore.Call) (bool, *store.Answer, error) {
+	return false, nil, callstore.ErrStore
+}
 
-func (broken) Acked(context.Context, string, string) (*store.Answer, error) { return nil, ErrStore }
+func (broken) Acked(context.Context, string, string) (*store.Answer, error) {
+	return nil, callstore.ErrStore
+}
 
-func (broken) Ack(context.Context, Call, store.Answer, time.Duration) error { return ErrStore }
+func (broken) Ack(context.Context, callstore.Call, store.Answer, time.Duration) error {
+	return callstore.ErrStore
+}
 
-func (broken) Peek(context.Context, string, string) (*Call, error) { return nil, ErrStore }
+func (broken) Peek(context.Context, string, string) (*callstore.Call, error) {
+	return nil, callstore.ErrStore
+}
 
 func TestAnAttemptHasTimeToSucceed(t *testing.T) {
 	t.Parallel()
 	inBubble(t, func(t *testing.T, e *env) {
 		t.Helper()
 		deliver := e.cfg.Deliver
-		e.cfg.Deliver = func(ctx context.Context, c Call) (store.Answer, error) {
+		e.cfg.Deliver = func(ctx context.Context, c callstore.Call) (store.Answer, error) {
 			if end, _ := ctx.Deadline(); time.Until(end) < forwardMinTime {
 				t.Errorf("an attempt begins %s before its end", time.Until(end))
 			}
 			return deliver(ctx, c)
 		}
-		e.app.set(func(Call) (store.Answer, error) {
+		e.app.set(func(callstore.Call) (store.Answer, error) {
 			time.Sleep(9300 * time.Millisecond)
 			return store.Answer{Status: 503}, nil
 		})
@@ -238,7 +247,7 @@ func TestALongAnswerIsRememberedShort(t *testing.T) {
 	inBubble(t, func(t *testing.T, e *env) {
 		t.Helper()
 		long := store.Answer{Status: 201, Body: make([]byte, 200<<10)}
-		e.app.set(func(Call) (store.Answer, error) { return long, nil })
+		e.app.set(func(callstore.Call) (store.Answer, error) { return long, nil })
 		c := now("k", "va")
 		if answer, err := e.Forward(t.Context(), c); err != nil || len(answer.Body) != len(long.Body) {
 			t.Errorf("HTTP %d, %v", answer.Status, err)

@@ -7,7 +7,7 @@
 // once and returns its answer for DOKU; it keeps only a call that the app does not take
 // in time. [Inbox.Enqueue] keeps a call first, so that DOKU can be answered at once.
 //
-// The calls are in a [Store]: [Bolt] is a file for a single sidecar, [Redis] is for
+// The calls are in a [callstore.Store]: [callstore.Bolt] is a file for a single sidecar, [callstore.Redis] is for
 // several sidecars that share the work. An acknowledged call survives a crash at any
 // time. The app gets a call again after it has taken it only if the process dies
 // between the app's answer and the record of it. All attempts have the same key.
@@ -21,13 +21,14 @@ import (
 	"sync"
 	"time"
 
+	"github.com/caddy-doku/caddy-doku/internal/inbox/callstore"
 	"github.com/caddy-doku/caddy-doku/internal/store"
 )
 
 // Config configures an [Inbox]. All fields except Lenient and Observe are required.
 type Config struct {
 	Name  string // of the inbox in the store
-	Store Store
+	Store callstore.Store
 
 	// Slots prevents that two sidecars, or two goroutines, deliver calls of the same
 	// ordering key at the same time. All inboxes of this process with the same Store
@@ -36,7 +37,7 @@ type Config struct {
 
 	// Deliver sends a call to the app, as attempt number c.Attempts, and returns the
 	// app's answer. [snap.AnswerStatus] decides whether the app has taken the call.
-	Deliver func(ctx context.Context, c Call) (store.Answer, error)
+	Deliver func(ctx context.Context, c callstore.Call) (store.Answer, error)
 
 	// Lenient makes Forward deliver calls while the store is away.
 	Lenient bool
@@ -52,7 +53,7 @@ type Config struct {
 
 	// Observe is called after each event of a kept call, for metrics and events.
 	// It must not block. nil means that nobody observes.
-	Observe func(Event, Call)
+	Observe func(Event, callstore.Call)
 }
 
 // Event is a change in the life of a kept call.
@@ -66,7 +67,7 @@ const (
 	EventDead        Event = "dead"        // the last attempt has failed
 )
 
-// Errors of an inbox, besides [ErrStore].
+// Errors of an inbox, besides [callstore.ErrStore].
 var (
 	// ErrKept means that the app has not taken a call in time. The call is kept.
 	ErrKept = errors.New("the app has not taken the call in time; it is kept and will be delivered")
@@ -94,14 +95,14 @@ type Inbox struct {
 // New returns an inbox. It delivers kept calls while [Inbox.Run] runs.
 func New(cfg Config) *Inbox {
 	if cfg.Observe == nil {
-		cfg.Observe = func(Event, Call) {}
+		cfg.Observe = func(Event, callstore.Call) {}
 	}
 	return &Inbox{cfg: cfg, wake: make(chan struct{}, 1), delivering: make(map[string]bool), backoffs: make(map[string]backoff)}
 }
 
 // Enqueue keeps a call, to be delivered as soon as possible. After it returns without
 // an error, the call cannot be lost, and DOKU can be told that it arrived.
-func (i *Inbox) Enqueue(ctx context.Context, c Call) error {
+func (i *Inbox) Enqueue(ctx context.Context, c callstore.Call) error {
 	c.GiveUp = c.Received.Add(i.cfg.MaxAge)
 	added, _, err := i.cfg.Store.Add(ctx, c)
 	if err != nil {
@@ -137,14 +138,14 @@ func (i *Inbox) Drop(ctx context.Context, key string) (bool, error) {
 }
 
 // Get returns a kept call, or nil.
-func (i *Inbox) Get(ctx context.Context, key string) (*Call, error) {
+func (i *Inbox) Get(ctx context.Context, key string) (*callstore.Call, error) {
 	return i.cfg.Store.Get(ctx, i.cfg.Name, key)
 }
 
 // List returns at most limit kept calls in the order in which they were received,
 // without their bodies, dead calls too. after is "" for the first page; if there are
 // more calls, next is the value of after for the next page.
-func (i *Inbox) List(ctx context.Context, after string, limit int) (calls []Call, next string, err error) {
+func (i *Inbox) List(ctx context.Context, after string, limit int) (calls []callstore.Call, next string, err error) {
 	return i.cfg.Store.List(ctx, i.cfg.Name, after, limit)
 }
 
@@ -159,8 +160,10 @@ const (
 // call and expires after a minute. account is the name of any account.
 func (i *Inbox) Ready(ctx context.Context, account string) error {
 	record := store.Answer{Status: http.StatusOK, Body: make([]byte, readySize)}
-	return i.cfg.Store.Ack(ctx, Call{Inbox: i.cfg.Name, Key: readyKey, Account: account}, record, readyFor)
+	return i.cfg.Store.Ack(ctx, callstore.Call{Inbox: i.cfg.Name, Key: readyKey, Account: account}, record, readyFor)
 }
 
 // Stats returns the figures of the inbox.
-func (i *Inbox) Stats(ctx context.Context) (Stats, error) { return i.cfg.Store.Stats(ctx, i.cfg.Name) }
+func (i *Inbox) Stats(ctx context.Context) (callstore.Stats, error) {
+	return i.cfg.Store.Stats(ctx, i.cfg.Name)
+}

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/caddy-doku/caddy-doku/internal/inbox/callstore"
 	"github.com/caddy-doku/caddy-doku/internal/store"
 	"github.com/caddy-doku/caddy-doku/snap"
 )
@@ -37,7 +38,7 @@ func retryDelay(attempts int) time.Duration {
 
 // scheduleRetry sets when a call that the app has not taken is due again, or that it is
 // dead.
-func (i *Inbox) scheduleRetry(c *Call, answer store.Answer, err error) {
+func (i *Inbox) scheduleRetry(c *callstore.Call, answer store.Answer, err error) {
 	now := i.cfg.Now()
 	if now.Sub(c.Tried) > longPause {
 		c.GiveUp = latest(c.GiveUp, now.Add(min(pauseGrace, i.cfg.MaxAge)))

@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/caddy-doku/caddy-doku/internal/inbox/callstore"
 	"github.com/caddy-doku/caddy-doku/internal/store"
 )
 
@@ -75,12 +76,12 @@ func notGivenUpByStopping(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(72*time.Hour - time.Minute)
-		e.app.set(func(Call) (store.Answer, error) {
+		e.app.set(func(callstore.Call) (store.Answer, error) {
 			time.Sleep(9 * time.Second)
 			return store.Answer{}, errors.New("at last")
 		})
 		time.Sleep(7 * time.Minute) // during an attempt, or the wait before it
-		e.app.set(func(Call) (store.Answer, error) {
+		e.app.set(func(callstore.Call) (store.Answer, error) {
 			time.Sleep(time.Hour)
 			return thanks, nil
 		})
@@ -117,7 +118,7 @@ func notGivenUpAfterARetry(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(71 * time.Hour)
-		e.app.set(func(Call) (store.Answer, error) {
+		e.app.set(func(callstore.Call) (store.Answer, error) {
 			time.Sleep(5 * time.Second)
 			return store.Answer{}, errors.New("at last")
 		})
@@ -141,7 +142,7 @@ func TestAClockThatIsSetBackPutsNothingOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var back atomic.Int64
 		clock := func() time.Time { return time.Now().Add(-time.Duration(back.Load())) }
-		b, err := OpenBolt(BoltConfig{Folder: folder, Now: clock, Logger: slog.New(slog.DiscardHandler)})
+		b, err := callstore.OpenBolt(callstore.BoltConfig{Folder: folder, Now: clock, Logger: slog.New(slog.DiscardHandler)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -180,7 +181,7 @@ func TestARefusalHasItsTime(t *testing.T) {
 			t.Parallel()
 			inBubble(t, func(t *testing.T, e *env) {
 				t.Helper()
-				e.app.set(func(c Call) (store.Answer, error) {
+				e.app.set(func(c callstore.Call) (store.Answer, error) {
 					if c.OrderingKey == "refused" {
 						return test.answer, nil
 					}

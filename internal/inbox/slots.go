@@ -11,7 +11,7 @@ import (
 )
 
 // Slots gives out the right to deliver the calls of one ordering key, to one caller at
-// a time. All inboxes of this process with the same [Store] share one Slots, also the
+// a time. All inboxes of this process with the same [callstore.Store] share one Slots, also the
 // ones of the configurations before and after a reload. It also remembers the answers
 // to calls that the app has taken while the store could not record that. It is safe
 // for concurrent use.

@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/caddy-doku/caddy-doku/internal/inbox/callstore"
 	"github.com/caddy-doku/caddy-doku/internal/store"
 )
 
@@ -109,7 +110,7 @@ func forwardWithAnExpiredSlot(t *testing.T) {
 		l := &leaseStore{Store: leases}
 		e := newEnv(t, b, l)
 		e.cfg.AnswerWithin, e.cfg.AttemptTimeout = time.Hour, time.Minute
-		e.app.set(func(Call) (store.Answer, error) {
+		e.app.set(func(callstore.Call) (store.Answer, error) {
 			l.away.Store(true)
 			time.Sleep(15 * time.Second)
 			return store.Answer{Status: 503}, nil
@@ -132,11 +133,11 @@ func workerWithAnExpiredSlot(t *testing.T) {
 		l := &leaseStore{Store: leases}
 		one, two := newEnv(t, b, l), newEnv(t, b, leases)
 		one.cfg.AttemptTimeout = time.Minute
-		one.app.set(func(Call) (store.Answer, error) {
+		one.app.set(func(callstore.Call) (store.Answer, error) {
 			time.Sleep(15 * time.Second)
 			return thanks, nil
 		})
-		two.app.set(func(Call) (store.Answer, error) {
+		two.app.set(func(callstore.Call) (store.Answer, error) {
 			time.Sleep(4 * time.Second)
 			return thanks, nil
 		})
@@ -162,7 +163,7 @@ func TestCallersThatWaitForASlotGetItInOrder(t *testing.T) {
 	t.Parallel()
 	inBubble(t, func(t *testing.T, e *env) {
 		t.Helper()
-		e.app.set(func(Call) (store.Answer, error) {
+		e.app.set(func(callstore.Call) (store.Answer, error) {
 			time.Sleep(3 * time.Second)
 			return thanks, nil
 		})

@@ -1,4 +1,4 @@
-package inbox
+package callstore
 
 import (
 	"bytes"
@@ -51,7 +51,7 @@ func TestEveryStoreKeepsTheContract(t *testing.T) {
 		server := doktest.StartRedis(t)
 		for n, check := range checks {
 			t.Run(check.name, func(t *testing.T) {
-				r, _, _ := openRedis(t, store.RedisConfig{URL: server.URL, Prefix: fmt.Sprint(n, ":")}, "secret")
+				r := openRedis(t, store.RedisConfig{URL: server.URL, Prefix: fmt.Sprint(n, ":")})
 				check.run(&contract{t, r})
 			})
 		}

@@ -1,4 +1,4 @@
-package inbox
+package callstore
 
 import "github.com/redis/go-redis/v9"
 

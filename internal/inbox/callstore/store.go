@@ -1,4 +1,9 @@
-package inbox
+// Package callstore keeps the calls of inboxes, so that they survive a crash.
+//
+// A [Store] has the calls of several inboxes. [Bolt] is a file for a single sidecar,
+// [Redis] is for several sidecars that share the work. Both keep the order of the calls
+// of each ordering key, their due times, and the answers to calls that the app has taken.
+package callstore
 
 import (
 	"cmp"
