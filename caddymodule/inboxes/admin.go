@@ -13,6 +13,7 @@ import (
 	"github.com/caddy-doku/caddy-doku/caddymodule/doku"
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/adminapi"
 	"github.com/caddy-doku/caddy-doku/internal/inbox"
+	"github.com/caddy-doku/caddy-doku/internal/inbox/callstore"
 )
 
 func init() {
@@ -63,7 +64,7 @@ type inboxState struct {
 
 // callState is a notification in the admin API.
 type callState struct {
-	inbox.Call
+	callstore.Call
 	Body string `json:"body"`
 }
 
@@ -147,7 +148,7 @@ func listCalls(w http.ResponseWriter, r *http.Request) error {
 		return adminapi.Write(w, whole)
 	}
 	if calls == nil {
-		calls = []inbox.Call{} // an empty list in JSON, too
+		calls = []callstore.Call{} // an empty list in JSON, too
 	}
 	return adminapi.Write(w, calls)
 }

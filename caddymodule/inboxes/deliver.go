@@ -23,6 +23,7 @@ import (
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/httpio"
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/telemetry"
 	"github.com/caddy-doku/caddy-doku/internal/inbox"
+	"github.com/caddy-doku/caddy-doku/internal/inbox/callstore"
 	"github.com/caddy-doku/caddy-doku/internal/store"
 	"github.com/caddy-doku/caddy-doku/snap"
 )
@@ -37,7 +38,7 @@ type foreground struct {
 type foregroundKey struct{}
 
 // deliver passes a call to the app, as if it had just come in.
-func (b *instance) deliver(ctx context.Context, c inbox.Call) (answer store.Answer, err error) {
+func (b *instance) deliver(ctx context.Context, c callstore.Call) (answer store.Answer, err error) {
 	target, err := url.ParseRequestURI(c.Target)
 	if err != nil {
 		return answer, err
@@ -92,7 +93,7 @@ func (b *instance) deliver(ctx context.Context, c inbox.Call) (answer store.Answ
 // startAttempt starts the span of an attempt. If DOKU waits for it, it is on the trace of
 // DOKU's request; otherwise on a new one, linked with that. r, whose header it may
 // change, carries the trace to the app. The returned function ends the span.
-func (b *instance) startAttempt(r *http.Request, c inbox.Call) (*http.Request, func(r *http.Request, status int, err error)) {
+func (b *instance) startAttempt(r *http.Request, c callstore.Call) (*http.Request, func(r *http.Request, status int, err error)) {
 	ctx := r.Context()
 	fg, waiting := ctx.Value(foregroundKey{}).(*foreground)
 	var redelivery trace.Span
@@ -124,7 +125,7 @@ func (b *instance) startAttempt(r *http.Request, c inbox.Call) (*http.Request, f
 
 // startRedelivery starts the trace of handing a kept notification over again,
 // which is linked with the trace of the request that brought it.
-func startRedelivery(ctx context.Context, provider trace.TracerProvider, c inbox.Call) (context.Context, trace.Span) {
+func startRedelivery(ctx context.Context, provider trace.TracerProvider, c callstore.Call) (context.Context, trace.Span) {
 	options := []trace.SpanStartOption{trace.WithNewRoot()}
 	if first := telemetry.SpanOf(c.Trace); first.IsValid() {
 		options = append(options, trace.WithLinks(trace.Link{SpanContext: first}))

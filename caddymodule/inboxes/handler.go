@@ -24,6 +24,7 @@ import (
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/reasons"
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/telemetry"
 	"github.com/caddy-doku/caddy-doku/internal/inbox"
+	"github.com/caddy-doku/caddy-doku/internal/inbox/callstore"
 	"github.com/caddy-doku/caddy-doku/internal/store"
 	"github.com/caddy-doku/caddy-doku/snap"
 )
@@ -235,7 +236,7 @@ func (i *Inbox) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp
 
 // forward passes a call to the app while DOKU waits. If the app is not called, a span
 // says that the inbox has the call.
-func (i *Inbox) forward(r *http.Request, opened *inbox.Inbox, c inbox.Call, parent trace.Span) (store.Answer, error) {
+func (i *Inbox) forward(r *http.Request, opened *inbox.Inbox, c callstore.Call, parent trace.Span) (store.Answer, error) {
 	fg := &foreground{key: c.Key, parent: parent}
 	began := time.Now()
 	ctx := trace.ContextWithSpan(r.Context(), parent)
@@ -252,12 +253,12 @@ func (i *Inbox) forward(r *http.Request, opened *inbox.Inbox, c inbox.Call, pare
 }
 
 // call returns the notification to keep.
-func (i *Inbox) call(verified *inbound.Call, r *http.Request) inbox.Call {
+func (i *Inbox) call(verified *inbound.Call, r *http.Request) callstore.Call {
 	h := r.Header.Clone()
 	for _, name := range append(i.instance.traces.Fields(), httpio.HeaderAttempt) {
 		h.Del(name)
 	}
-	return inbox.Call{
+	return callstore.Call{
 		Key: verified.ID.Key(), Inbox: i.Name, Account: verified.Account.Name, OrderingKey: verified.OrderingKey(),
 		Service: verified.Service, ExternalID: verified.ID.ExternalID, PaymentID: verified.ID.PaymentID,
 		Host: r.Host, Target: r.URL.RequestURI(), Header: h, Remote: r.RemoteAddr, TLS: r.TLS != nil, Body: verified.Body,
@@ -266,7 +267,7 @@ func (i *Inbox) call(verified *inbound.Call, r *http.Request) inbox.Call {
 }
 
 // acknowledgement returns the answer that accepts a notification.
-func acknowledgement(c inbox.Call) *store.Answer {
+func acknowledgement(c callstore.Call) *store.Answer {
 	return &store.Answer{
 		Status: http.StatusOK,
 		Header: http.Header{"Content-Type": {"application/json"}},
@@ -294,7 +295,7 @@ func rejection(err error) error {
 		return inboxError{err, reasons.Kept}
 	case errors.Is(err, inbox.ErrLost):
 		return inboxError{err, reasons.NotKept}
-	case errors.Is(err, inbox.ErrStore):
+	case errors.Is(err, callstore.ErrStore):
 		return inboxError{err, reasons.Inbox}
 	}
 	return err

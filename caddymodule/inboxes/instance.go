@@ -13,6 +13,7 @@ import (
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/pool"
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/telemetry"
 	"github.com/caddy-doku/caddy-doku/internal/inbox"
+	"github.com/caddy-doku/caddy-doku/internal/inbox/callstore"
 	"github.com/caddy-doku/caddy-doku/internal/ledger"
 	"github.com/caddy-doku/caddy-doku/internal/store"
 )
@@ -28,8 +29,8 @@ type instance struct {
 	traces    propagation.TextMapPropagator // to the app
 
 	references pool.References
-	backend    *backend    // once it is open, as is calls
-	calls      inbox.Store // of the backend, as this configuration sees it
+	backend    *backend        // once it is open, as is calls
+	calls      callstore.Store // of the backend, as this configuration sees it
 
 	// open opens the inbox, once, when the configuration starts. It does not open
 	// earlier: checking a configuration must neither lock nor create anything.
@@ -40,7 +41,7 @@ type instance struct {
 // reloads, and so do the leases: the old configuration and the new one do not deliver
 // the same call.
 type backend struct {
-	store inbox.Store // nil for Redis, which sees the accounts of a configuration
+	store callstore.Store // nil for Redis, which sees the accounts of a configuration
 	slots *inbox.Slots
 	log   *telemetry.CurrentLog
 	close func() error
@@ -57,7 +58,7 @@ func (b *instance) openOnce() (*inbox.Inbox, error) {
 	}
 	b.backend = opened
 	if b.calls = opened.store; b.calls == nil {
-		b.calls = inbox.NewRedis(b.app.Store().(*store.Redis), b.app.Scope)
+		b.calls = callstore.NewRedis(b.app.Store().(*store.Redis), b.app.Scope)
 	}
 	maxAge := time.Duration(b.handler.GiveUpAfter)
 	return inbox.New(inbox.Config{
@@ -99,7 +100,7 @@ func (b *instance) openBackend() (*backend, error) {
 		opened.slots, opened.close = inbox.NewSlots(b.app.Store(), ledger.DefaultLease), references.Release
 		return opened, nil
 	}
-	file, err := inbox.OpenBolt(inbox.BoltConfig{
+	file, err := callstore.OpenBolt(callstore.BoltConfig{
 		Folder: b.handler.Folder, MaxSize: int(b.handler.MaxSize), Now: time.Now, Logger: slog.New(opened.log),
 	})
 	if err != nil {
@@ -162,7 +163,7 @@ func (b *instance) warnOfOrphans(ctx context.Context) {
 // warnOfRedis warns of a Redis that could lose notifications that DOKU counts as
 // delivered.
 func (b *instance) warnOfRedis(ctx context.Context) {
-	redis, remote := b.calls.(*inbox.Redis)
+	redis, remote := b.calls.(*callstore.Redis)
 	if !remote || b.handler.Policy != policyDurable {
 		return
 	}
@@ -182,7 +183,7 @@ const (
 )
 
 // observe counts the events of kept notifications, and emits them.
-func (b *instance) observe(event inbox.Event, c inbox.Call) {
+func (b *instance) observe(event inbox.Event, c callstore.Call) {
 	telemetry.InboxEvents.WithLabelValues(b.name, string(event)).Inc()
 	name := map[inbox.Event]string{inbox.EventKept: eventKept, inbox.EventDead: eventDead}[event]
 	if name == "" {

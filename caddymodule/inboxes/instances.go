@@ -15,7 +15,7 @@ import (
 	"go.opentelemetry.io/contrib/propagators/autoprop"
 
 	"github.com/caddy-doku/caddy-doku/caddymodule/doku"
-	"github.com/caddy-doku/caddy-doku/internal/inbox"
+	"github.com/caddy-doku/caddy-doku/internal/inbox/callstore"
 )
 
 func init() {
@@ -95,7 +95,7 @@ func (is *instances) warnOfUnused() {
 	if slices.ContainsFunc(is.all, func(b *instance) bool { return b.handler.Folder == folder }) {
 		return
 	}
-	if _, err := os.Stat(filepath.Join(folder, inbox.BoltFile)); err == nil {
+	if _, err := os.Stat(filepath.Join(folder, callstore.BoltFile)); err == nil {
 		is.app.Log().Warn(
 			"there is an inbox that this configuration does not use, and its notifications are not delivered; use it with `folder`, or remove it if it is empty",
 			"folder",

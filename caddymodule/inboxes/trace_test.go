@@ -6,7 +6,7 @@ import (
 
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/moduletest"
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/telemetry"
-	"github.com/caddy-doku/caddy-doku/internal/inbox"
+	"github.com/caddy-doku/caddy-doku/internal/inbox/callstore"
 	"github.com/caddy-doku/caddy-doku/snap"
 )
 
@@ -14,7 +14,7 @@ func TestARedeliveryIsANewTraceLinkedWithTheFirst(t *testing.T) {
 	t.Parallel()
 	tr := moduletest.NewTraces()
 	ctx, first := tr.Provider.Tracer("test").Start(context.Background(), "handler")
-	kept := inbox.Call{
+	kept := callstore.Call{
 		Account:    "default",
 		Service:    snap.ServiceVAPayment,
 		ExternalID: "1",

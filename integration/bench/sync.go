@@ -11,7 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/caddy-doku/caddy-doku/internal/inbox"
+	"github.com/caddy-doku/caddy-doku/internal/inbox/callstore"
 )
 
 const (
@@ -61,7 +61,7 @@ func plainSyncs(folder string) (float64, error) {
 
 // keepings returns how many calls per second an inbox keeps for a number of callers.
 func keepings(ctx context.Context, folder string, callers int) (_ float64, err error) {
-	store, err := inbox.OpenBolt(inbox.BoltConfig{Folder: folder, Now: time.Now, Logger: slog.New(slog.DiscardHandler)})
+	store, err := callstore.OpenBolt(callstore.BoltConfig{Folder: folder, Now: time.Now, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return 0, err
 	}
@@ -74,7 +74,7 @@ func keepings(ctx context.Context, folder string, callers int) (_ float64, err e
 		wg.Go(func() {
 			for time.Since(start) < syncFor && failures[caller] == nil {
 				key := fmt.Sprint(n.Add(1))
-				_, _, failures[caller] = store.Add(ctx, inbox.Call{Key: key, Inbox: "bench", OrderingKey: key, Body: make([]byte, syncSize), Received: start})
+				_, _, failures[caller] = store.Add(ctx, callstore.Call{Key: key, Inbox: "bench", OrderingKey: key, Body: make([]byte, syncSize), Received: start})
 			}
 		})
 	}
