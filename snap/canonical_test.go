@@ -137,10 +137,10 @@ func TestAppendCanonicalRefuses(t *testing.T) {
 
 func TestNestingHasTheLimitOfEncodingJSON(t *testing.T) {
 	t.Parallel()
-	for depth, ok := range map[int]bool{deepest: true, deepest + 1: false} {
+	for depth, ok := range map[int]bool{maxDepth: true, maxDepth + 1: false} {
 		body := []byte(strings.Repeat("[", depth) + strings.Repeat("]", depth))
 		if json.Valid(body) != ok {
-			t.Fatalf("encoding/json has another limit than %d", deepest)
+			t.Fatalf("encoding/json has another limit than %d", maxDepth)
 		}
 		if _, _, err := AppendCanonical(nil, body); (err == nil) != ok {
 			t.Errorf("depth %d: %v", depth, err)
