@@ -105,7 +105,10 @@ func (va *virtualAccount) charge(now time.Time, paid *big.Rat, value, requestID 
 	}
 	va.paid = append(va.paid, payment{requestID, value})
 	body := map[string]any{}
-	for _, name := range []string{"partnerServiceId", "customerNo", "virtualAccountNo", "virtualAccountName", "virtualAccountEmail", "virtualAccountPhone", "trxId", "virtualAccountTrxType"} {
+	for _, name := range []string{
+		"partnerServiceId", "customerNo", "virtualAccountNo", "virtualAccountName", "virtualAccountEmail", "virtualAccountPhone",
+		"trxId", "virtualAccountTrxType",
+	} {
 		if v, given := va.data[name]; given {
 			body[name] = v
 		}

@@ -332,7 +332,8 @@ func (s *Simulator) route(r *http.Request, body []byte) reply {
 			continue
 		}
 		if r.Method != op.method {
-			return refuse(http.StatusMethodNotAllowed, op.service, "00", "Requested Function Is Not Supported", "expected "+op.method+", found "+r.Method)
+			return refuse(http.StatusMethodNotAllowed, op.service, "00", "Requested Function Is Not Supported",
+				"expected "+op.method+", found "+r.Method)
 		}
 		if refused := s.check(r, body, op.service); refused != nil {
 			return *refused

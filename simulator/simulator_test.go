@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/caddy-doku/caddy-doku/internal/doktest"
+	"github.com/caddy-doku/caddy-doku/snap"
 )
 
 // stage is a simulator with a clock that the test moves and a merchant that
@@ -149,7 +150,8 @@ func TestHeadersAreCheckedStrictly(t *testing.T) {
 	}
 	for i, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			if got := s.call(t, bill(fmt.Sprint(100+i), fmt.Sprint("T", i)), fmt.Sprint(i), func(r *http.Request) { test.change(r.Header) }); got != test.code {
+			change := func(r *http.Request) { test.change(r.Header) }
+			if got := s.call(t, bill(fmt.Sprint(100+i), fmt.Sprint("T", i)), fmt.Sprint(i), change); got != test.code {
 				t.Errorf("response code %s, expected %s", got, test.code)
 			}
 		})
@@ -257,5 +259,16 @@ func TestTheBankKeepsTheRules(t *testing.T) {
 				t.Errorf("error %v, expected %v", err, test.err)
 			}
 		})
+	}
+}
+
+func TestTheNotificationsAreThoseThatTheWireContractKnows(t *testing.T) {
+	t.Parallel()
+	body := []byte(`{"partnerServiceId":"    8808","customerNo":"1","virtualAccountNo":"    88081","paymentRequestId":"P-1"}`)
+	if about := snap.DescribeNotification(snap.ServiceVAPayment, body); about.PaymentID != "P-1" || about.OrderedBy != "    88081" {
+		t.Errorf("found %+v", about)
+	}
+	if service, matches := snap.ServiceOf(http.MethodPost, "/v1.1/transfer-va/payment"); service != snap.ServiceVAPayment || !matches {
+		t.Errorf("the simulator's notification is service %s", service)
 	}
 }

@@ -137,7 +137,8 @@ func (s *Simulator) validate(m map[string]any, service string) (terms, time.Time
 		return new(refuse(http.StatusBadRequest, service, "02", "Invalid Mandatory Field {"+name+"}", name+" is missing"))
 	}
 	format := func(name string) *reply {
-		return new(refuse(http.StatusBadRequest, service, "01", "Invalid Field Format {"+name+"}", fmt.Sprintf("%s is not as it should be", name)))
+		return new(refuse(http.StatusBadRequest, service, "01", "Invalid Field Format {"+name+"}",
+			fmt.Sprintf("%s is not as it should be", name)))
 	}
 	for _, name := range []string{"partnerServiceId", "virtualAccountName", "trxId"} {
 		if text(m, name) == "" {
@@ -222,11 +223,13 @@ func (s *Simulator) create(m map[string]any) reply {
 		return refuse(http.StatusBadRequest, "27", "01", "Invalid Field Format {customerNo}", "expected 1 to 20 digits")
 	}
 	if text(m, "virtualAccountNo") != prefix+customer {
-		return refuse(http.StatusBadRequest, "27", "01", "Invalid Field Format {virtualAccountNo}", "expected partnerServiceId and customerNo together")
+		return refuse(http.StatusBadRequest, "27", "01", "Invalid Field Format {virtualAccountNo}",
+			"expected partnerServiceId and customerNo together")
 	}
 	for _, other := range s.accounts {
 		if other.trxID == text(m, "trxId") {
-			return refuse(http.StatusConflict, "27", "01", "Duplicate trxId", "trxId "+other.trxID+" has a VA already") // the simulator's choice of code
+			// The code is the simulator's choice.
+			return refuse(http.StatusConflict, "27", "01", "Duplicate trxId", "trxId "+other.trxID+" has a VA already")
 		}
 	}
 	key := number(prefix + customer)

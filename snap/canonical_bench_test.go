@@ -17,7 +17,8 @@ func benchBodies(size int) []struct {
 	body []byte
 } {
 	item := func(i int) string {
-		return fmt.Sprintf(`{"id":%d,"sku":"A-%d","qty":%d,"ok":true,"price":{"value":"%d.00","currency":"IDR"},"tags":["a","b"],"x":null}`, i, i, i%7, 1000+i)
+		return fmt.Sprintf(`{"id":%d,"sku":"A-%d","qty":%d,"ok":true,"price":{"value":"%d.00","currency":"IDR"},"tags":["a","b"],"x":null}`,
+			i, i, i%7, 1000+i)
 	}
 	var dense strings.Builder
 	dense.WriteString(`{"items":[`)

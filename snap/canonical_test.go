@@ -18,7 +18,11 @@ func TestAppendCanonical(t *testing.T) {
 		hazards        []string // path and kind
 	}{
 		{"plain and compact stays", `{"a":"1","b":[1,2,{"c":null}]}`, `{"a":"1","b":[1,2,{"c":null}]}`, nil},
-		{"white space goes", " {\n\t\"b\" : 1 ,\r\n \"a\" : [ 1 , 2 , { \"z\" : null , \"y\" : true } ] } \n", `{"b":1,"a":[1,2,{"z":null,"y":true}]}`, nil},
+		{
+			"white space goes",
+			" {\n\t\"b\" : 1 ,\r\n \"a\" : [ 1 , 2 , { \"z\" : null , \"y\" : true } ] } \n",
+			`{"b":1,"a":[1,2,{"z":null,"y":true}]}`, nil,
+		},
 		{"spaces within strings stay", `{"partnerServiceId" : "  088899"}`, `{"partnerServiceId":"  088899"}`, nil},
 		{"escaped slashes", `{"url":"https:\/\/m.id\/a"}`, `{"url":"https://m.id/a"}`, nil},
 		{"HTML escapes", `{"n":"\u003cb\u003e\u0026\u003d\u0027"}`, `{"n":"<b>&='"}`, nil},
@@ -34,11 +38,22 @@ func TestAppendCanonical(t *testing.T) {
 		{"floats", `{"a":10000.00,"b":[1,1e5,-0]}`, `{"a":10000.00,"b":[1,1e5,-0]}`, []string{
 			"$.a: number that is not a plain integer", "$.b[1]: number that is not a plain integer", "$.b[2]: number that is not a plain integer",
 		}},
-		{"integers beyond 2^53-1", `[9007199254740991,9007199254740992,-12345678901234567890]`, `[9007199254740991,9007199254740992,-12345678901234567890]`, []string{
-			"$[1]: integer beyond 2^53-1", "$[2]: integer beyond 2^53-1",
-		}},
-		{"line separators stay as they stand", "[\"\u2028\",\"\\u2029\"]", "[\"\u2028\",\"\\u2029\"]", []string{"$[0]: U+2028 or U+2029", "$[1]: U+2028 or U+2029"}},
-		{"lone surrogates stay", `["\ud800","\udc00x","\ud800\u0041"]`, `["\ud800","\udc00x","\ud800A"]`, []string{"$[0]: lone surrogate", "$[1]: lone surrogate", "$[2]: lone surrogate"}},
+		{
+			"integers beyond 2^53-1",
+			`[9007199254740991,9007199254740992,-12345678901234567890]`,
+			`[9007199254740991,9007199254740992,-12345678901234567890]`, []string{
+				"$[1]: integer beyond 2^53-1", "$[2]: integer beyond 2^53-1",
+			}},
+		{
+			"line separators stay as they stand",
+			"[\"\u2028\",\"\\u2029\"]", "[\"\u2028\",\"\\u2029\"]",
+			[]string{"$[0]: U+2028 or U+2029", "$[1]: U+2028 or U+2029"},
+		},
+		{
+			"lone surrogates stay",
+			`["\ud800","\udc00x","\ud800\u0041"]`, `["\ud800","\udc00x","\ud800A"]`,
+			[]string{"$[0]: lone surrogate", "$[1]: lone surrogate", "$[2]: lone surrogate"},
+		},
 		{"invalid UTF-8 stays", "[\"\xff\"]", "[\"\xff\"]", []string{"$[0]: invalid UTF-8"}},
 		{"duplicate keys", `{"x":{"a":1,"b":2,"a":3}}`, `{"x":{"a":1,"b":2,"a":3}}`, []string{"$.x.a: duplicate key"}},
 		{"duplicate keys by meaning", `{"a":1,"\u0061":2}`, `{"a":1,"a":2}`, []string{`$.\u0061: duplicate key`}},

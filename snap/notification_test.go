@@ -26,7 +26,10 @@ func TestAcknowledge(t *testing.T) {
 		},
 		{"what is no object gets the outcome alone", ServiceVAPayment, `[1]`, plain},
 		{"what is no JSON gets the outcome alone", ServiceVAPayment, `{`, plain},
-		{"other notifications get the outcome alone", ServiceDebitNotify, `{"originalExternalId":"E"}`, `{"responseCode":"2005600","responseMessage":"Successful"}`},
+		{
+			"other notifications get the outcome alone", ServiceDebitNotify,
+			`{"originalExternalId":"E"}`, `{"responseCode":"2005600","responseMessage":"Successful"}`,
+		},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {

@@ -117,7 +117,9 @@ func TestTheTextOfASecondOrDayIsNotThatOfAnother(t *testing.T) {
 
 func TestHeaderKeysAreThoseOfNetHTTP(t *testing.T) {
 	t.Parallel()
-	for _, name := range []string{HeaderTimestamp, HeaderSignature, HeaderPartnerID, HeaderExternalID, HeaderChannelID, HeaderClientKey, HeaderAuthorization} {
+	for _, name := range []string{
+		HeaderTimestamp, HeaderSignature, HeaderPartnerID, HeaderExternalID, HeaderChannelID, HeaderClientKey, HeaderAuthorization,
+	} {
 		if got := HeaderKey(name); got != http.CanonicalHeaderKey(name) {
 			t.Errorf("%s: found %s", name, got)
 		}
@@ -194,7 +196,8 @@ func TestServiceOf(t *testing.T) {
 
 func TestResponseCodes(t *testing.T) {
 	t.Parallel()
-	if got := string(InvalidMandatory.With("X-TIMESTAMP").Answer(ServiceVAPayment)); got != `{"responseCode":"4002502","responseMessage":"Invalid Mandatory Field X-TIMESTAMP"}` {
+	got := string(InvalidMandatory.With("X-TIMESTAMP").Answer(ServiceVAPayment))
+	if got != `{"responseCode":"4002502","responseMessage":"Invalid Mandatory Field X-TIMESTAMP"}` {
 		t.Error(got)
 	}
 	if InvalidMandatory.Message != "Invalid Mandatory Field" {
@@ -261,7 +264,9 @@ func TestSecretDoesNotPrint(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, out := range []string{secret.String(), fmt.Sprintf("%+v", secret), fmt.Sprintf("%#v", secret), string(text), secret.LogValue().String()} {
+	for _, out := range []string{
+		secret.String(), fmt.Sprintf("%+v", secret), fmt.Sprintf("%#v", secret), string(text), secret.LogValue().String(),
+	} {
 		if out != "[redacted]" && out != `"[redacted]"` {
 			t.Errorf("a secret printed as %s", out)
 		}

@@ -53,7 +53,7 @@ func NewMemory() *Memory {
 		// No sweeper of the cache itself: it ends only by garbage collection. Ours ends with Close.
 		values: cache.New(cache.NoExpiration, 0),
 		leases: make(map[string]lease),
-		now:    time.Now, // the cache uses no other clock
+		now:    time.Now, //nolint:forbidigo // the cache has no other clock
 		stop:   make(chan struct{}),
 		done:   make(chan struct{}),
 	}
