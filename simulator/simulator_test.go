@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -17,19 +18,20 @@ import (
 	"github.com/caddy-doku/caddy-doku/snap"
 )
 
-// stage is a simulator with a clock that the test moves and a merchant that
+// testEnv is a simulator with a clock that the test moves and a merchant that
 // answers as told.
-type stage struct {
+type testEnv struct {
 	*Simulator
 	mu     sync.Mutex
 	now    time.Time
 	status int // of the merchant's answers to notifications
 	ids    []string
+	body   []byte // of the last notification
 }
 
-func newStage(t *testing.T) *stage {
+func newEnv(t *testing.T) *testEnv {
 	t.Helper()
-	st := &stage{now: time.Date(2024, 3, 26, 12, 0, 0, 0, wib), status: http.StatusOK}
+	st := &testEnv{now: time.Date(2024, 3, 26, 12, 0, 0, 0, wib), status: http.StatusOK}
 	merchant := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/token" {
 			_, _ = w.Write([]byte(`{"responseCode":"2007300","accessToken":"m","expiresIn":"900"}`))
@@ -38,6 +40,7 @@ func newStage(t *testing.T) *stage {
 		st.mu.Lock()
 		defer st.mu.Unlock()
 		st.ids = append(st.ids, r.Header.Get("X-EXTERNAL-ID"))
+		st.body, _ = io.ReadAll(r.Body)
 		w.WriteHeader(st.status)
 	}))
 	t.Cleanup(merchant.Close)
@@ -62,20 +65,20 @@ func newStage(t *testing.T) *stage {
 	return st
 }
 
-func (st *stage) advance(d time.Duration) {
+func (st *testEnv) advance(d time.Duration) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	st.now = st.now.Add(d)
 }
 
-func (st *stage) answerWith(status int) {
+func (st *testEnv) answerWith(status int) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	st.status = status
 }
 
 // call sends a signed call and returns its response code.
-func (st *stage) call(t *testing.T, body, externalID string, change func(*http.Request)) string {
+func (st *testEnv) call(t *testing.T, body, externalID string, change func(*http.Request)) string {
 	t.Helper()
 	const path = "/virtual-accounts/bi-snap-va/v1.1/transfer-va/create-va"
 	r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, path, strings.NewReader(body))
@@ -115,7 +118,7 @@ func TestSignaturesOfTheVectors(t *testing.T) {
 	if err := json.Unmarshal(data, &vectors); err != nil {
 		t.Fatal(err)
 	}
-	s := newStage(t)
+	s := newEnv(t)
 	for _, v := range vectors {
 		switch v.Kind {
 		case "symmetric":
@@ -133,7 +136,7 @@ func TestSignaturesOfTheVectors(t *testing.T) {
 
 func TestHeadersAreCheckedStrictly(t *testing.T) {
 	t.Parallel()
-	s := newStage(t)
+	s := newEnv(t)
 	tests := []struct {
 		name, code string
 		change     func(http.Header)
@@ -160,7 +163,7 @@ func TestHeadersAreCheckedStrictly(t *testing.T) {
 
 func TestFieldsOfABill(t *testing.T) {
 	t.Parallel()
-	s := newStage(t)
+	s := newEnv(t)
 	good := bill("1", "T1")
 	with := func(member string) string { return strings.Replace(good, "{", "{"+member+",", 1) }
 	for i, test := range []struct{ name, body, code string }{
@@ -191,7 +194,7 @@ func TestFieldsOfABill(t *testing.T) {
 
 func TestExternalIDIsUniqueWithinAWIBDay(t *testing.T) {
 	t.Parallel()
-	s := newStage(t)
+	s := newEnv(t)
 	s.advance(11*time.Hour + 59*time.Minute) // 23:59 WIB
 	for i, want := range []string{"2002700", "4092700"} {
 		if got := s.call(t, bill(fmt.Sprint(i), fmt.Sprint("T", i)), "77", nil); got != want {
@@ -206,7 +209,7 @@ func TestExternalIDIsUniqueWithinAWIBDay(t *testing.T) {
 
 func TestNotificationIsRetriedByDOKUsRule(t *testing.T) {
 	t.Parallel()
-	s := newStage(t)
+	s := newEnv(t)
 	if got := s.call(t, bill("1", "T1"), "1", nil); got != "2002700" {
 		t.Fatal(got)
 	}
@@ -229,7 +232,7 @@ func TestNotificationIsRetriedByDOKUsRule(t *testing.T) {
 	}
 }
 
-func (st *stage) run(t *testing.T) int {
+func (st *testEnv) run(t *testing.T) int {
 	t.Helper()
 	answers, err := st.RunDue(context.WithoutCancel(t.Context()))
 	if err != nil {
@@ -240,7 +243,7 @@ func (st *stage) run(t *testing.T) int {
 
 func TestTheBankKeepsTheRules(t *testing.T) {
 	t.Parallel()
-	s := newStage(t)
+	s := newEnv(t)
 	if got := s.call(t, bill("1", "T1"), "1", nil); got != "2002700" {
 		t.Fatal(got)
 	}
@@ -262,13 +265,25 @@ func TestTheBankKeepsTheRules(t *testing.T) {
 	}
 }
 
-func TestTheNotificationsAreThoseThatTheWireContractKnows(t *testing.T) {
+func TestTheWireContractKnowsTheSimulatorsNotifications(t *testing.T) {
 	t.Parallel()
-	body := []byte(`{"partnerServiceId":"    8808","customerNo":"1","virtualAccountNo":"    88081","paymentRequestId":"P-1"}`)
-	if about := snap.DescribeNotification(snap.ServiceVAPayment, body); about.PaymentID != "P-1" || about.OrderedBy != "    88081" {
-		t.Errorf("found %+v", about)
+	s := newEnv(t)
+	if got := s.call(t, bill("1", "T1"), "1", nil); got != "2002700" {
+		t.Fatal(got)
 	}
-	if service, matches := snap.ServiceOf(http.MethodPost, "/v1.1/transfer-va/payment"); service != snap.ServiceVAPayment || !matches {
-		t.Errorf("the simulator's notification is service %s", service)
+	receipt, err := s.Pay(t.Context(), "    88081", "10000.00")
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, _, err := snap.AppendCanonical(nil, s.body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	about := snap.DescribeNotification(snap.ServiceVAPayment, body)
+	if about.PaymentID != receipt.PaymentRequestID || about.OrderedBy != "    88081" {
+		t.Errorf("found %+v in %s", about, body)
+	}
+	if ref := snap.ReferenceOf(body); ref.VirtualAccountNo != "88081" || ref.TrxID != "T1" {
+		t.Errorf("found %+v in %s", ref, body)
 	}
 }
