@@ -151,6 +151,7 @@ func recordEarlier(t *testing.T, inRedis bool) {
 	e.notify(t, earlierPaid).expect(t, http.StatusOK, "2002500")
 	e.inquire(t).expect(t, http.StatusOK, "2002400")
 	facts.MerchantToken = e.token(t)
+	e.forgetTaken(t)
 
 	e.app.setAnswer(answering(http.StatusInternalServerError))
 	e.notify(t, earlierDead).expect(t, http.StatusInternalServerError, "5002502")
@@ -182,6 +183,23 @@ func recordEarlier(t *testing.T, inRedis bool) {
 		t.Fatal(err)
 	}
 	write(t, e.path(t, "facts.json"), append(text, '\n'))
+}
+
+// forgetTaken removes the inbox's records of what the app took at once, so that only the
+// ledger can answer for it.
+func (e *earlier) forgetTaken(t *testing.T) {
+	t.Helper()
+	if e.redis == nil {
+		return
+	}
+	client := connectRedis(t, e.redis.URL)
+	keys, err := client.Keys(t.Context(), "*}:taken:*").Result()
+	if err == nil {
+		err = client.Del(t.Context(), keys...).Err()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 func write(t *testing.T, path string, data []byte) {
@@ -312,8 +330,9 @@ func readRedis(ctx context.Context, client *redis.Client, key string) (kind stri
 	var parts []string
 	switch kind {
 	case "string":
-		parts = make([]string, 1)
-		parts[0], err = client.Get(ctx, key).Result()
+		var value string
+		value, err = client.Get(ctx, key).Result()
+		parts = []string{value}
 	case "list":
 		parts, err = client.LRange(ctx, key, 0, -1).Result()
 	case "set":
@@ -367,6 +386,7 @@ func restoreRedis(t *testing.T, url string, values []redisValue) {
 // keptCall is a line of `doku inbox export`.
 type keptCall struct {
 	Key       string      `json:"key"`
+	Lane      string      `json:"lane"`
 	PaymentID string      `json:"payment_id"`
 	Target    string      `json:"target"`
 	Header    http.Header `json:"header"`
@@ -439,6 +459,7 @@ func TestWhatTheVersionBeforeHasLeftIsUsed(t *testing.T) {
 				e.checkOutbound(t, facts)
 				e.checkLedger(t)
 			}
+			e.checkQueue(t)
 			e.hurry(t, kept)
 			answer()
 			e.checkDelivered(t, kept)
@@ -560,6 +581,21 @@ func (e *earlier) checkLedger(t *testing.T) {
 	}
 }
 
+// checkQueue has DOKU tell of another payment to the virtual account whose payments wait:
+// it is kept behind them.
+func (e *earlier) checkQueue(t *testing.T) {
+	t.Helper()
+	e.notify(t, simulator.Outgoing{ExternalID: "E-W-5", Body: paymentTo("5", "W-5")}).expect(t, http.StatusInternalServerError, "5002502")
+	_, calls := e.export(t)
+	lanes := make(map[string]string)
+	for _, call := range calls {
+		lanes[call.PaymentID] = call.Lane
+	}
+	if lanes["W-5"] != lanes["W-1"] || lanes["W-5"] == "" {
+		t.Errorf("the payments to one virtual account are in order within %v", lanes)
+	}
+}
+
 // hurry has the second call of a virtual account tried as soon as its turn comes. In Redis,
 // a start of a sidecar does that for the first call only, and the second one's time is years
 // ahead, as the clock of the version before was.
@@ -603,13 +639,13 @@ func (e *earlier) checkDelivered(t *testing.T, kept []keptCall) {
 	}
 	var order []string
 	for _, call := range e.app.seen() {
-		for _, id := range []string{"W-1", "W-2"} { // of one virtual account
+		for _, id := range []string{"W-1", "W-2", "W-5"} { // of one virtual account
 			if strings.Contains(call.body, id) {
 				order = append(order, id)
 			}
 		}
 	}
-	if !slices.Equal(order, []string{"W-1", "W-2"}) {
+	if !slices.Equal(order, []string{"W-1", "W-2", "W-5"}) {
 		t.Errorf("the app saw %v", order)
 	}
 }

@@ -39,8 +39,7 @@ func writeFields(b *strings.Builder, indent string, of reflect.Type) {
 	for of.Kind() == reflect.Pointer || of.Kind() == reflect.Slice {
 		of = of.Elem()
 	}
-	for i := range of.NumField() {
-		field := of.Field(i)
+	for field := range of.Fields() {
 		tag := field.Tag.Get("json")
 		switch {
 		case tag == "-", !field.IsExported() && !field.Anonymous:
