@@ -11,8 +11,8 @@ import (
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"github.com/spf13/cobra"
 
-	"github.com/caddy-doku/caddy-doku/caddymodule/doku"
 	"github.com/caddy-doku/caddy-doku/caddymodule/inboxes"
+	"github.com/caddy-doku/caddy-doku/caddymodule/status"
 	"github.com/caddy-doku/caddy-doku/internal/tour"
 )
 
@@ -24,7 +24,7 @@ func init() {
 		Long: "Commands for DOKU's SNAP API: a tour of the sidecar, and the state and inboxes of a running one.\n" +
 			"Commands about a running sidecar ask its admin API: see `--address`.",
 		CobraFunc: func(cmd *cobra.Command) {
-			cmd.AddCommand(tourCommand(), doku.StatusCommand(), doku.TokenCommand(), inboxes.Command())
+			cmd.AddCommand(tourCommand(), status.Command(), status.TokenCommand(), inboxes.Command())
 		},
 	})
 }

@@ -1,7 +1,7 @@
 // Package caddymodule makes signer and verifier usable from Caddy. The rooms below it
 // have the modules: doku the app with the accounts, outbound the calls to DOKU, inbound
-// and inboxes the calls from DOKU, health the answers to probes. Only these packages
-// know Caddy.
+// and inboxes the calls from DOKU, health the answers to probes, status the admin API.
+// Only these packages know Caddy.
 package caddymodule
 
 import (

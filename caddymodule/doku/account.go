@@ -20,7 +20,6 @@ import (
 	"github.com/caddy-doku/caddy-doku/internal/ledger"
 	"github.com/caddy-doku/caddy-doku/internal/store"
 	"github.com/caddy-doku/caddy-doku/internal/tokens"
-	"github.com/caddy-doku/caddy-doku/signer"
 )
 
 // Account is one DOKU client id with its keys.
@@ -262,17 +261,9 @@ func (a *Account) stop() error {
 
 // logKeys logs which keys are in use.
 func (a *Account) logKeys(log *slog.Logger, message string) {
-	c := a.Credentials()
+	keys := a.Credentials().Summary()
 	log.Info(message, "account", a.Name, "client_id", a.clientID, "base_url", a.base.String(), //nolint:sloglint // the message is one of two
-		"merchant_key", signer.Fingerprint(&c.privateKey.PublicKey), "doku_keys", fingerprints(c), "secrets", len(c.secrets))
-}
-
-func fingerprints(c *Credentials) []string {
-	all := make([]string, len(c.dokuKeys))
-	for i, key := range c.dokuKeys {
-		all[i] = signer.Fingerprint(key)
-	}
-	return all
+		"merchant_key", keys.Merchant, "doku_keys", keys.DOKU, "secrets", keys.Secrets)
 }
 
 // reload loads changed files, unless ctx ends before they are read. A file that cannot

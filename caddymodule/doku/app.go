@@ -279,6 +279,9 @@ func (a *App) Store() store.Store { return a.store }
 // StoreID returns a text that is the same for the same store and for no other.
 func (a *App) StoreID() string { return a.storeID }
 
+// StoreName returns the name of the store's module, such as "redis".
+func (a *App) StoreName() string { return a.storeName }
+
 // Log returns the log of the configuration.
 func (a *App) Log() *slog.Logger { return a.log }
 
@@ -298,8 +301,8 @@ func (a *App) TracerProvider(account string) trace.TracerProvider {
 	return noop.NewTracerProvider()
 }
 
-// account returns the account called name, or the only one if name is empty.
-func (a *App) account(name string) (*Account, error) {
+// Account returns the account called name, or the only one if name is empty.
+func (a *App) Account(name string) (*Account, error) {
 	if name == "" {
 		if len(a.Accounts) == 1 {
 			return a.Accounts[0], nil

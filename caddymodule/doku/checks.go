@@ -107,15 +107,15 @@ const (
 	CheckInbox = "inbox"
 )
 
-// wordOK is the word for a check that succeeded.
-const wordOK = "ok"
+// CheckOK is the word for a check that succeeded.
+const CheckOK = "ok"
 
 // CheckWord returns the word for the result of a check. The words are a closed set, and
 // tell a stranger nothing more.
 func CheckWord(check string, err error) string {
 	switch {
 	case err == nil:
-		return wordOK
+		return CheckOK
 	case check == CheckKeys:
 		return "earlier" // a changed file is of no use; the earlier ones are in use
 	case check == CheckStore:

@@ -54,6 +54,22 @@ func (c *Credentials) Verifier(token verifier.TokenMode, forms []verifier.Signat
 	})
 }
 
+// Summary says which credentials are in use, without showing any.
+type Summary struct {
+	Merchant string   // fingerprint of the public half of the merchant's key
+	DOKU     []string // fingerprints
+	Secrets  int      // how many there are
+}
+
+// Summary returns the summary of the credentials.
+func (c *Credentials) Summary() Summary {
+	s := Summary{Merchant: signer.Fingerprint(&c.privateKey.PublicKey), DOKU: make([]string, len(c.dokuKeys)), Secrets: len(c.secrets)}
+	for i, key := range c.dokuKeys {
+		s.DOKU[i] = signer.Fingerprint(key)
+	}
+	return s
+}
+
 // secretBytes returns the secrets, from which the store derives its keys.
 func (c *Credentials) secretBytes() [][]byte {
 	all := make([][]byte, len(c.secrets))

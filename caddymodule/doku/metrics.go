@@ -11,7 +11,6 @@ import (
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/telemetry"
 	"github.com/caddy-doku/caddy-doku/internal/store"
 	"github.com/caddy-doku/caddy-doku/internal/tokens"
-	"github.com/caddy-doku/caddy-doku/signer"
 )
 
 // countFromZero creates the account's counters with the value 0; see
@@ -133,11 +132,10 @@ func (g gauges) Collect(to chan<- prometheus.Metric) {
 			to <- prometheus.MustNewConstMetric(telemetry.TokenAge, prometheus.GaugeValue, now.Sub(token.Issued).Seconds(), account.Name)
 		}
 		to <- prometheus.MustNewConstMetric(telemetry.ClockOffset, prometheus.GaugeValue, account.runtime.clock.Offset().Seconds(), account.Name)
-		c := account.Credentials()
-		merchant := signer.Fingerprint(&c.privateKey.PublicKey)
-		to <- prometheus.MustNewConstMetric(telemetry.KeyInfo, prometheus.GaugeValue, 1, account.Name, "merchant", merchant)
-		told := make(map[string]bool, len(c.dokuKeys)) // the same key may be given twice
-		for _, fingerprint := range fingerprints(c) {
+		keys := account.Credentials().Summary()
+		to <- prometheus.MustNewConstMetric(telemetry.KeyInfo, prometheus.GaugeValue, 1, account.Name, "merchant", keys.Merchant)
+		told := make(map[string]bool, len(keys.DOKU)) // the same key may be given twice
+		for _, fingerprint := range keys.DOKU {
 			if !told[fingerprint] {
 				told[fingerprint] = true
 				to <- prometheus.MustNewConstMetric(telemetry.KeyInfo, prometheus.GaugeValue, 1, account.Name, "doku", fingerprint)

@@ -41,7 +41,7 @@ func (a *App) Select(setting, header string, id func(*Account) string) (*Selecto
 		}
 	default:
 		var err error
-		if s.fixed, err = a.account(setting); err != nil {
+		if s.fixed, err = a.Account(setting); err != nil {
 			return nil, err
 		}
 	}

@@ -18,7 +18,7 @@ import (
 
 func init() {
 	caddy.RegisterModule(InboxAdmin{})
-	doku.RegisterAdminHandlers(inboxHandlers)
+	adminapi.Register(inboxHandlers)
 }
 
 // InboxAdmin shows the inboxes in Caddy's admin API, and works on them:

@@ -39,13 +39,19 @@ func (h Handlers) Routes() (routes []caddy.AdminRoute) {
 	return routes
 }
 
+// known has the patterns of all registered handlers.
+var known []string
+
+// Register adds the handlers' patterns to those that [NotFound] lists. It is for init
+// functions.
+func Register(h Handlers) {
+	known = append(known, slices.Collect(maps.Keys(h))...)
+	slices.Sort(known)
+}
+
 // NotFound returns the route for every other path below prefix: 404 with the patterns
 // that there are.
-func NotFound(prefix string, all ...Handlers) caddy.AdminRoute {
-	var known []string
-	for _, handlers := range all {
-		known = append(known, slices.Sorted(maps.Keys(handlers))...)
-	}
+func NotFound(prefix string) caddy.AdminRoute {
 	return caddy.AdminRoute{Pattern: prefix, Handler: caddy.AdminHandlerFunc(func(http.ResponseWriter, *http.Request) error {
 		return Error(http.StatusNotFound, errors.New("there is no such path; there are: "+strings.Join(known, ", ")))
 	})}

@@ -1,4 +1,4 @@
-package doku
+package status
 
 import (
 	"bytes"
@@ -13,6 +13,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/caddy-doku/caddy-doku/caddymodule/doku"
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/moduletest"
 	"github.com/caddy-doku/caddy-doku/simulator"
 )
@@ -20,8 +21,8 @@ import (
 func TestTheStateOfAnAccount(t *testing.T) {
 	t.Parallel()
 	h := moduletest.New(t, moduletest.Options{})
-	account := h.App().(*App).Accounts[0]
-	before := account.status(t.Context(), h.App().(*App))
+	account := h.App().(*doku.App).Accounts[0]
+	before := stateOf(t.Context(), account, h.App().(*doku.App))
 	if before.Token.Held || before.Token.AgeSeconds != nil || before.Token.LastFetch != nil || before.Clock.Known ||
 		before.Clock.OffsetSeconds != nil {
 		t.Errorf("before the first call: %+v", before)
@@ -32,7 +33,7 @@ func TestTheStateOfAnAccount(t *testing.T) {
 	if _, err := account.Tokens().Refresh(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	after := account.status(t.Context(), h.App().(*App))
+	after := stateOf(t.Context(), account, h.App().(*doku.App))
 	if !after.Token.Held || *after.Token.AgeSeconds > 60 || *after.Token.ExpiresInSeconds < 800 ||
 		*after.Token.RefreshInSeconds > *after.Token.ExpiresInSeconds {
 		t.Errorf("token: %+v", after.Token)
@@ -53,14 +54,14 @@ func TestTheStateOfAnAccount(t *testing.T) {
 		&simulator.Fault{Status: http.StatusUnauthorized, Body: `{"responseCode":"4017300","responseMessage":"Unauthorized"}`},
 	)
 	_, _ = account.Tokens().Refresh(t.Context())
-	account.AddCheck(CheckInbox, readyFunc(func(context.Context) error { return errors.New("disk full") }))
-	failed := account.status(t.Context(), h.App().(*App))
+	account.AddCheck(doku.CheckInbox, ready(func(context.Context) error { return errors.New("disk full") }))
+	failed := stateOf(t.Context(), account, h.App().(*doku.App))
 	if last := failed.Token.LastFetch; !failed.Token.Held || !strings.Contains(last.Error, "4017300") || last.Hint == "" ||
 		last.Failures != 1 ||
 		*last.NextAttemptSeconds > 30 {
 		t.Errorf("last fetch: %+v", last)
 	}
-	if failed.Checks[CheckInbox] != "disk full" {
+	if failed.Checks[doku.CheckInbox] != "disk full" {
 		t.Errorf("checks: %v", failed.Checks)
 	}
 	text, err := json.Marshal(failed)
@@ -74,6 +75,11 @@ func TestTheStateOfAnAccount(t *testing.T) {
 		}
 	}
 }
+
+// ready is a function as [doku.Readiness].
+type ready func(ctx context.Context) error
+
+func (f ready) Ready(ctx context.Context) error { return f(ctx) }
 
 // adminMux routes as Caddy's admin API does.
 func adminMux() http.Handler {

@@ -1,4 +1,4 @@
-package doku
+package status
 
 import (
 	"encoding/json"
@@ -17,11 +17,12 @@ import (
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"github.com/spf13/cobra"
 
+	"github.com/caddy-doku/caddy-doku/caddymodule/doku"
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/adminapi"
 )
 
-// StatusCommand returns the command `doku status`.
-func StatusCommand() *cobra.Command {
+// Command returns the command `doku status`.
+func Command() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "status [<account>] " + adminapi.Usage + " [--json]",
 		Short: "Shows the state of a running sidecar's accounts",
@@ -196,7 +197,7 @@ func faults(a accountStatus) (all [][2]string) {
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(a.Checks)) {
-		if text := a.Checks[name]; text != wordOK {
+		if text := a.Checks[name]; text != doku.CheckOK {
 			all = append(all, [2]string{strings.ToUpper(name), text})
 		}
 	}

@@ -1,4 +1,6 @@
-package doku
+// Package status shows the accounts of a running sidecar, in the admin API and by the
+// commands `doku status` and `doku token`.
+package status
 
 import (
 	"context"
@@ -11,13 +13,14 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/caddy-doku/caddy-doku/caddymodule/doku"
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/adminapi"
 	"github.com/caddy-doku/caddy-doku/internal/tokens"
-	"github.com/caddy-doku/caddy-doku/signer"
 )
 
 func init() {
 	caddy.RegisterModule(Admin{})
+	adminapi.Register(accountHandlers)
 }
 
 // Admin shows the accounts in Caddy's admin API, and renews their tokens. It needs no
@@ -46,23 +49,16 @@ var accountHandlers = adminapi.Handlers{
 	"POST /doku/accounts/{name}/token": withApp(refreshToken),
 }
 
-// moreHandlers are those that other rooms have below /doku/.
-var moreHandlers []adminapi.Handlers
-
-// RegisterAdminHandlers names the handlers of another admin module below /doku/, so
-// that the answer to an unknown path lists them. It is for init functions.
-func RegisterAdminHandlers(handlers adminapi.Handlers) { moreHandlers = append(moreHandlers, handlers) }
-
 // Routes returns the routes, with a 404 for every other path below /doku/.
 func (*Admin) Routes() []caddy.AdminRoute {
-	return append(accountHandlers.Routes(), adminapi.NotFound("/doku/", append([]adminapi.Handlers{accountHandlers}, moreHandlers...)...))
+	return append(accountHandlers.Routes(), adminapi.NotFound("/doku/"))
 }
 
 // withApp finds the running app. The module is there before any app is, and stays
 // the same whichever configuration comes.
-func withApp(handle func(app *App, w http.ResponseWriter, r *http.Request) error) caddy.AdminHandlerFunc {
+func withApp(handle func(app *doku.App, w http.ResponseWriter, r *http.Request) error) caddy.AdminHandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) error {
-		app, err := Find(caddy.ActiveContext())
+		app, err := doku.Find(caddy.ActiveContext())
 		if err != nil {
 			return adminapi.Error(http.StatusNotFound, fmt.Errorf("this configuration has no DOKU accounts: %w", err))
 		}
@@ -133,32 +129,32 @@ type storeStatus struct {
 	Error         string  `json:"error,omitempty"`
 }
 
-// status returns the state of an account. It asks the store, but not DOKU.
-func (a *Account) status(ctx context.Context, app *App) accountStatus {
-	c := a.Credentials()
-	clock := a.runtime.clock.Status()
+// stateOf returns the state of an account. It asks the store, but not DOKU.
+func stateOf(ctx context.Context, a *doku.Account, app *doku.App) accountStatus {
+	keys := a.Credentials().Summary()
+	clock := a.Clock().Status()
 	s := accountStatus{
 		Name:     a.Name,
-		ClientID: a.clientID,
-		BaseURL:  a.base.String(),
-		Token:    statusOf(a.runtime.tokens.Status(), a.runtime.clock.Now()),
+		ClientID: a.ID(),
+		BaseURL:  a.BaseURL().String(),
+		Token:    statusOf(a.Tokens().Status(), a.Clock().Now()),
 		Clock:    clockStatus{Known: clock.Samples > 0, Samples: clock.Samples, Correcting: clock.Correct},
-		Keys:     keysStatus{Merchant: signer.Fingerprint(&c.privateKey.PublicKey), DOKU: fingerprints(c), Secrets: len(c.secrets)},
-		Store:    storeStatus{Type: app.storeName},
+		Keys:     keysStatus{Merchant: keys.Merchant, DOKU: keys.DOKU, Secrets: keys.Secrets},
+		Store:    storeStatus{Type: app.StoreName()},
 	}
 	if clock.Samples > 0 {
 		s.Clock.OffsetSeconds = seconds(clock.Offset)
 	}
-	for name, found := range a.Check(ctx, func(name string) bool { return name != CheckToken }) {
-		text := wordOK
+	for name, found := range a.Check(ctx, func(name string) bool { return name != doku.CheckToken }) {
+		text := doku.CheckOK
 		if found.Err != nil {
 			text = found.Err.Error()
 		}
 		switch {
-		case name == CheckKeys && found.Err != nil:
+		case name == doku.CheckKeys && found.Err != nil:
 			s.Keys.Error = text
-		case name == CheckKeys:
-		case name == CheckStore:
+		case name == doku.CheckKeys:
+		case name == doku.CheckStore:
 			s.Store.OK, s.Store.LatencyMillis = found.Err == nil, math.Round(found.Took.Seconds()*1e5)/100
 			if found.Err != nil {
 				s.Store.Error = text
@@ -201,50 +197,50 @@ func seconds(d time.Duration) *float64 {
 	return &rounded
 }
 
-func listAccounts(app *App, w http.ResponseWriter, r *http.Request) error {
+func listAccounts(app *doku.App, w http.ResponseWriter, r *http.Request) error {
 	all := accountsStatus{Accounts: make([]accountStatus, len(app.Accounts))}
 	var wg sync.WaitGroup
 	for i, account := range app.Accounts {
-		wg.Go(func() { all.Accounts[i] = account.status(r.Context(), app) })
+		wg.Go(func() { all.Accounts[i] = stateOf(r.Context(), account, app) })
 	}
 	wg.Wait()
 	return adminapi.Write(w, all)
 }
 
 // named returns the account that a request's path names.
-func named(app *App, r *http.Request) (*Account, error) {
-	account, err := app.account(r.PathValue("name"))
+func named(app *doku.App, r *http.Request) (*doku.Account, error) {
+	account, err := app.Account(r.PathValue("name"))
 	if err != nil {
 		return nil, adminapi.Error(http.StatusNotFound, err)
 	}
 	return account, nil
 }
 
-func showAccount(app *App, w http.ResponseWriter, r *http.Request) error {
+func showAccount(app *doku.App, w http.ResponseWriter, r *http.Request) error {
 	account, err := named(app, r)
 	if err != nil {
 		return err
 	}
-	return adminapi.Write(w, account.status(r.Context(), app))
+	return adminapi.Write(w, stateOf(r.Context(), account, app))
 }
 
 // refreshWithin is how long somebody who wants a new token may wait for it.
 const refreshWithin = 30 * time.Second
 
-func refreshToken(app *App, w http.ResponseWriter, r *http.Request) error {
+func refreshToken(app *doku.App, w http.ResponseWriter, r *http.Request) error {
 	account, err := named(app, r)
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), refreshWithin)
 	defer cancel()
-	switch _, err := account.runtime.tokens.Refresh(ctx); {
+	switch _, err := account.Tokens().Refresh(ctx); {
 	case errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, tokens.ErrUnreachable):
 		return adminapi.Error(http.StatusGatewayTimeout, fmt.Errorf("no new token within %s; it is still being fetched: %w", refreshWithin, err))
 	case err != nil:
 		return adminapi.Error(http.StatusBadGateway, fmt.Errorf("no new token: %w; %s", err, tokens.Hint(err)))
 	}
-	return adminapi.Write(w, account.status(r.Context(), app))
+	return adminapi.Write(w, stateOf(r.Context(), account, app))
 }
 
 var _ caddy.AdminRouter = (*Admin)(nil)
