@@ -41,7 +41,8 @@ type Locks struct {
 // NewLocks returns locks that keep leases and results in s. lease is how long a
 // lease lasts without renewal: the longest time that a dead process blocks others.
 func NewLocks(s Store, lease time.Duration) *Locks {
-	return &Locks{store: s, duration: lease, name: rand.Text(), now: time.Now, leases: make(map[string]*Lease)} //nolint:forbidigo // timers have no other clock
+	now := time.Now //nolint:forbidigo // timers have no other clock
+	return &Locks{store: s, duration: lease, name: rand.Text(), now: now, leases: make(map[string]*Lease)}
 }
 
 // Lease is the exclusive right to do the work of its keys. The caller must end it
