@@ -26,15 +26,15 @@ const (
 // have become the raw character; the order of keys, the literals of numbers and
 // the meaning of everything are kept. The result is never longer than src.
 //
-// What cannot be made safe is kept as it stands and reported in the order of
-// the text: the first 16 of them, and of one kind in one string only the first.
-// Keys are duplicates if they mean the same, escapes resolved.
+// A part that cannot be made safe stays unchanged, and is reported as a [Hazard]: the
+// first 16 in the order of the text, and of one kind in one string only the first.
+// Keys are duplicates if they are equal once their escapes are resolved.
 //
 // src must be what [json.Valid] accepts; otherwise the error is a
 // [*SyntaxError] and dst is returned as it was. dst and src must not overlap,
-// and up to len(src) bytes of dst's spare capacity may be overwritten. It takes
-// one pass over src, without building a tree, in time proportional to its
-// length whatever it holds, and allocates only what dst lacks and the hazards.
+// and up to len(src) bytes of dst's spare capacity may be overwritten. It makes one
+// pass over src without a tree, in time proportional to its length, whatever the
+// content. It allocates only missing room in dst, and the hazards.
 func AppendCanonical(dst, src []byte) ([]byte, []Hazard, error) {
 	s := scanners.Get().(*scanner)
 	defer s.release()

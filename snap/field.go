@@ -23,8 +23,8 @@ func StringField(body []byte, name string) string {
 // object body, or nil if there is none or its value is an object or array. See
 // [StringField].
 //
-// In canonical form a key stands in one way only. So it is searched for as text,
-// and only if that is found twice is all of body read.
+// In canonical form a key is always written the same way. So a search for its text finds
+// it, and all of body is read only if the text is found twice.
 func member(body []byte, name string) (value []byte) {
 	var room [64]byte
 	key := append(append(append(room[:0], '"'), name...), '"', ':')
@@ -60,7 +60,7 @@ func nesting(text []byte) (depth int) {
 	return depth
 }
 
-// lastMember is [member] for a body that has the key more than once, maybe.
+// lastMember is [member] for a body that may have the key more than once.
 func lastMember(body []byte, name string) (value []byte) {
 	var (
 		depth int

@@ -9,8 +9,8 @@ import (
 // HazardKind is a kind of [Hazard].
 type HazardKind uint8
 
-// What different JSON encoders write differently, so that a receiver that
-// re-encodes a body before hashing it finds another hash.
+// JSON encoders write these differently. A receiver that re-encodes a body before it
+// hashes it gets another hash.
 const (
 	DuplicateKey     HazardKind = iota + 1 // readers keep the last one, or the first, or both
 	FloatLiteral                           // any with '.', 'e' or 'E', and -0: 10000.00 is rewritten as 10000.0 or 10000
@@ -41,8 +41,7 @@ func (k HazardKind) String() string {
 	return "unknown hazard"
 }
 
-// Hazard is a part of a body that cannot be made safe without changing what
-// it says.
+// Hazard is a part of a body that cannot be made safe without a change of its meaning.
 type Hazard struct {
 	Kind   HazardKind
 	Path   string // JSON path, such as $.additionalInfo.items[3].price or $["odd key"]; long ones are cut and end with "…"
@@ -55,8 +54,8 @@ type hazard struct {
 	offset int
 }
 
-// hazard takes note of a hazard at offset, unless it is one too many or there
-// has been one of its kind since start, where its string or number begins.
+// hazard records a hazard at offset, unless there are too many, or one of its kind since
+// start, where its string or number begins.
 func (s *scanner) hazard(kind HazardKind, start, offset int) {
 	if s.bare || len(s.hazards) == maxHazards {
 		return

@@ -8,8 +8,8 @@ import (
 	"strconv"
 )
 
-// Case is a case code: what went right or wrong, as the HTTP status together
-// with the two digits that tell cases of one status apart.
+// Case is a case code: the result of a call as an HTTP status, and two digits that
+// distinguish the cases of one status.
 type Case struct {
 	Status  int    // HTTP status
 	Number  int    // 0 to 99
@@ -17,7 +17,7 @@ type Case struct {
 }
 
 // The cases that the sidecar answers with. The wording is the standard's
-// ("HTTP Status and Case Code" on DOKU's pages); callers are told to look at
+// ("HTTP Status and Case Code" on DOKU's pages); callers must look at
 // the code only.
 var (
 	Successful         = Case{http.StatusOK, 0, "Successful"}
@@ -29,7 +29,6 @@ var (
 	InvalidToken       = Case{http.StatusUnauthorized, 1, "Invalid Token (B2B)"}
 	NotFound           = Case{http.StatusNotFound, 0, "Not Found"}
 	MethodNotAllowed   = Case{http.StatusMethodNotAllowed, 0, "Requested Function Is Not Supported"}
-	RequestTimeout     = Case{http.StatusRequestTimeout, 0, "Request Timeout"}
 	Conflict           = Case{http.StatusConflict, 0, "Conflict"}
 	BodyTooLarge       = Case{http.StatusRequestEntityTooLarge, 0, "Request Entity Too Large"}
 	Unprocessable      = Case{http.StatusUnprocessableEntity, 0, "Unprocessable Request"}
@@ -58,7 +57,7 @@ type Answer struct {
 	ResponseMessage string `json:"responseMessage"`
 }
 
-// Answer returns the body that tells c to a caller of service.
+// Answer returns the body of an answer with the case c of service.
 func (c Case) Answer(service Service) []byte {
 	body, err := json.Marshal(Answer{c.Code(service), c.Message})
 	if err != nil {
@@ -113,10 +112,10 @@ func Retryable(status int) bool {
 	return status >= 500
 }
 
-// AnswerStatus returns the HTTP status by which a merchant's answer to a call of
-// DOKU's is to be judged, and to be given to DOKU, which looks at nothing else:
-// status, unless it says yes (2xx) while the responseCode in body says no. Then it
-// is the code's, or 500 if that is neither 4xx nor 5xx.
+// AnswerStatus returns the HTTP status for DOKU of a merchant's answer to a DOKU call.
+// DOKU looks at nothing else. It is status, unless status says yes (2xx) and the
+// responseCode in body says no: then it is the code's status, or 500 if that is neither
+// 4xx nor 5xx.
 func AnswerStatus(status int, body []byte) int {
 	if status < 200 || status > 299 || saysYes(body) {
 		return status
@@ -135,9 +134,9 @@ func AnswerStatus(status int, body []byte) int {
 	return http.StatusInternalServerError
 }
 
-// saysYes reports whether the one place in body that can be a responseCode says yes.
-// Then no other can say no, and the rest of body need not be read. It is false if it
-// cannot tell.
+// saysYes reports whether body has one place only that can be a responseCode, and that
+// says yes. Then nothing else in body can say no, so it need not be read. It is false if
+// this is not certain.
 func saysYes(body []byte) bool {
 	const name = `"responseCode"`
 	i := bytes.Index(body, []byte(name))

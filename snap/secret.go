@@ -64,7 +64,7 @@ func (s *Secret) Signature(message []byte) string {
 }
 
 // Bytes returns the key itself, to derive other keys from. The caller must not
-// change it or let it out.
+// change it or show it.
 func (s *Secret) Bytes() []byte { return s.key }
 
 const redacted = "[redacted]"

@@ -19,7 +19,7 @@ const (
 	ServiceAccountUnbind   Service = "09"
 	ServiceBalance         Service = "11"
 	ServiceVAInquiry       Service = "24" // DOKU asks the merchant for a bill
-	ServiceVAPayment       Service = "25" // DOKU tells the merchant of a payment
+	ServiceVAPayment       Service = "25" // DOKU reports a payment to the merchant
 	ServiceVAStatus        Service = "26"
 	ServiceVACreate        Service = "27"
 	ServiceVAUpdate        Service = "28"

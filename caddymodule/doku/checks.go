@@ -15,7 +15,7 @@ const (
 	// probe one second.
 	checkWithin = 750 * time.Millisecond
 
-	// checkTimeout ends the check itself a little earlier, so that its own error is told.
+	// checkTimeout ends the check itself a little earlier, so that its own error is reported.
 	checkTimeout = 700 * time.Millisecond
 
 	// checkInterval is how long the result of a check stands.
@@ -40,7 +40,7 @@ func (f readyFunc) Ready(ctx context.Context) error { return f(ctx) }
 type check struct {
 	name string
 	of   Readiness
-	turn chan struct{} // has a slot for the caller that checks
+	slot chan struct{} // has room for the caller that checks
 
 	until    time.Time
 	last     Result
@@ -48,7 +48,7 @@ type check struct {
 }
 
 func newCheck(name string, of Readiness) *check {
-	return &check{name: name, of: of, turn: make(chan struct{}, 1)}
+	return &check{name: name, of: of, slot: make(chan struct{}, 1)}
 }
 
 // Result is the result of a check.
@@ -59,8 +59,8 @@ type Result struct {
 
 // result returns the result, which is at most a second old.
 func (c *check) result(ctx context.Context) Result {
-	c.turn <- struct{}{} // within checkWithin
-	defer func() { <-c.turn }()
+	c.slot <- struct{}{} // within checkWithin
+	defer func() { <-c.slot }()
 	if time.Now().Before(c.until) {
 		return c.last
 	}

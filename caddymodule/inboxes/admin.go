@@ -74,15 +74,15 @@ const (
 )
 
 func listInboxes(w http.ResponseWriter, r *http.Request) error {
-	boxes, err := runningInboxes()
+	all, err := runningInboxes()
 	if err != nil {
 		return err
 	}
-	states := make([]inboxState, 0, len(boxes))
-	for _, b := range boxes {
+	states := make([]inboxState, 0, len(all))
+	for _, b := range all {
 		states = append(states, b.state(r.Context(), b.name))
 	}
-	for _, b := range boxes {
+	for _, b := range all {
 		for _, name := range b.orphans(r.Context()) {
 			if !slices.ContainsFunc(states, func(s inboxState) bool { return s.Name == name && s.Orphan }) {
 				state := b.state(r.Context(), name)
@@ -209,12 +209,12 @@ func runningInboxes() ([]*instance, error) {
 
 // runningInbox returns the inbox that a request names.
 func runningInbox(r *http.Request) (*inbox.Inbox, error) {
-	boxes, err := runningInboxes()
+	all, err := runningInboxes()
 	if err != nil {
 		return nil, err
 	}
-	names := make([]string, len(boxes))
-	for n, b := range boxes {
+	names := make([]string, len(all))
+	for n, b := range all {
 		if names[n] = b.name; b.name == r.PathValue("box") {
 			opened, err := b.open()
 			if err != nil {

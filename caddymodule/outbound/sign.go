@@ -157,7 +157,7 @@ func (s *Sign) warnOfOtherListeners(addresses []string) {
 			continue
 		}
 		s.log.Warn(
-			"doku_sign can be reached from other machines, and whoever reaches it acts in your name: write `bind 127.0.0.1` in its site, unless only the app gets through to it",
+			"doku_sign can be reached from other machines, and anybody who reaches it acts in your name: write `bind 127.0.0.1` in its site, unless only the app gets through to it",
 			"listens",
 			text,
 		)

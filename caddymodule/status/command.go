@@ -127,7 +127,7 @@ func readAccounts(body []byte) ([]accountStatus, error) {
 		return nil, fmt.Errorf("the answer of the admin API is not understood: %w", err)
 	}
 	if answer.Accounts == nil && answer.Name == "" {
-		return nil, errors.New("the answer of the admin API tells of no account; is it of another version?")
+		return nil, errors.New("the answer of the admin API has no account; is it of another version?")
 	}
 	if answer.Accounts == nil {
 		return []accountStatus{answer.accountStatus}, nil
