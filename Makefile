@@ -1,10 +1,11 @@
-# The targets that the README names, and those that a contributor needs. `make` alone lists them.
+# The targets that the README names, and those for contributors. `make` alone lists them.
 
 BINARY   := bin/caddy-doku
 LINTER   := bin/tools/golangci-lint
 ARGS     :=
 FUZZTIME := 30s
 KILLS    := 200
+TIMEOUT  :=
 PACKAGES := ./...
 
 # What the binary is built from. The folders are there too: their time changes with a file removed.
@@ -17,7 +18,7 @@ export CADDY_DOKU_BIN = $(CURDIR)/$(BINARY)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help build run test golden check-deploy test-tracing bench race soak fuzz lint fmt vet tidy vuln programs scrapes clean always
+.PHONY: help build run test test-busy golden check-deploy test-tracing bench race soak fuzz lint fmt vet tidy vuln programs scrapes clean always
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,13 +32,16 @@ run: $(BINARY) ## take the tour: simulator, sidecar and demo app on this machine
 	@$(BINARY) doku tour $(ARGS)
 
 test: $(BINARY) programs ## run all tests, those against the built binary too
-	go test -count=1 -timeout=10m $(PACKAGES)
+	go test -count=1 -timeout=$(or $(TIMEOUT),10m) $(PACKAGES)
+
+test-busy: $(BINARY) programs ## run `make test` and `make race` on a busy machine, and what waits for time 20 times (hours)
+	@tools/busy.sh
 
 golden: $(BINARY) ## write testdata/golden anew: the names and the JSON that users rely on
 	go test -count=1 ./integration/golden -update
 	go test -count=1 -run '^TestMetricsAndAdminAnswersHaveTheSameNamesAsBefore$$' ./integration -update
 
-# DRAW=docs/pictures has a sidecar work for a minute, and draws the dashboard from what it exports.
+# DRAW=docs/pictures runs a sidecar for a minute, and draws the dashboard from its metrics.
 check-deploy: export CADDY_DOKU_DRAW = $(if $(DRAW),$(abspath $(DRAW)))
 check-deploy: export CADDY_DOKU_SCRAPES = $(if $(DRAW),$(CURDIR)/bin/scrapes)
 check-deploy: $(if $(DRAW),scrapes) ## check alerts and dashboard, with Prometheus' and Grafana's own packages
@@ -49,22 +53,22 @@ scrapes: $(BINARY)
 
 # DRAW=docs/pictures writes the pictures of the traces anew.
 test-tracing: export CADDY_DOKU_DRAW = $(if $(DRAW),$(abspath $(DRAW)))
-test-tracing: $(BINARY) programs ## check the traces that arrive at a real Jaeger, if its modules can be had
+test-tracing: $(BINARY) programs ## check the traces that arrive at a real Jaeger, if its modules can be downloaded
 	@tools/jaeger.sh $(CURDIR)/bin/tools/jaeger go test -count=1 -timeout=5m -run '^TestJaeger' ./integration
 
-bench: $(BINARY) ## measure what signing and verifying cost beside a plain reverse_proxy (ARGS=-quick: a first look)
+bench: $(BINARY) ## measure the cost of signing and verifying beside a plain reverse_proxy (ARGS=-quick: a first look)
 	go run ./integration/bench -caddy $(BINARY) $(ARGS)
 
-# The sidecar, too, is built with the detector, and stops at the first race, which fails its test.
+# The sidecar has the detector too, and stops at the first race, which fails its test.
 race: export CADDY_DOKU_BIN = $(CURDIR)/$(BINARY)-race
 race: export CGO_ENABLED = 1
 race: export GORACE = halt_on_error=1
 race: programs ## run all tests with the race detector (needs a C compiler)
 	go build -race -buildvcs=false -o $(BINARY)-race ./cmd/caddy
-	go test -race -count=1 -timeout=20m $(PACKAGES)
+	go test -race -count=1 -timeout=$(or $(TIMEOUT),20m) $(PACKAGES)
 
 soak: export DOKU_KILLS = $(KILLS)
-soak: $(BINARY) programs ## kill sidecars KILLS (200) times under load, on both stores, and count what is lost
+soak: $(BINARY) programs ## kill sidecars KILLS (200) times under load, on both stores, and count the lost payments
 	go test -count=1 -timeout=2h -run '^TestNoKillLosesAPayment$$' -v ./integration
 
 fuzz: ## look for inputs that break the parsers, FUZZTIME (30s) for each fuzz test
@@ -91,7 +95,7 @@ tidy: ## check that go.mod and go.sum are what the code needs
 vuln: bin/tools/govulncheck ## look for known vulnerabilities, if their database can be reached
 	@tools/vuln.sh $<
 
-programs: # what tests start besides the sidecar, where it can be had without asking anything
+programs: # installs the programs that tests start besides the sidecar, if that needs no password
 	@tools/programs.sh
 
 clean: ## remove what was built

@@ -53,9 +53,12 @@ func TestTheExampleConfigurationWorks(t *testing.T) {
 	env.variables = []string{"OTEL_TRACES_EXPORTER=none"}
 	env.run(t, env.example(t))
 	// In both directions with what must not be logged.
-	env.call(t, http.MethodPost, createPath, bill("1", "A", "1000.00", "C", ""), "Authorization-Customer", customer).expect(t, http.StatusOK, "2002700")
-	env.notify(t, simulator.Outgoing{Mutate: func(r *http.Request) { r.Header.Set("Authorization-Customer", customer) }}).expect(t, http.StatusOK, "2002500")
-	if receipt, err := env.doku.Pay(t.Context(), partnerServiceID+"1", "1000.00"); err != nil || !receipt.Notification.OK() || len(env.app.seen()) != 2 {
+	env.call(t, http.MethodPost, createPath, bill("1", "A", "1000.00", "C", ""), "Authorization-Customer", customer).
+		expect(t, http.StatusOK, "2002700")
+	env.notify(t, simulator.Outgoing{Mutate: func(r *http.Request) { r.Header.Set("Authorization-Customer", customer) }}).
+		expect(t, http.StatusOK, "2002500")
+	if receipt, err := env.doku.Pay(t.Context(), partnerServiceID+"1", "1000.00"); err != nil || !receipt.Notification.OK() ||
+		len(env.app.seen()) != 2 {
 		t.Errorf("receipt %+v, %v, after %d calls of the app", receipt, err, len(env.app.seen()))
 	}
 	if !strings.Contains(env.adminGet("/metrics"), "\ncaddy_doku_key_info{") {

@@ -86,7 +86,8 @@ func TestGenuineNotificationReachesTheApp(t *testing.T) {
 	if h.Get("Authorization-Customer") != customer {
 		t.Error("the app did not see the customer's token")
 	}
-	if h.Get("X-Doku-Account") != "default" || h.Get("X-Doku-Service") != "25" || len(h.Values("Idempotency-Key")) != 1 || h.Get("Idempotency-Key") == "spoofed" {
+	if h.Get("X-Doku-Account") != "default" || h.Get("X-Doku-Service") != "25" || len(h.Values("Idempotency-Key")) != 1 ||
+		h.Get("Idempotency-Key") == "spoofed" {
 		t.Errorf("headers of the sidecar: %v", h)
 	}
 }
@@ -109,7 +110,8 @@ func TestNobodyElseSetsOrRemovesWhatTheAppIsTold(t *testing.T) {
 				t.Fatalf("the app saw %v", calls)
 			}
 			h := calls[0].header
-			if h.Get("X-Doku-Account") != "default" || h.Get("X-Doku-Service") != "25" || h.Get("X-Doku-Verified") != "true" || h.Get("Idempotency-Key") == "" {
+			if h.Get("X-Doku-Account") != "default" || h.Get("X-Doku-Service") != "25" || h.Get("X-Doku-Verified") != "true" ||
+				h.Get("Idempotency-Key") == "" {
 				t.Errorf("headers of the sidecar: %v", h)
 			}
 			if h.Get("Upgrade") != "" || h.Get("Te") != "" || len(calls[0].trailer) > 0 {
@@ -128,11 +130,13 @@ func billing(c appCall) (int, string) {
 	if err := json.Unmarshal([]byte(c.body), &asked); err != nil {
 		return 400, err.Error()
 	}
-	answered, err := json.Marshal(map[string]any{"responseCode": "2002400", "responseMessage": "Successful", "virtualAccountData": map[string]any{
-		"partnerServiceId": asked["partnerServiceId"], "customerNo": asked["customerNo"], "virtualAccountNo": asked["virtualAccountNo"],
-		"inquiryRequestId": asked["inquiryRequestId"], "virtualAccountName": "Toru", "totalAmount": map[string]any{"value": "11500.00", "currency": "IDR"},
-		"virtualAccountTrxType": "C", "additionalInfo": map[string]any{"trxId": "INV-7"},
-	}})
+	answered, err := json.Marshal(
+		map[string]any{"responseCode": "2002400", "responseMessage": "Successful", "virtualAccountData": map[string]any{
+			"partnerServiceId": asked["partnerServiceId"], "customerNo": asked["customerNo"], "virtualAccountNo": asked["virtualAccountNo"],
+			"inquiryRequestId": asked["inquiryRequestId"], "virtualAccountName": "Toru", "totalAmount": map[string]any{"value": "11500.00", "currency": "IDR"},
+			"virtualAccountTrxType": "C", "additionalInfo": map[string]any{"trxId": "INV-7"},
+		}},
+	)
 	if err != nil {
 		return 500, err.Error()
 	}
@@ -171,7 +175,9 @@ func TestForgeriesAndMistakesNeverReachTheApp(t *testing.T) {
 		return text
 	}
 	parts := strings.Split(good, ".")
-	otherPayload := base64.RawURLEncoding.EncodeToString([]byte(`{"iss":"caddy-doku","sub":"someone else","aud":["doku-inbound"],"exp":99999999999}`))
+	otherPayload := base64.RawURLEncoding.EncodeToString(
+		[]byte(`{"iss":"caddy-doku","sub":"someone else","aud":["doku-inbound"],"exp":99999999999}`),
+	)
 	header := func(name string, values ...string) simulator.Outgoing {
 		return simulator.Outgoing{Mutate: func(r *http.Request) {
 			r.Header.Del(name)
@@ -211,22 +217,52 @@ func TestForgeriesAndMistakesNeverReachTheApp(t *testing.T) {
 			raw, _ := base64.StdEncoding.DecodeString(r.Header.Get("X-SIGNATURE"))
 			r.Header.Set("X-SIGNATURE", strings.ToUpper(hex.EncodeToString(raw)))
 		}), 401, "4012500"},
-		{"one byte of the body altered", simulator.Outgoing{Sent: bytes.Replace(payment("P-1"), []byte("11500"), []byte("91500"), 1)}, 401, "4012500"},
+		{
+			"one byte of the body altered",
+			simulator.Outgoing{Sent: bytes.Replace(payment("P-1"), []byte("11500"), []byte("91500"), 1)},
+			401,
+			"4012500",
+		},
 		{"another path", mutated(func(r *http.Request) { r.URL.Path = "/v1.1/transfer-va//transfer-va/payment" }), 401, "4012500"},
 		{"a query added", mutated(func(r *http.Request) { r.URL.RawQuery = "a=1" }), 401, "4012500"},
 		{"another method", mutated(func(r *http.Request) { r.Method = http.MethodPut }), 405, "4052500"},
 		{"an old timestamp", at(-11 * time.Minute), 400, "4002501"},
 		{"a future timestamp", at(5 * time.Minute), 400, "4002501"},
-		{"a token with alg none", simulator.Outgoing{Bearer: signed(jwt.SigningMethodNone, jwt.UnsafeAllowNoneSignatureType, claims(clientID, time.Hour))}, 401, "4012501"},
-		{"a token by HS256 with DOKU's public key", simulator.Outgoing{Bearer: signed(jwt.SigningMethodHS256, publicKey, claims(clientID, time.Hour))}, 401, "4012501"},
-		{"a token by HS256 with the bare secret", simulator.Outgoing{Bearer: signed(jwt.SigningMethodHS256, []byte(secretKey), claims(clientID, time.Hour))}, 401, "4012501"},
-		{"a token by RS256 with another key", simulator.Outgoing{Bearer: signed(jwt.SigningMethodRS256, doktest.Key(t, doktest.MerchantKey), claims(clientID, time.Hour))}, 401, "4012501"},
+		{
+			"a token with alg none",
+			simulator.Outgoing{Bearer: signed(jwt.SigningMethodNone, jwt.UnsafeAllowNoneSignatureType, claims(clientID, time.Hour))},
+			401,
+			"4012501",
+		},
+		{
+			"a token by HS256 with DOKU's public key",
+			simulator.Outgoing{Bearer: signed(jwt.SigningMethodHS256, publicKey, claims(clientID, time.Hour))},
+			401,
+			"4012501",
+		},
+		{
+			"a token by HS256 with the bare secret",
+			simulator.Outgoing{Bearer: signed(jwt.SigningMethodHS256, []byte(secretKey), claims(clientID, time.Hour))},
+			401,
+			"4012501",
+		},
+		{
+			"a token by RS256 with another key",
+			simulator.Outgoing{Bearer: signed(jwt.SigningMethodRS256, doktest.Key(t, doktest.MerchantKey), claims(clientID, time.Hour))},
+			401,
+			"4012501",
+		},
 		{"a token with its payload replaced", simulator.Outgoing{Bearer: parts[0] + "." + otherPayload + "." + parts[2]}, 401, "4012501"},
 		{"a token cut short", simulator.Outgoing{Bearer: good[:len(good)-2]}, 401, "4012501"},
 		{"no token after Bearer", header("Authorization", "Bearer "), 401, "4012501"},
 		{"Basic instead of Bearer", header("Authorization", "Basic eDp5"), 401, "4012501"},
 		{"a body over the limit", simulator.Outgoing{Body: large}, 413, "4132500"},
-		{"a chunked body over the limit", simulator.Outgoing{Body: large, Mutate: func(r *http.Request) { r.ContentLength = -1 }}, 413, "4132500"},
+		{
+			"a chunked body over the limit",
+			simulator.Outgoing{Body: large, Mutate: func(r *http.Request) { r.ContentLength = -1 }},
+			413,
+			"4132500",
+		},
 		{"signed, but not JSON", simulator.Outgoing{Body: []byte(`{"a":`)}, 400, "4002500"},
 		{"signed, but with a byte order mark", simulator.Outgoing{Body: []byte("\ufeff{}")}, 400, "4002500"},
 		{"an inquiry with a wrong signature has the inquiry's code", simulator.Outgoing{
@@ -258,7 +294,12 @@ func TestTruncatedBodyIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: %s\r\nContent-Length: 100\r\n\r\n{\"a\":", paymentPath, strings.TrimPrefix(env.inward, "http://"))
+	fmt.Fprintf(
+		conn,
+		"POST %s HTTP/1.1\r\nHost: %s\r\nContent-Length: 100\r\n\r\n{\"a\":",
+		paymentPath,
+		strings.TrimPrefix(env.inward, "http://"),
+	)
 	if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
 		t.Fatal(err)
 	}

@@ -123,7 +123,8 @@ func checkAttempts(t *testing.T, calls []appCall, body string) {
 		call.header.Del("Doku-Delivery-Attempt")
 		call.header.Del("Traceparent")
 	}
-	if fmt.Sprint(first.header) != fmt.Sprint(last.header) || first.header.Get("X-Extra") == "" || first.header.Get("Idempotency-Key") == "" {
+	if fmt.Sprint(first.header) != fmt.Sprint(last.header) || first.header.Get("X-Extra") == "" ||
+		first.header.Get("Idempotency-Key") == "" {
 		t.Errorf("the app first saw\n%v, then\n%v", first.header, last.header)
 	}
 }
@@ -257,7 +258,8 @@ func TestDeadLettersAreKeptForPeople(t *testing.T) {
 	env := start(t, options{inbox: "{\n answer_within 200ms\n give_up_after 1ms\n}"})
 	env.app.setAnswer(answering(http.StatusInternalServerError))
 	for n := range 3 {
-		env.notify(t, simulator.Outgoing{Body: paymentTo(fmt.Sprint(n), fmt.Sprint("P-", n))}).expect(t, http.StatusInternalServerError, "5002502")
+		env.notify(t, simulator.Outgoing{Body: paymentTo(fmt.Sprint(n), fmt.Sprint("P-", n))}).
+			expect(t, http.StatusInternalServerError, "5002502")
 	}
 	doktest.Eventually(t, "three dead letters", func() bool { _, dead := env.kept(t); return dead == 3 })
 	env.log.Await(t, `"name":"doku_call_dead"`, 3)
@@ -295,7 +297,8 @@ func TestDeadLettersAreKeptForPeople(t *testing.T) {
 		}
 	}
 	shown, err := env.inboxCommand(t, "show", keys[1])
-	if err != nil || !strings.Contains(shown, "POST "+paymentPath) || !strings.Contains(shown, `"paymentRequestId":"P-1"`) || !strings.Contains(shown, "dead: given up") {
+	if err != nil || !strings.Contains(shown, "POST "+paymentPath) || !strings.Contains(shown, `"paymentRequestId":"P-1"`) ||
+		!strings.Contains(shown, "dead: given up") {
 		t.Errorf("show: %v\n%s", err, shown)
 	}
 	if _, err := env.inboxCommand(t, "drop", keys[0]); err != nil {
@@ -377,7 +380,12 @@ func TestAConfigurationThatCaddyRefusesDeliversNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	withLoader := bytes.Replace(adapted, []byte(`"config":{"persist":false}`), []byte(`"config":{"persist":false,"load":{"module":"http","url":"http://127.0.0.1:1/"}}`), 1)
+	withLoader := bytes.Replace(
+		adapted,
+		[]byte(`"config":{"persist":false}`),
+		[]byte(`"config":{"persist":false,"load":{"module":"http","url":"http://127.0.0.1:1/"}}`),
+		1,
+	)
 	if bytes.Equal(withLoader, adapted) {
 		t.Fatalf("there is no place for a loader in %s", adapted)
 	}
@@ -455,7 +463,10 @@ func TestAnInboxThatCannotBeIsNoneAtAll(t *testing.T) {
 		folder := t.TempDir()
 		env := start(t, options{inbox: "{\n folder " + folder + "\n}"})
 		other := env.another(t)
-		if output := other.startFails(t, other.caddyfile(options{inbox: "{\n folder " + folder + "\n}"})); !strings.Contains(output, "give each sidecar a folder of its own") {
+		if output := other.startFails(t, other.caddyfile(options{inbox: "{\n folder " + folder + "\n}"})); !strings.Contains(
+			output,
+			"give each sidecar a folder of its own",
+		) {
 			t.Errorf("it said %s", output)
 		}
 	})

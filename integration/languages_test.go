@@ -68,9 +68,13 @@ func (l language) test(t *testing.T) {
 	if out, err := create.CombinedOutput(); err != nil {
 		t.Fatalf("creating a VA: %v: %s", err, out)
 	}
-	want := fmt.Sprintf(`{"partnerServiceId":%q,"customerNo":"1001","virtualAccountNo":%q,"virtualAccountName":"José & Putri <VIP>","trxId":"INV-1",`+
-		`"totalAmount":{"value":"10000.00","currency":"IDR"},"virtualAccountTrxType":"C",`+
-		`"additionalInfo":{"channel":"VIRTUAL_ACCOUNT_BANK_PERMATA","url":"https://toko.example/bayar?x=1&y='2'"}}`, partnerServiceID, partnerServiceID+"1001")
+	want := fmt.Sprintf(
+		`{"partnerServiceId":%q,"customerNo":"1001","virtualAccountNo":%q,"virtualAccountName":"José & Putri <VIP>","trxId":"INV-1",`+
+			`"totalAmount":{"value":"10000.00","currency":"IDR"},"virtualAccountTrxType":"C",`+
+			`"additionalInfo":{"channel":"VIRTUAL_ACCOUNT_BANK_PERMATA","url":"https://toko.example/bayar?x=1&y='2'"}}`,
+		partnerServiceID,
+		partnerServiceID+"1001",
+	)
 	received := env.received(t)
 	if received.Status != http.StatusOK || string(received.Body) != want {
 		t.Errorf("DOKU received\n%s\nexpected\n%s", received.Body, want)
@@ -81,7 +85,8 @@ func (l language) test(t *testing.T) {
 	if receipt, err := env.doku.Pay(t.Context(), partnerServiceID+"1001", "10000.00"); err != nil || !receipt.Notification.OK() {
 		t.Errorf("notification: %+v, %v", receipt, err)
 	}
-	if receipt, err := env.doku.Pay(t.Context(), partnerServiceID+"4711", "11500.00"); err != nil || !receipt.Inquired || !receipt.Notification.OK() {
+	if receipt, err := env.doku.Pay(t.Context(), partnerServiceID+"4711", "11500.00"); err != nil || !receipt.Inquired ||
+		!receipt.Notification.OK() {
 		t.Errorf("direct inquiry: %+v, %v", receipt, err)
 	}
 }

@@ -17,9 +17,16 @@ func bill(customerNo, trxID, amount, trxType, config string) string {
 	if customerNo != "" {
 		numbers = fmt.Sprintf(`"customerNo":%q,"virtualAccountNo":%q,`, customerNo, partnerServiceID+customerNo)
 	}
-	return fmt.Sprintf(`{"partnerServiceId":%q,%s"virtualAccountName":"José & Putri <VIP>","trxId":%q,"totalAmount":{"value":%q,"currency":"IDR"},`+
-		`"virtualAccountTrxType":%q,"additionalInfo":{"channel":"VIRTUAL_ACCOUNT_BANK_PERMATA"%s}}`,
-		partnerServiceID, numbers, trxID, amount, trxType, config)
+	return fmt.Sprintf(
+		`{"partnerServiceId":%q,%s"virtualAccountName":"José & Putri <VIP>","trxId":%q,"totalAmount":{"value":%q,"currency":"IDR"},`+
+			`"virtualAccountTrxType":%q,"additionalInfo":{"channel":"VIRTUAL_ACCOUNT_BANK_PERMATA"%s}}`,
+		partnerServiceID,
+		numbers,
+		trxID,
+		amount,
+		trxType,
+		config,
+	)
 }
 
 func limits(lowest, highest string) string {
@@ -90,7 +97,8 @@ func TestAmountsAreHeldToTheirRules(t *testing.T) {
 	}
 	for i, c := range creations {
 		t.Run(c.name, func(t *testing.T) {
-			env.call(t, http.MethodPost, createPath, bill(fmt.Sprint(3000+i), fmt.Sprint("INV-", i), c.amount, c.trxType, c.config)).expect(t, c.status, c.code)
+			env.call(t, http.MethodPost, createPath, bill(fmt.Sprint(3000+i), fmt.Sprint("INV-", i), c.amount, c.trxType, c.config)).
+				expect(t, c.status, c.code)
 		})
 	}
 	for _, p := range []struct {
@@ -118,9 +126,32 @@ func TestWhatLeavesTheHouse(t *testing.T) {
 	env := start(t, options{})
 	pretty := "{ \"partnerServiceId\" : \"    8808\",\n  \"virtualAccountName\": \"Jos\\u00e9 \\u0026 Putri \\u003cVIP\\u003e\", \"trxId\":\"I-1\", \"totalAmount\":{\"value\":\"1.00\",\"currency\":\"IDR\"},\n" +
 		`"virtualAccountTrxType":"C", "additionalInfo": { "channel":"VIRTUAL_ACCOUNT_BANK_PERMATA", "url":"https:\/\/t.id\/x?a=1&b=\ud83c\udf89" } }`
-	got := env.call(t, http.MethodPost, createPath+"?x=%2F&y=1", pretty,
-		"X-EXTERNAL-ID", "12345", "CHANNEL-ID", "SDK", "Authorization", "Bearer mine", "X-SIGNATURE", "mine", "X-PARTNER-ID", clientID,
-		"Cookie", "session=1", "X-Forwarded-For", "10.1.2.3", "Traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "Baggage", "a=b", "X-Internal", "1")
+	got := env.call(
+		t,
+		http.MethodPost,
+		createPath+"?x=%2F&y=1",
+		pretty,
+		"X-EXTERNAL-ID",
+		"12345",
+		"CHANNEL-ID",
+		"SDK",
+		"Authorization",
+		"Bearer mine",
+		"X-SIGNATURE",
+		"mine",
+		"X-PARTNER-ID",
+		clientID,
+		"Cookie",
+		"session=1",
+		"X-Forwarded-For",
+		"10.1.2.3",
+		"Traceparent",
+		"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+		"Baggage",
+		"a=b",
+		"X-Internal",
+		"1",
+	)
 	got.expect(t, http.StatusOK, "2002700")
 	received := env.received(t)
 	want := `{"partnerServiceId":"    8808","virtualAccountName":"José & Putri <VIP>","trxId":"I-1","totalAmount":{"value":"1.00","currency":"IDR"},` +
@@ -184,7 +215,8 @@ func TestManyAtOnceShareOneToken(t *testing.T) {
 	var wg sync.WaitGroup
 	for i := range 50 {
 		wg.Go(func() {
-			env.call(t, http.MethodPost, createPath, bill(fmt.Sprint(5000+i), fmt.Sprint("M-", i), "1000.00", "C", "")).expect(t, http.StatusOK, "2002700")
+			env.call(t, http.MethodPost, createPath, bill(fmt.Sprint(5000+i), fmt.Sprint("M-", i), "1000.00", "C", "")).
+				expect(t, http.StatusOK, "2002700")
 		})
 	}
 	wg.Wait()
@@ -223,8 +255,22 @@ func TestWhenDOKUMisbehaves(t *testing.T) {
 		{"200 without a token", tokenPath, simulator.Fault{Status: 200, Body: "{}"}, 503, "5032700", "token"},
 		{"refused token request", tokenPath, simulator.Fault{Status: 401, Body: `{"responseCode":"4017300"}`}, 503, "5032700", "token"},
 		{"the connection breaks after the call was sent", createPath, simulator.Fault{}, 504, "5042700", "outcome_unknown"},
-		{"500 to the call passes through", createPath, simulator.Fault{Status: 500, Body: `{"responseCode":"5002700"}`}, 500, "5002700", ""},
-		{"401 about the signature passes through", createPath, simulator.Fault{Status: 401, Body: `{"responseCode":"4012700"}`}, 401, "4012700", ""},
+		{
+			"500 to the call passes through",
+			createPath,
+			simulator.Fault{Status: 500, Body: `{"responseCode":"5002700"}`},
+			500,
+			"5002700",
+			"",
+		},
+		{
+			"401 about the signature passes through",
+			createPath,
+			simulator.Fault{Status: 401, Body: `{"responseCode":"4012700"}`},
+			401,
+			"4012700",
+			"",
+		},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {

@@ -42,7 +42,8 @@ func TestSidecarsShareTokensKeysAndLedger(t *testing.T) {
 	all, _ := startReplicas(t, 3, options{})
 	doku := all[0].doku
 	each(30, func(i int) {
-		all[i%3].call(t, http.MethodPost, createPath, bill(fmt.Sprint(100+i), fmt.Sprint("T", i), "1000.00", "C", "")).expect(t, http.StatusOK, "2002700")
+		all[i%3].call(t, http.MethodPost, createPath, bill(fmt.Sprint(100+i), fmt.Sprint("T", i), "1000.00", "C", "")).
+			expect(t, http.StatusOK, "2002700")
 	})
 	if n := doku.Tokens(); n != 1 {
 		t.Errorf("DOKU issued %d tokens, expected one for all", n)
@@ -50,7 +51,8 @@ func TestSidecarsShareTokensKeysAndLedger(t *testing.T) {
 	t.Run("a token that DOKU no longer accepts is replaced once for all", func(t *testing.T) {
 		doku.ExpireToken()
 		each(30, func(i int) {
-			all[i%3].call(t, http.MethodPost, createPath, bill(fmt.Sprint(200+i), fmt.Sprint("U", i), "1000.00", "C", "")).expect(t, http.StatusOK, "2002700")
+			all[i%3].call(t, http.MethodPost, createPath, bill(fmt.Sprint(200+i), fmt.Sprint("U", i), "1000.00", "C", "")).
+				expect(t, http.StatusOK, "2002700")
 		})
 		if n := doku.Tokens(); n != 2 {
 			t.Errorf("DOKU issued %d tokens, expected one more", n)
@@ -59,7 +61,8 @@ func TestSidecarsShareTokensKeysAndLedger(t *testing.T) {
 	t.Run("a repeat is known to all", func(t *testing.T) {
 		before := len(all[0].created())
 		each(9, func(i int) {
-			all[i%3].call(t, http.MethodPost, createPath, bill("300", "V", "1000.00", "C", ""), "Idempotency-Key", "V").expect(t, http.StatusOK, "2002700")
+			all[i%3].call(t, http.MethodPost, createPath, bill("300", "V", "1000.00", "C", ""), "Idempotency-Key", "V").
+				expect(t, http.StatusOK, "2002700")
 		})
 		if n := len(all[0].created()) - before; n != 1 {
 			t.Errorf("DOKU received the call %d times", n)
@@ -70,7 +73,8 @@ func TestSidecarsShareTokensKeysAndLedger(t *testing.T) {
 		before := len(all[0].app.seen())
 		each(9, func(i int) {
 			env := all[i%3]
-			env.notify(t, simulator.Outgoing{URL: env.inward + paymentPath, Body: payment("P-1"), ExternalID: fmt.Sprint("E", i/3), Bearer: token}).expect(t, http.StatusOK, "2002500")
+			env.notify(t, simulator.Outgoing{URL: env.inward + paymentPath, Body: payment("P-1"), ExternalID: fmt.Sprint("E", i/3), Bearer: token}).
+				expect(t, http.StatusOK, "2002500")
 		})
 		if n := len(all[0].app.seen()) - before; n != 1 {
 			t.Errorf("the app was called %d times", n)

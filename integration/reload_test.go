@@ -97,7 +97,10 @@ func TestReloadsUnderLoadLoseAndDoubleNothing(t *testing.T) {
 					return err
 				})
 				insist(func() error {
-					got, err := env.doku.Call(t.Context(), simulator.Outgoing{URL: env.inward + paymentPath, Body: payment(id), ExternalID: id, Bearer: token})
+					got, err := env.doku.Call(
+						t.Context(),
+						simulator.Outgoing{URL: env.inward + paymentPath, Body: payment(id), ExternalID: id, Bearer: token},
+					)
 					if err == nil {
 						answer{got.Status, got.Header, string(got.Body)}.expect(t, http.StatusOK, "2002500")
 					}
@@ -120,7 +123,13 @@ func TestReloadsUnderLoadLoseAndDoubleNothing(t *testing.T) {
 	wg.Wait()
 	tokens, created, notified := env.doku.Tokens(), len(env.created()), len(env.app.seen())
 	if tokens != 1 || created != int(made.Load()) || notified != int(made.Load()) {
-		t.Errorf("DOKU issued %d tokens and received %d calls, the app received %d, expected 1, and %d of each", tokens, created, notified, made.Load())
+		t.Errorf(
+			"DOKU issued %d tokens and received %d calls, the app received %d, expected 1, and %d of each",
+			tokens,
+			created,
+			notified,
+			made.Load(),
+		)
 	}
 	t.Logf("%d calls each way, %d broken connections", made.Load(), broken.Load())
 }
@@ -156,7 +165,8 @@ func TestAReloadThatFailsChangesNothing(t *testing.T) {
 	env.notify(t, paid).expect(t, http.StatusOK, "2002500")
 	again := env.call(t, http.MethodPost, createPath, bill("1", "A", "1000.00", "C", ""), "Idempotency-Key", "A")
 	again.expect(t, http.StatusOK, "2002700")
-	if calls, created := len(env.app.seen()), len(env.created()); calls != 1 || created != 1 || again.header.Get("X-Doku-Replayed") != "true" {
+	if calls, created := len(env.app.seen()), len(env.created()); calls != 1 || created != 1 ||
+		again.header.Get("X-Doku-Replayed") != "true" {
 		t.Errorf("the app was called %d times and DOKU %d times, expected once each", calls, created)
 	}
 	another := env.another(t)
@@ -169,8 +179,10 @@ func TestAReloadThatFailsChangesNothing(t *testing.T) {
 	env.checkCorrection(t, false, "3")
 	// Nothing goes on without the store.
 	redis.Kill()
-	env.call(t, http.MethodPost, createPath, bill("4", "D", "1000.00", "C", ""), "Idempotency-Key", "D").expect(t, http.StatusServiceUnavailable, "5032700")
-	env.notify(t, simulator.Outgoing{URL: env.inward + paymentPath, Body: payment("P-2"), ExternalID: "E-2", Bearer: paid.Bearer}).expect(t, http.StatusInternalServerError, "5002500")
+	env.call(t, http.MethodPost, createPath, bill("4", "D", "1000.00", "C", ""), "Idempotency-Key", "D").
+		expect(t, http.StatusServiceUnavailable, "5032700")
+	env.notify(t, simulator.Outgoing{URL: env.inward + paymentPath, Body: payment("P-2"), ExternalID: "E-2", Bearer: paid.Bearer}).
+		expect(t, http.StatusInternalServerError, "5002500")
 }
 
 func TestAReloadWithOtherCredentialsStartsClean(t *testing.T) {

@@ -31,7 +31,11 @@ func TestARepeatWithTheSameKeyIsNotSentAgain(t *testing.T) {
 	again := env.call(t, http.MethodPost, createPath, strings.Replace(body, "{", "{ ", 1), "Idempotency-Key", "A")
 	again.expect(t, http.StatusOK, "2002700")
 	if again.body != first.body || again.header.Get("X-Doku-Replayed") != "true" || first.header.Get("X-Doku-Replayed") != "" ||
-		again.header.Get("X-Doku-External-Id") != first.header.Get("X-Doku-External-Id") || again.header.Get("Content-Type") != first.header.Get("Content-Type") {
+		again.header.Get(
+			"X-Doku-External-Id",
+		) != first.header.Get(
+			"X-Doku-External-Id",
+		) || again.header.Get("Content-Type") != first.header.Get("Content-Type") {
 		t.Errorf("first %v %s\nagain %v %s", first.header, first.body, again.header, again.body)
 	}
 	if n := len(env.created()); n != 1 {
@@ -46,7 +50,8 @@ func TestARepeatWithTheSameKeyIsNotSentAgain(t *testing.T) {
 	})
 	t.Run("a key has a form", func(t *testing.T) {
 		env.call(t, http.MethodPost, createPath, body, "Idempotency-Key", "a b").expect(t, http.StatusBadRequest, "4002701")
-		env.call(t, http.MethodPost, createPath, body, "Idempotency-Key", "a", "Idempotency-Key", "b").expect(t, http.StatusBadRequest, "4002701")
+		env.call(t, http.MethodPost, createPath, body, "Idempotency-Key", "a", "Idempotency-Key", "b").
+			expect(t, http.StatusBadRequest, "4002701")
 	})
 	t.Run("a final refusal is given again", func(t *testing.T) {
 		wrong := bill("3", "C", "0", "C", "")
@@ -112,7 +117,8 @@ func TestARepeatWhileTheFirstIsUnderWayWaits(t *testing.T) {
 		var wg sync.WaitGroup
 		for range 10 {
 			wg.Go(func() {
-				env.call(t, http.MethodPost, createPath, bill("1", "A", "1000.00", "C", ""), "Idempotency-Key", "A").expect(t, http.StatusOK, "2002700")
+				env.call(t, http.MethodPost, createPath, bill("1", "A", "1000.00", "C", ""), "Idempotency-Key", "A").
+					expect(t, http.StatusOK, "2002700")
 			})
 		}
 		env.gate.AwaitHeld(t, createPath, 1)
@@ -189,7 +195,8 @@ func TestManyRefusedForTheirTokenCauseOneFetch(t *testing.T) {
 	var wg sync.WaitGroup
 	for i := range 50 {
 		wg.Go(func() {
-			env.call(t, http.MethodPost, createPath, bill(fmt.Sprint(100+i), fmt.Sprint("T", i), "1000.00", "C", "")).expect(t, http.StatusOK, "2002700")
+			env.call(t, http.MethodPost, createPath, bill(fmt.Sprint(100+i), fmt.Sprint("T", i), "1000.00", "C", "")).
+				expect(t, http.StatusOK, "2002700")
 		})
 	}
 	wg.Wait()

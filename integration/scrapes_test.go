@@ -138,7 +138,15 @@ func (env *testEnv) tradeAt(t *testing.T, n int) {
 	ask(createPath, create, key...)
 	switch n % 12 {
 	case 1, 7:
-		ask(statusPath, fmt.Sprintf(`{"partnerServiceId":%q,"customerNo":%q,"virtualAccountNo":%q,"additionalInfo":{}}`, partnerServiceID, customer, partnerServiceID+customer))
+		ask(
+			statusPath,
+			fmt.Sprintf(
+				`{"partnerServiceId":%q,"customerNo":%q,"virtualAccountNo":%q,"additionalInfo":{}}`,
+				partnerServiceID,
+				customer,
+				partnerServiceID+customer,
+			),
+		)
 	case 3:
 		ask(createPath, create, key...) // the app has missed the answer
 	case 5:

@@ -72,7 +72,8 @@ func TestHealthOfASidecar(t *testing.T) {
 	if ready.header.Get("Cache-Control") != "no-store" || ready.header.Get("Content-Type") != "application/json" {
 		t.Errorf("header %v", ready.header)
 	}
-	if head := get(t, http.MethodHead, site+"/readyz"); head.status != http.StatusOK || head.body != "" || head.header.Get("Content-Length") != ready.header.Get("Content-Length") {
+	if head := get(t, http.MethodHead, site+"/readyz"); head.status != http.StatusOK || head.body != "" ||
+		head.header.Get("Content-Length") != ready.header.Get("Content-Length") {
 		t.Errorf("HEAD: HTTP %d %q", head.status, head.body)
 	}
 	get(t, http.MethodGet, site+"/livez").is(t, http.StatusOK, `{"status":"alive"}`)
@@ -280,7 +281,11 @@ func TestTheAdminAPIAnswersMistakesWithAdvice(t *testing.T) {
 		other := env.another(t)
 		other.run(t, fmt.Sprintf("{\n admin %s\n persist_config off\n}\n%s, %s {\n respond 404\n}\n",
 			strings.TrimPrefix(other.admin, "http://"), other.outward, other.inward))
-		get(t, http.MethodGet, other.admin+accountsPath).is(t, http.StatusNotFound, "the global option `doku { … }` with an account is needed")
+		get(
+			t,
+			http.MethodGet,
+			other.admin+accountsPath,
+		).is(t, http.StatusNotFound, "the global option `doku { … }` with an account is needed")
 	})
 }
 
@@ -367,7 +372,8 @@ func TestEachCallHasOneLineInTheLog(t *testing.T) {
 				continue
 			}
 			n++
-			if !strings.Contains(line, `"level":"`+test.level+`"`) || test.traced && !strings.Contains(line, `"traceID":"`) || strings.Contains(line, `"hint":"`) != test.hint {
+			if !strings.Contains(line, `"level":"`+test.level+`"`) || test.traced && !strings.Contains(line, `"traceID":"`) ||
+				strings.Contains(line, `"hint":"`) != test.hint {
 				t.Errorf("found %s", line)
 			}
 		}

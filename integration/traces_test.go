@@ -22,8 +22,16 @@ const (
 
 // about is a body with everything about a customer in it.
 func about(more string) string {
-	return fmt.Sprintf(`{"partnerServiceId":%q,"customerNo":%q,"virtualAccountNo":%q,"virtualAccountName":%q,"virtualAccountEmail":%q,"virtualAccountPhone":%q,%s}`,
-		partnerServiceID, customerNumber, partnerServiceID+customerNumber, customerName, customerEmail, customerPhone, more)
+	return fmt.Sprintf(
+		`{"partnerServiceId":%q,"customerNo":%q,"virtualAccountNo":%q,"virtualAccountName":%q,"virtualAccountEmail":%q,"virtualAccountPhone":%q,%s}`,
+		partnerServiceID,
+		customerNumber,
+		partnerServiceID+customerNumber,
+		customerName,
+		customerEmail,
+		customerPhone,
+		more,
+	)
 }
 
 // TestNothingSecretOrPersonalIsInAnySpan sends known values through every flow and through
@@ -31,12 +39,15 @@ func about(more string) string {
 func TestNothingSecretOrPersonalIsInAnySpan(t *testing.T) {
 	t.Parallel()
 	env := start(t, options{inbox: "{\nfolder " + t.TempDir() + "\nanswer_within 10s\n}"})
-	creation := about(`"trxId":"INV-1","totalAmount":{"value":"10000.00","currency":"IDR"},"virtualAccountTrxType":"C","additionalInfo":{"channel":"VIRTUAL_ACCOUNT_BANK_PERMATA"}`)
+	creation := about(
+		`"trxId":"INV-1","totalAmount":{"value":"10000.00","currency":"IDR"},"virtualAccountTrxType":"C","additionalInfo":{"channel":"VIRTUAL_ACCOUNT_BANK_PERMATA"}`,
+	)
 	query := "?email=" + customerEmail + "&va=" + customerNumber
 
 	// Out: what goes well, a repeat, every refusal, and DOKU in trouble.
 	env.call(t, http.MethodPost, createPath+query, creation, "Idempotency-Key", customerEmail, "Traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
-		"Tracestate", "toko=1", "Baggage", "customer="+customerPhone).expect(t, http.StatusOK, "2002700")
+		"Tracestate", "toko=1", "Baggage", "customer="+customerPhone).
+		expect(t, http.StatusOK, "2002700")
 	env.call(t, http.MethodPost, createPath+query, creation, "Idempotency-Key", customerEmail)
 	env.call(t, http.MethodPost, createPath, creation, "Idempotency-Key", customerEmail)
 	env.call(t, http.MethodPut, updatePath, creation)
@@ -55,7 +66,14 @@ func TestNothingSecretOrPersonalIsInAnySpan(t *testing.T) {
 	}
 	env.doku.SetFault(createPath, nil)
 	env.doku.ExpireToken()
-	env.doku.SetFault(tokenPath, &simulator.Fault{Status: http.StatusUnauthorized, Body: `{"responseCode":"4017300","responseMessage":"` + customerName + `"}`, Times: 1})
+	env.doku.SetFault(
+		tokenPath,
+		&simulator.Fault{
+			Status: http.StatusUnauthorized,
+			Body:   `{"responseCode":"4017300","responseMessage":"` + customerName + `"}`,
+			Times:  1,
+		},
+	)
 	env.call(t, http.MethodPost, createPath, creation) // gets DOKU's refusal
 	env.call(t, http.MethodPost, createPath, creation).expect(t, http.StatusServiceUnavailable, "5032700")
 

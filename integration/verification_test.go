@@ -53,7 +53,8 @@ func TestTheTargetIsTheOneThatDOKUHasCalled(t *testing.T) {
 		t.Parallel()
 		env := startWith(t, verify(""))
 		for i, target := range oddTargets {
-			env.notify(t, simulator.Outgoing{URL: env.inward + target, Body: payment(fmt.Sprint(i)), ExternalID: fmt.Sprint(i)}).expect(t, http.StatusOK, "2002500")
+			env.notify(t, simulator.Outgoing{URL: env.inward + target, Body: payment(fmt.Sprint(i)), ExternalID: fmt.Sprint(i)}).
+				expect(t, http.StatusOK, "2002500")
 			if got := env.app.seen()[i].target; got != target {
 				t.Errorf("%s reached the app as %s", target, got)
 			}
@@ -69,7 +70,13 @@ func TestTheTargetIsTheOneThatDOKUHasCalled(t *testing.T) {
 				return
 			}
 			defer behind.Close()
-			fmt.Fprintf(behind, "POST %s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\nContent-Length: %d\r\n", replacement+strings.TrimPrefix(r.RequestURI, prefix), r.Host, r.ContentLength)
+			fmt.Fprintf(
+				behind,
+				"POST %s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\nContent-Length: %d\r\n",
+				replacement+strings.TrimPrefix(r.RequestURI, prefix),
+				r.Host,
+				r.ContentLength,
+			)
 			_ = r.Header.WriteSubset(behind, map[string]bool{"Content-Length": true, "Connection": true})
 			_, _ = io.WriteString(behind, "\r\n")
 			_, _ = io.Copy(behind, r.Body)
@@ -90,7 +97,8 @@ func TestTheTargetIsTheOneThatDOKUHasCalled(t *testing.T) {
 		env := startWith(t, verify("public_prefix /doku"))
 		public := front(t, env, "/doku", "")
 		for i, target := range oddTargets {
-			env.notify(t, simulator.Outgoing{URL: public + "/doku" + target, Body: payment(fmt.Sprint(i)), ExternalID: fmt.Sprint(i)}).expect(t, http.StatusOK, "2002500")
+			env.notify(t, simulator.Outgoing{URL: public + "/doku" + target, Body: payment(fmt.Sprint(i)), ExternalID: fmt.Sprint(i)}).
+				expect(t, http.StatusOK, "2002500")
 		}
 		env.notify(t, simulator.Outgoing{URL: env.inward + oddTargets[0]}).expect(t, http.StatusUnauthorized, "4012500")
 	})
@@ -99,7 +107,8 @@ func TestTheTargetIsTheOneThatDOKUHasCalled(t *testing.T) {
 		env := startWith(t, verify("public_target /notify"))
 		public := front(t, env, "/notify", "/inside")
 		for i, query := range []string{"", "?a=1", "?a=%2F"} {
-			env.notify(t, simulator.Outgoing{URL: public + "/notify" + query, Body: payment(fmt.Sprint(i)), ExternalID: fmt.Sprint(i)}).expect(t, http.StatusOK, "2002500")
+			env.notify(t, simulator.Outgoing{URL: public + "/notify" + query, Body: payment(fmt.Sprint(i)), ExternalID: fmt.Sprint(i)}).
+				expect(t, http.StatusOK, "2002500")
 		}
 	})
 	t.Run("with a rewrite behind it", func(t *testing.T) {
@@ -132,7 +141,10 @@ func TestOtherTokensAndSignatures(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			env := start(t, options{verify: "" + test.options + "", account: "partner_service_id 19008 " + strings.TrimSpace(partnerServiceID)})
+			env := start(
+				t,
+				options{verify: "" + test.options + "", account: "partner_service_id 19008 " + strings.TrimSpace(partnerServiceID)},
+			)
 			n := 0
 			for _, call := range test.taken {
 				n++
@@ -166,9 +178,11 @@ func TestRefusalsHaveTheCodeOfTheirService(t *testing.T) {
 		inquiryPath: "24", paymentPath: "25", "/v1/transfer-va/payment": "25", "/v1.0/debit/notify": "56", "/odd/path": "99", "/what/is/this": "00",
 	} {
 		env.notify(t, simulator.Outgoing{URL: env.inward + path, Mutate: forged}).expect(t, http.StatusUnauthorized, "401"+service+"00")
-		env.notify(t, simulator.Outgoing{URL: env.inward + path, Mutate: func(r *http.Request) { r.Header.Del("X-TIMESTAMP") }}).expect(t, http.StatusBadRequest, "400"+service+"02")
+		env.notify(t, simulator.Outgoing{URL: env.inward + path, Mutate: func(r *http.Request) { r.Header.Del("X-TIMESTAMP") }}).
+			expect(t, http.StatusBadRequest, "400"+service+"02")
 		env.notify(t, simulator.Outgoing{URL: env.inward + path, Bearer: "x"}).expect(t, http.StatusUnauthorized, "401"+service+"01")
-		env.notify(t, simulator.Outgoing{URL: env.inward + path, Timestamp: "2024-01-01T00:00:00+07:00"}).expect(t, http.StatusBadRequest, "400"+service+"01")
+		env.notify(t, simulator.Outgoing{URL: env.inward + path, Timestamp: "2024-01-01T00:00:00+07:00"}).
+			expect(t, http.StatusBadRequest, "400"+service+"01")
 	}
 	// What a genuine call is about must be known, or its repeats would not be.
 	env.notify(t, simulator.Outgoing{URL: env.inward + "/what/is/this"}).expect(t, http.StatusNotFound, "4040000")
@@ -214,7 +228,8 @@ func TestReportOnly(t *testing.T) {
 			}
 			call := calls[i]
 			if call.body != string(test.call.Body) || len(call.header.Values("X-Doku-Verified")) != 1 || call.header.Get("X-Doku-Verified") != test.verified ||
-				call.header.Get("X-Signature") == "" || call.header.Get("Authorization") == "" || call.header.Get("X-Doku-Service") != "25" {
+				call.header.Get("X-Signature") == "" || call.header.Get("Authorization") == "" ||
+				call.header.Get("X-Doku-Service") != "25" {
 				t.Errorf("the app saw %v %d bytes", call.header, len(call.body))
 			}
 		})
@@ -356,7 +371,8 @@ func TestAChangedNotificationIsHandedOverWithAWarning(t *testing.T) {
 	env := start(t, options{})
 	body := string(payment("P-1"))
 	env.notify(t, simulator.Outgoing{Body: []byte(body), ExternalID: "E-1"}).expect(t, 200, "2002500")
-	env.notify(t, simulator.Outgoing{Body: []byte(strings.Replace(body, "11500.00", "11600.00", 1)), ExternalID: "E-2"}).expect(t, 200, "2002500")
+	env.notify(t, simulator.Outgoing{Body: []byte(strings.Replace(body, "11500.00", "11600.00", 1)), ExternalID: "E-2"}).
+		expect(t, 200, "2002500")
 	calls := env.app.seen()
 	if len(calls) != 2 || calls[0].header.Get("Idempotency-Key") == calls[1].header.Get("Idempotency-Key") {
 		t.Errorf("the app saw %d calls, expected two with keys of their own", len(calls))

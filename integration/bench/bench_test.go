@@ -265,7 +265,11 @@ func TestALineHasMediansAndPairedRatios(t *testing.T) {
 	}
 	// The machine slows down between the rounds; the ratio does not.
 	rows := []*row{
-		{kind: kind{name: "reverse_proxy", base: 0}, rounds: rounds(100_000, 200_000, 300_000, 400_000, 500_000, 600_000), memory: 64 << 20},
+		{
+			kind:   kind{name: "reverse_proxy", base: 0},
+			rounds: rounds(100_000, 200_000, 300_000, 400_000, 500_000, 600_000),
+			memory: 64 << 20,
+		},
 		{kind: kind{name: "doku_sign", base: 0}, rounds: rounds(110_000, 220_000, 330_000, 440_000, 550_000, 660_000), memory: 65 << 20},
 		{kind: kind{name: "doku_verify", base: 0}, err: errors.New("no\nlonger | there")},
 	}

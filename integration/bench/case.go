@@ -36,13 +36,55 @@ const (
 )
 
 var kinds = [...]kind{
-	rowPlain:        {name: "reverse_proxy", slug: "plain", site: plainSite, server: rowPlain, seen: seenPlain, base: rowPlain},
-	rowNull:         {name: "reverse_proxy, a second one", slug: "null", site: plainSite, server: rowNull, seen: seenPlain, base: rowPlain},
-	rowSign:         {name: "doku_sign", slug: "sign", option: dokuOption, site: signSite, server: rowSign, seen: seenSigned, base: rowPlain},
-	rowPlainInbound: {name: "reverse_proxy, DOKU's calls", slug: "plain-inbound", server: rowPlain, inbound: true, seen: seenSigned, base: rowPlainInbound},
-	rowVerify:       {name: "doku_verify, DOKU's calls", slug: "verify", option: dokuOption, site: verifySite, server: rowVerify, inbound: true, seen: seenVerified, base: rowPlainInbound},
-	rowBuffered:     {name: "doku_verify, request_buffers, DOKU's calls", slug: "buffered", option: dokuOption, site: bufferedSite, server: rowBuffered, inbound: true, seen: seenVerified, base: rowPlainInbound},
-	rowDurable:      {name: "doku_inbox durable, DOKU's calls", slug: "durable", option: dokuOption, site: durableSite, server: rowDurable, inbound: true, base: rowPlainInbound, durable: true},
+	rowPlain: {name: "reverse_proxy", slug: "plain", site: plainSite, server: rowPlain, seen: seenPlain, base: rowPlain},
+	rowNull:  {name: "reverse_proxy, a second one", slug: "null", site: plainSite, server: rowNull, seen: seenPlain, base: rowPlain},
+	rowSign: {
+		name:   "doku_sign",
+		slug:   "sign",
+		option: dokuOption,
+		site:   signSite,
+		server: rowSign,
+		seen:   seenSigned,
+		base:   rowPlain,
+	},
+	rowPlainInbound: {
+		name:    "reverse_proxy, DOKU's calls",
+		slug:    "plain-inbound",
+		server:  rowPlain,
+		inbound: true,
+		seen:    seenSigned,
+		base:    rowPlainInbound,
+	},
+	rowVerify: {
+		name:    "doku_verify, DOKU's calls",
+		slug:    "verify",
+		option:  dokuOption,
+		site:    verifySite,
+		server:  rowVerify,
+		inbound: true,
+		seen:    seenVerified,
+		base:    rowPlainInbound,
+	},
+	rowBuffered: {
+		name:    "doku_verify, request_buffers, DOKU's calls",
+		slug:    "buffered",
+		option:  dokuOption,
+		site:    bufferedSite,
+		server:  rowBuffered,
+		inbound: true,
+		seen:    seenVerified,
+		base:    rowPlainInbound,
+	},
+	rowDurable: {
+		name:    "doku_inbox durable, DOKU's calls",
+		slug:    "durable",
+		option:  dokuOption,
+		site:    durableSite,
+		server:  rowDurable,
+		inbound: true,
+		base:    rowPlainInbound,
+		durable: true,
+	},
 }
 
 // row is what was measured of a kind in one case. After an error it isn't driven any more.
@@ -274,7 +316,12 @@ func (c *benchCase) profile(ctx context.Context, r *row) error {
 	fmt.Fprintf(c.progress, "%s, %d connections: profile of %s\n", sizeName(c.size), c.conns, r.name)
 	asking, cancel := context.WithTimeout(ctx, profileSeconds*time.Second+askDeadline)
 	defer cancel()
-	req, err := http.NewRequestWithContext(asking, http.MethodGet, fmt.Sprintf("http://%s/debug/pprof/profile?seconds=%d", r.caddy.admin, profileSeconds), http.NoBody)
+	req, err := http.NewRequestWithContext(
+		asking,
+		http.MethodGet,
+		fmt.Sprintf("http://%s/debug/pprof/profile?seconds=%d", r.caddy.admin, profileSeconds),
+		http.NoBody,
+	)
 	if err != nil {
 		return err
 	}
@@ -293,7 +340,11 @@ func (c *benchCase) profile(ctx context.Context, r *row) error {
 			if got.err != nil {
 				return got.err
 			}
-			return os.WriteFile(filepath.Join(c.settings.profiles, fmt.Sprintf("%s-%d-%d.pprof", r.slug, c.size, c.conns)), got.profile, 0o600)
+			return os.WriteFile(
+				filepath.Join(c.settings.profiles, fmt.Sprintf("%s-%d-%d.pprof", r.slug, c.size, c.conns)),
+				got.profile,
+				0o600,
+			)
 		default:
 		}
 		b := c.app

@@ -84,13 +84,17 @@ func parse(args []string, stderr io.Writer) (settings, error) {
 	flags.Float64Var(&s.seconds, "seconds", 0.5, "about how long reverse_proxy takes for its part of a round")
 	flags.Func("sizes", "body sizes in bytes, as a `list` (default 1024,65536)", list(&s.sizes))
 	flags.Func("conns", "numbers of connections, as a `list` (default 1,32,256)", list(&s.conns))
-	flags.Func("fill", "what fills the bodies: `items` (a list of small objects) or text (one long string) (default items)", func(text string) error {
-		s.filling = filling(text)
-		if s.filling != fillItems && s.filling != fillText {
-			return fmt.Errorf("expected %s or %s, found %q", fillItems, fillText, text)
-		}
-		return nil
-	})
+	flags.Func(
+		"fill",
+		"what fills the bodies: `items` (a list of small objects) or text (one long string) (default items)",
+		func(text string) error {
+			s.filling = filling(text)
+			if s.filling != fillItems && s.filling != fillText {
+				return fmt.Errorf("expected %s or %s, found %q", fillItems, fillText, text)
+			}
+			return nil
+		},
+	)
 	flags.BoolFunc("quick", "6 rounds of 0.25 s, for a first look; overrides -rounds and -seconds before it", func(string) error {
 		s.rounds, s.seconds = 6, 0.25
 		return nil
@@ -103,7 +107,13 @@ func parse(args []string, stderr io.Writer) (settings, error) {
 		return s, fmt.Errorf("unexpected argument %q; see -help", flags.Arg(0))
 	}
 	if s.rounds < 1 || s.seconds < shortestRound || s.seconds > longestRound {
-		return s, fmt.Errorf("expected -rounds of at least 1 and -seconds from %g to %g, found %d and %g", shortestRound, longestRound, s.rounds, s.seconds)
+		return s, fmt.Errorf(
+			"expected -rounds of at least 1 and -seconds from %g to %g, found %d and %g",
+			shortestRound,
+			longestRound,
+			s.rounds,
+			s.seconds,
+		)
 	}
 	return s, nil
 }
@@ -145,8 +155,16 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(stdout, "%s\n%d paired rounds in random order, of as many calls as reverse_proxy answers in about %g s; medians; %s.\n"+
-		"Bodies filled with %s. All keep up to 256 idle connections to the upstream.\n", machine, s.rounds, s.seconds, time.Now().Format(time.DateOnly), s.filling)
+	_, err = fmt.Fprintf(
+		stdout,
+		"%s\n%d paired rounds in random order, of as many calls as reverse_proxy answers in about %g s; medians; %s.\n"+
+			"Bodies filled with %s. All keep up to 256 idle connections to the upstream.\n",
+		machine,
+		s.rounds,
+		s.seconds,
+		time.Now().Format(time.DateOnly),
+		s.filling,
+	)
 	if err != nil {
 		return err
 	}

@@ -35,9 +35,17 @@ func syncLine(ctx context.Context, folder string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("\nOn this disk, for %d bytes each: one write and fsync per call %.0f calls/s; the inbox, its callers one after the other, %.0f calls/s; "+
-		"%d callers at once %.0f calls/s, which is %.1f times the first and %.1f times the second.\n",
-		syncSize, plain, one, syncCallers, many, many/plain, many/one), nil
+	return fmt.Sprintf(
+		"\nOn this disk, for %d bytes each: one write and fsync per call %.0f calls/s; the inbox, its callers one after the other, %.0f calls/s; "+
+			"%d callers at once %.0f calls/s, which is %.1f times the first and %.1f times the second.\n",
+		syncSize,
+		plain,
+		one,
+		syncCallers,
+		many,
+		many/plain,
+		many/one,
+	), nil
 }
 
 // plainSyncs returns how many writes per second each have an fsync of their own.
@@ -74,7 +82,10 @@ func keepings(ctx context.Context, folder string, callers int) (_ float64, err e
 		wg.Go(func() {
 			for time.Since(start) < syncFor && failures[caller] == nil {
 				key := fmt.Sprint(n.Add(1))
-				_, _, failures[caller] = store.Add(ctx, callstore.Call{Key: key, Inbox: "bench", OrderingKey: key, Body: make([]byte, syncSize), Received: start})
+				_, _, failures[caller] = store.Add(
+					ctx,
+					callstore.Call{Key: key, Inbox: "bench", OrderingKey: key, Body: make([]byte, syncSize), Received: start},
+				)
 			}
 		})
 	}

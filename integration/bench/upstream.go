@@ -45,7 +45,15 @@ func newUpstream() http.Handler {
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc(tokenPath, func(w http.ResponseWriter, _ *http.Request) {
-		send(w, []byte(`{"responseCode":"2007300","responseMessage":"Successful","accessToken":"`+strings.Repeat("token", tokenLength/5)+`","tokenType":"Bearer","expiresIn":900}`))
+		send(
+			w,
+			[]byte(
+				`{"responseCode":"2007300","responseMessage":"Successful","accessToken":"`+strings.Repeat(
+					"token",
+					tokenLength/5,
+				)+`","tokenType":"Bearer","expiresIn":900}`,
+			),
+		)
 	})
 	mux.HandleFunc(servedPath, func(w http.ResponseWriter, _ *http.Request) {
 		send(w, strconv.AppendInt(nil, served.Load(), 10))

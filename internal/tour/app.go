@@ -12,12 +12,12 @@ import (
 	"time"
 )
 
-// demoApp is a merchant's app that knows nothing of SNAP: it answers inquiries
-// with a bill and takes note of payments.
+// demoApp is a merchant's app that knows nothing of SNAP: it answers inquiries with a bill,
+// and records the payments.
 type demoApp struct {
 	mu    sync.Mutex
 	calls []appCall
-	down  bool // answers 503, to show what DOKU then sees
+	down  bool // it answers 503
 }
 
 // appCall is a call as the app saw it.
@@ -25,7 +25,7 @@ type appCall struct {
 	method, path string
 	header       http.Header
 	body         []byte
-	refused      bool // since the app was down
+	refused      bool // because the app was down
 }
 
 func (a *demoApp) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -83,12 +83,12 @@ func (a *demoApp) seen() (int, appCall) {
 	return len(a.calls), a.calls[len(a.calls)-1]
 }
 
-// takenWithin is how long the sidecar may take to hand over what it keeps.
-const takenWithin = 20 * time.Second
+// deliverDeadline is how long the sidecar may take to deliver a kept payment.
+const deliverDeadline = time.Minute
 
-// awaitTaken waits until the app has taken a payment, and returns the call.
-func (a *demoApp) awaitTaken(ctx context.Context, paymentRequestID string) (appCall, error) {
-	ctx, cancel := context.WithTimeout(ctx, takenWithin)
+// awaitPayment waits until the app has taken a payment, and returns the call.
+func (a *demoApp) awaitPayment(ctx context.Context, paymentRequestID string) (appCall, error) {
+	ctx, cancel := context.WithTimeout(ctx, deliverDeadline)
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()

@@ -1,6 +1,6 @@
-// Package tour shows the sidecar at work: it starts a simulated DOKU, the real
-// sidecar as a process of its own, and a small merchant app, all on loopback
-// with keys made for the occasion, and walks through every flow.
+// Package tour shows the sidecar at work. It starts a simulated DOKU, the real sidecar as
+// a process of its own, and a small merchant app, all on loopback with new keys, and walks
+// through every flow.
 package tour
 
 import (
@@ -29,16 +29,16 @@ import (
 type Options struct {
 	Sidecar string    // path of the binary to start
 	Once    bool      // end after the walk instead of staying up
-	Out     io.Writer // where the tour is told
-	Log     io.Writer // where the sidecar's own log goes
+	Out     io.Writer // for the text of the tour
+	Log     io.Writer // for the sidecar's own log
 }
 
 const (
 	clientID         = "BRN-0000-1234567890123"
 	partnerServiceID = "    8808"
-	startDeadline    = 30 * time.Second
+	startDeadline    = time.Minute // only what hangs takes so long
 	stopDeadline     = 10 * time.Second
-	headerDeadline   = 5 * time.Second
+	headerDeadline   = time.Minute
 )
 
 // tourEnv is everything that the tour has started.
@@ -54,8 +54,8 @@ type tourEnv struct {
 	closers []func()
 }
 
-// Run takes the tour. It returns an error if a step failed, and nil when ctx
-// ends after the walk.
+// Run takes the tour. It returns an error if a step fails, and nil when ctx ends after the
+// walk.
 func Run(ctx context.Context, o Options) error {
 	env := &tourEnv{out: o.Out, client: &http.Client{Timeout: time.Minute}}
 	defer env.close()
@@ -84,7 +84,8 @@ func (env *tourEnv) close() {
 	}
 }
 
-// start starts everything but the walk; the channel tells if the sidecar ends by itself.
+// start starts everything but the walk. The channel gets an error if the sidecar ends by
+// itself.
 func (env *tourEnv) start(ctx context.Context, o Options) (<-chan error, error) {
 	var err error
 	if env.dir, err = os.MkdirTemp("", "caddy-doku-tour-"); err != nil {
@@ -137,8 +138,8 @@ func (env *tourEnv) start(ctx context.Context, o Options) (<-chan error, error) 
 	return env.startSidecar(ctx, o, secret)
 }
 
-// caddyfile is much like the configuration of the README, on addresses of the tour,
-// and with less patience for the app.
+// caddyfile is like the configuration of the README, with the addresses of the tour and a
+// shorter wait for the app.
 const caddyfile = `{
 	admin off
 	persist_config off
@@ -167,10 +168,10 @@ http://%s {
 	doku_token /authorization/v1/access-token/b2b
 	doku_verify /v1.1/transfer-va/*
 	doku_inbox /v1.1/transfer-va/* %s {
-		answer_within 1s
+		answer_within 3s
 	}
 
-	# Anything else must not get Caddy's empty 200, which DOKU would take for a yes.
+	# Other paths must not get Caddy's empty 200, which DOKU would take for a yes.
 	@other not path /authorization/v1/access-token/b2b /v1.1/transfer-va/*
 	respond @other 404
 }
@@ -178,7 +179,15 @@ http://%s {
 
 // startSidecar starts the real binary and waits until it listens.
 func (env *tourEnv) startSidecar(ctx context.Context, o Options, secret string) (<-chan error, error) {
-	cmd := exec.CommandContext(ctx, o.Sidecar, "run", "--config", filepath.Join(env.dir, "Caddyfile"), "--adapter", "caddyfile") //nolint:gosec // the binary itself
+	cmd := exec.CommandContext(
+		ctx,
+		o.Sidecar,
+		"run",
+		"--config",
+		filepath.Join(env.dir, "Caddyfile"),
+		"--adapter",
+		"caddyfile",
+	) //nolint:gosec // the binary itself
 	cmd.Env = append(os.Environ(),
 		"DOKU_CLIENT_ID="+clientID, "DOKU_SECRET_KEY="+secret, "DOKU_KEYS="+env.dir,
 		"XDG_CONFIG_HOME="+env.dir, "XDG_DATA_HOME="+env.dir)
@@ -227,8 +236,8 @@ func (env *tourEnv) startSidecar(ctx context.Context, o Options, secret string) 
 	}
 }
 
-// traces returns the variables that have the sidecar tell its traces to a collector,
-// if there is one.
+// traces returns the environment variables that make the sidecar export its traces to a
+// collector, if one is set.
 func (env *tourEnv) traces() []string {
 	collector := cmp.Or(os.Getenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"), os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT"))
 	if collector == "" {

@@ -38,7 +38,7 @@ var steps = []step{
 	{"A forged and a tampered notification: refused, the app never sees them.", (*tourEnv).forged},
 }
 
-// walk takes every step, and stops at the first that fails.
+// walk takes every step, and stops at the first one that fails.
 func (env *tourEnv) walk(ctx context.Context) error {
 	for i, step := range steps {
 		fmt.Fprintf(env.out, "\n── %d. %s\n", i+1, step.title)
@@ -53,7 +53,7 @@ func (env *tourEnv) walk(ctx context.Context) error {
 }
 
 func (env *tourEnv) introduce(config string) {
-	fmt.Fprintf(env.out, "caddy-doku, shown against a simulated DOKU. All on loopback, with keys made for the occasion.\n\n"+
+	fmt.Fprintf(env.out, "caddy-doku with a simulated DOKU, all on loopback and with new keys.\n\n"+
 		"The sidecar's whole configuration:\n\n%s\n", indent(config))
 }
 
@@ -76,8 +76,8 @@ func indent(text string) string {
 	return "    " + strings.ReplaceAll(strings.TrimSpace(text), "\n", "\n    ") + "\n"
 }
 
-// ask posts what the app would, shows it beside what DOKU received, and checks
-// the outcome.
+// ask sends a call of the app, shows it beside the one that DOKU received, and checks the
+// response code.
 func (env *tourEnv) ask(ctx context.Context, method, path, body, want string) (map[string]any, error) {
 	before := len(env.doku.Exchanges())
 	status, answer, err := env.post(ctx, method, path, body)
@@ -140,8 +140,7 @@ func shorten(text string, most int) string {
 	return text
 }
 
-// bill is the body of a create or update, written the way an app might: with
-// spaces, escapes and all.
+// bill is the body of a create or update as an app may write it, with spaces and escapes.
 func bill(number, trxID, amount, trxType, more string) string {
 	return fmt.Sprintf(`{ "partnerServiceId": "%s", %s"virtualAccountName": "Jos\u00e9 & Putri <VIP>", "trxId": "%s",
   "totalAmount": { "value": "%s", "currency": "IDR" }, "virtualAccountTrxType": "%s",
@@ -183,7 +182,13 @@ func (env *tourEnv) updateStatusDelete(ctx context.Context) error {
 	if _, err := env.ask(ctx, http.MethodPost, statusPath, key+`"additionalInfo":{}}`, "2002600"); err != nil {
 		return err
 	}
-	_, err := env.ask(ctx, http.MethodDelete, deletePath, key+`"trxId":"INV-2","additionalInfo":{"channel":"VIRTUAL_ACCOUNT_BANK_PERMATA"}}`, "2003100")
+	_, err := env.ask(
+		ctx,
+		http.MethodDelete,
+		deletePath,
+		key+`"trxId":"INV-2","additionalInfo":{"channel":"VIRTUAL_ACCOUNT_BANK_PERMATA"}}`,
+		"2003100",
+	)
 	return err
 }
 
@@ -205,7 +210,7 @@ func (env *tourEnv) amounts(ctx context.Context) error {
 	return nil
 }
 
-// during runs f and shows what went over the wire meanwhile.
+// during runs f, and shows the calls that DOKU got or made meanwhile.
 func (env *tourEnv) during(f func() error) error {
 	before := len(env.doku.Exchanges())
 	err := f()
@@ -259,7 +264,7 @@ func (env *tourEnv) appDown(ctx context.Context) error {
 	if receipt.Notification.OK() || env.doku.Due() != 1 {
 		return fmt.Errorf("expected DOKU to see a failure and to plan a retry, found HTTP %d", receipt.Notification.Status)
 	}
-	call, err := env.app.awaitTaken(ctx, receipt.PaymentRequestID)
+	call, err := env.app.awaitPayment(ctx, receipt.PaymentRequestID)
 	if err != nil {
 		return err
 	}
@@ -272,7 +277,11 @@ func (env *tourEnv) appDown(ctx context.Context) error {
 			return err
 		}
 		if after, _ := env.app.seen(); after != before || !answer.OK() {
-			return fmt.Errorf("expected DOKU's retry to get HTTP 200 without a call of the app, found HTTP %d and %d calls", answer.Status, after-before)
+			return fmt.Errorf(
+				"expected DOKU's retry to get HTTP 200 without a call of the app, found HTTP %d and %d calls",
+				answer.Status,
+				after-before,
+			)
 		}
 		return nil
 	})
@@ -293,7 +302,10 @@ func (env *tourEnv) repeat(ctx context.Context) error {
 	last := env.lastNotification()
 	before, _ := env.app.seen()
 	return env.during(func() error {
-		answer, err := env.doku.Call(ctx, simulator.Outgoing{URL: "http://" + env.inward + last.Target, Body: last.Body, ExternalID: last.Header.Get("X-External-Id")})
+		answer, err := env.doku.Call(
+			ctx,
+			simulator.Outgoing{URL: "http://" + env.inward + last.Target, Body: last.Body, ExternalID: last.Header.Get("X-External-Id")},
+		)
 		if err != nil {
 			return err
 		}

@@ -52,8 +52,14 @@ func TestAlertsNameWhatIsThereAndSayWhatToDo(t *testing.T) {
 		if alert.Annotations["summary"] == "" || alert.Annotations["description"] == "" {
 			t.Errorf("%s: expected a summary and a description", alert.Alert)
 		}
-		if !strings.HasSuffix(alert.Annotations["runbook_url"], "/docs/operations.md#"+strings.ToLower(alert.Alert)) || !g.headings[alert.Alert] {
-			t.Errorf("%s: expected a runbook_url that leads to the heading %s of docs/operations.md, found %q", alert.Alert, alert.Alert, alert.Annotations["runbook_url"])
+		if !strings.HasSuffix(alert.Annotations["runbook_url"], "/docs/operations.md#"+strings.ToLower(alert.Alert)) ||
+			!g.headings[alert.Alert] {
+			t.Errorf(
+				"%s: expected a runbook_url that leads to the heading %s of docs/operations.md, found %q",
+				alert.Alert,
+				alert.Alert,
+				alert.Annotations["runbook_url"],
+			)
 		}
 	}
 	text := read(t, "docs/operations.md")
@@ -63,7 +69,10 @@ func TestAlertsNameWhatIsThereAndSayWhatToDo(t *testing.T) {
 		}
 	}
 	for _, link := range regexp.MustCompile(`\(#(\w+)\)`).FindAllStringSubmatch(text, -1) {
-		if !slices.ContainsFunc(slices.Collect(maps.Keys(g.headings)), func(heading string) bool { return strings.EqualFold(heading, link[1]) }) {
+		if !slices.ContainsFunc(
+			slices.Collect(maps.Keys(g.headings)),
+			func(heading string) bool { return strings.EqualFold(heading, link[1]) },
+		) {
 			t.Errorf("the guide links to #%s, which it does not have", link[1])
 		}
 	}
@@ -105,10 +114,34 @@ func TestAlertsFireWhenTheyMust(t *testing.T) {
 		{"DokuNotSeen", "it was never there", []string{`up{job="doku"} 0x60`}, 5, ""},
 		{"DokuNotSeen", "it is there", []string{key + `"SHA256:a"} 1x60`}, never, ""},
 
-		{"DokuCallsFail", "DOKU cannot be reached", []string{out + `"succeeded"} 0+10x20 200x40`, out + `"unreachable"} 0x20 1+10x40`}, 25, "%"},
-		{"DokuCallsFail", "a small merchant's calls fail", []string{out + `"succeeded"} 0x60`, out + `"token"} 0x20 1x2 2x2 3x40`}, 29, "100%"},
-		{"DokuCallsFail", "one call of many fails", []string{out + `"succeeded"} 0+10x60`, out + `"outcome_unknown"} 0x20 1x40`}, never, ""},
-		{"DokuCallsFail", "the app's own mistakes", []string{out + `"succeeded"} 0+1x60`, out + `"body_not_json"} 0+5x60`, out + `"declined"} 0+5x60`}, never, ""},
+		{
+			"DokuCallsFail",
+			"DOKU cannot be reached",
+			[]string{out + `"succeeded"} 0+10x20 200x40`, out + `"unreachable"} 0x20 1+10x40`},
+			25,
+			"%",
+		},
+		{
+			"DokuCallsFail",
+			"a small merchant's calls fail",
+			[]string{out + `"succeeded"} 0x60`, out + `"token"} 0x20 1x2 2x2 3x40`},
+			29,
+			"100%",
+		},
+		{
+			"DokuCallsFail",
+			"one call of many fails",
+			[]string{out + `"succeeded"} 0+10x60`, out + `"outcome_unknown"} 0x20 1x40`},
+			never,
+			"",
+		},
+		{
+			"DokuCallsFail",
+			"the app's own mistakes",
+			[]string{out + `"succeeded"} 0+1x60`, out + `"body_not_json"} 0+5x60`, out + `"declined"} 0+5x60`},
+			never,
+			"",
+		},
 		{"DokuCallsFail", "nobody calls", []string{out + `"succeeded"} 9x60`, out + `"unreachable"} 9x60`}, never, ""},
 
 		{"DokuRefusesUs", "the secret is wrong", []string{out + `"succeeded"} 7x60`, out + `"unauthorized"} 0x10 1x50`}, 13, "100%"},
@@ -118,22 +151,58 @@ func TestAlertsFireWhenTheyMust(t *testing.T) {
 		{"DokuNoToken", "the second fetch succeeds", []string{fetch + `"ok"} 1x20 2x40`, fetch + `"unreachable"} 0x20 1x40`}, never, ""},
 		{"DokuNoToken", "nobody calls at night", []string{fetch + `"ok"} 7x60`, fetch + `"unreachable"} 3x60`}, never, ""},
 
-		{"DokuNotificationsRefused", "the secret was changed on one side", []string{in + `"accepted"} 0+1x20 20x40`, in + `"signature"} 0x20 1+1x40`}, 28, "%"},
-		{"DokuNotificationsRefused", "a single payment of a small merchant", []string{in + `"accepted"} 3x60`, in + `"token_invalid"} 0x20 1x40`}, 26, "100%"},
+		{
+			"DokuNotificationsRefused",
+			"the secret was changed on one side",
+			[]string{in + `"accepted"} 0+1x20 20x40`, in + `"signature"} 0x20 1+1x40`},
+			28,
+			"%",
+		},
+		{
+			"DokuNotificationsRefused",
+			"a single payment of a small merchant",
+			[]string{in + `"accepted"} 3x60`, in + `"token_invalid"} 0x20 1x40`},
+			26,
+			"100%",
+		},
 		{"DokuNotificationsRefused", "strangers knock", []string{
 			in + `"accepted"} 0+1x60`, in + `"header_missing"} 0+5x60`, in + `"method"} 0+5x60`,
 			`caddy_doku_calls_total{job="doku",account="",direction="inbound",service="25",outcome="client_unknown"} 0+5x60`,
 		}, never, ""},
 
-		{"DokuTokenRequestsRefused", "DOKU has changed its key", []string{token + `"issued"} 1x60`, token + `"signature"} 0x40 1x20`}, 46, "changed its key"},
-		{"DokuTokenRequestsRefused", "a forger tries while DOKU gets its tokens", []string{token + `"issued"} 0x4 1x14 2x14 3x14 4x14`, token + `"signature"} 0+1x60`}, never, ""},
+		{
+			"DokuTokenRequestsRefused",
+			"DOKU has changed its key",
+			[]string{token + `"issued"} 1x60`, token + `"signature"} 0x40 1x20`},
+			46,
+			"changed its key",
+		},
+		{
+			"DokuTokenRequestsRefused",
+			"a forger tries while DOKU gets its tokens",
+			[]string{token + `"issued"} 0x4 1x14 2x14 3x14 4x14`, token + `"signature"} 0+1x60`},
+			never,
+			"",
+		},
 
 		{"DokuAppFails", "the app is down", []string{in + `"accepted"} 0+2x20 40x40`, in + `"app_unreachable"} 0x20 1+2x40`}, 27, "%"},
 		{"DokuAppFails", "it refuses one of many", []string{in + `"accepted"} 0+2x60`, in + `"app_refused"} 0x20 1x40`}, never, ""},
 		{"DokuAppFails", "forgeries are not its matter", []string{in + `"accepted"} 0+2x60`, in + `"signature"} 0+9x60`}, never, ""},
 
-		{"DokuInboxOld", "a notification waits", []string{`caddy_doku_inbox_oldest_seconds{job="doku",box="kopi"} 0x10 60+60x40`}, 23, "13m"},
-		{"DokuInboxOld", "the app restarts", []string{`caddy_doku_inbox_oldest_seconds{job="doku",box="kopi"} 0x10 60+60x5 0x40`}, never, ""},
+		{
+			"DokuInboxOld",
+			"a notification waits",
+			[]string{`caddy_doku_inbox_oldest_seconds{job="doku",box="kopi"} 0x10 60+60x40`},
+			23,
+			"13m",
+		},
+		{
+			"DokuInboxOld",
+			"the app restarts",
+			[]string{`caddy_doku_inbox_oldest_seconds{job="doku",box="kopi"} 0x10 60+60x5 0x40`},
+			never,
+			"",
+		},
 
 		{"DokuInboxDead", "one is given up, and two sidecars see it", []string{
 			`caddy_doku_inbox_calls{job="doku",instance="a",box="kopi",state="dead"} 0x10 1x40`,
@@ -144,24 +213,82 @@ func TestAlertsFireWhenTheyMust(t *testing.T) {
 		{"DokuInboxFails", "the disk is full", []string{in + `"inbox"} 0x20 1x40`}, 21, "neither"},
 		{"DokuInboxFails", "the app is down, and the inbox keeps all", []string{in + `"kept"} 0+9x60`}, never, ""},
 
-		{"DokuStoreFails", "Redis is away", []string{`caddy_doku_store_errors_total{job="doku",operation="get"} 0x20 5+5x40`}, 26, "operations"},
-		{"DokuStoreFails", "Redis fails over", []string{`caddy_doku_store_errors_total{job="doku",operation="get"} 0x20 500x40`}, never, ""},
+		{
+			"DokuStoreFails",
+			"Redis is away",
+			[]string{`caddy_doku_store_errors_total{job="doku",operation="get"} 0x20 5+5x40`},
+			26,
+			"operations",
+		},
+		{
+			"DokuStoreFails",
+			"Redis fails over",
+			[]string{`caddy_doku_store_errors_total{job="doku",operation="get"} 0x20 500x40`},
+			never,
+			"",
+		},
 
-		{"DokuClockOff", "the clock is behind", []string{`caddy_doku_clock_offset_seconds{job="doku",instance="a",account="kopi"} 1x10 45x50`}, 21, "45s"},
-		{"DokuClockOff", "it is ahead", []string{`caddy_doku_clock_offset_seconds{job="doku",instance="a",account="kopi"} 1x10 -45x50`}, 21, "45s"},
-		{"DokuClockOff", "it is good enough", []string{`caddy_doku_clock_offset_seconds{job="doku",instance="a",account="kopi"} 20x60`}, never, ""},
+		{
+			"DokuClockOff",
+			"the clock is behind",
+			[]string{`caddy_doku_clock_offset_seconds{job="doku",instance="a",account="kopi"} 1x10 45x50`},
+			21,
+			"45s",
+		},
+		{
+			"DokuClockOff",
+			"it is ahead",
+			[]string{`caddy_doku_clock_offset_seconds{job="doku",instance="a",account="kopi"} 1x10 -45x50`},
+			21,
+			"45s",
+		},
+		{
+			"DokuClockOff",
+			"it is good enough",
+			[]string{`caddy_doku_clock_offset_seconds{job="doku",instance="a",account="kopi"} 20x60`},
+			never,
+			"",
+		},
 
-		{"DokuKeyFileUnusable", "a broken file", []string{`caddy_doku_credential_loads_total{job="doku",instance="a",account="kopi",result="failed"} 0x20 1x40`}, 21, "on a"},
-		{"DokuKeyFileUnusable", "a good file", []string{`caddy_doku_credential_loads_total{job="doku",instance="a",account="kopi",result="loaded"} 0x20 1x40`}, never, ""},
+		{
+			"DokuKeyFileUnusable",
+			"a broken file",
+			[]string{`caddy_doku_credential_loads_total{job="doku",instance="a",account="kopi",result="failed"} 0x20 1x40`},
+			21,
+			"on a",
+		},
+		{
+			"DokuKeyFileUnusable",
+			"a good file",
+			[]string{`caddy_doku_credential_loads_total{job="doku",instance="a",account="kopi",result="loaded"} 0x20 1x40`},
+			never,
+			"",
+		},
 
-		{"DokuKeysDiffer", "one sidecar has the old key", []string{key + `"SHA256:a",instance="a"} 1x60`, key + `"SHA256:a",instance="b"} 1x10 _x50`, key + `"SHA256:b",instance="b"} _x10 1x50`}, 25, "2 different"},
+		{
+			"DokuKeysDiffer",
+			"one sidecar has the old key",
+			[]string{
+				key + `"SHA256:a",instance="a"} 1x60`,
+				key + `"SHA256:a",instance="b"} 1x10 _x50`,
+				key + `"SHA256:b",instance="b"} _x10 1x50`,
+			},
+			25,
+			"2 different",
+		},
 		{"DokuKeysDiffer", "DOKU has two keys", []string{
 			key + `"SHA256:a"} 1x60`,
 			`caddy_doku_key_info{job="doku",account="kopi",key="doku",fingerprint="SHA256:c"} 1x60`,
 			`caddy_doku_key_info{job="doku",account="kopi",key="doku",fingerprint="SHA256:d"} 1x60`,
 		}, never, ""},
 
-		{"DokuPaymentChanged", "a payment comes again with another amount", []string{`caddy_doku_changed_payments_total{job="doku",account="kopi"} 0x20 1x40`}, 21, ""},
+		{
+			"DokuPaymentChanged",
+			"a payment comes again with another amount",
+			[]string{`caddy_doku_changed_payments_total{job="doku",account="kopi"} 0x20 1x40`},
+			21,
+			"",
+		},
 		{"DokuPaymentChanged", "it does not", []string{`caddy_doku_changed_payments_total{job="doku",account="kopi"} 1x60`}, never, ""},
 	}
 	for _, alert := range alerts(t) {
@@ -189,8 +316,18 @@ func alertingRule(t *testing.T, alert rulefmt.Rule) *rules.AlertingRule {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return rules.NewAlertingRule(alert.Alert, expr, time.Duration(alert.For), 0, labels.FromMap(alert.Labels), labels.FromMap(alert.Annotations),
-		labels.EmptyLabels(), "", true, slog.New(slog.DiscardHandler))
+	return rules.NewAlertingRule(
+		alert.Alert,
+		expr,
+		time.Duration(alert.For),
+		0,
+		labels.FromMap(alert.Labels),
+		labels.FromMap(alert.Annotations),
+		labels.EmptyLabels(),
+		"",
+		true,
+		slog.New(slog.DiscardHandler),
+	)
 }
 
 // firstFires returns the first minute of an hour in which an alert fires, and its

@@ -42,7 +42,13 @@ var quoted = regexp.MustCompile("`([^`]+)`")
 
 func readGuide(t *testing.T) *guide {
 	t.Helper()
-	g := &guide{make(map[string]bool), make(map[string][]string), make(map[string]string), make(map[string][]string), make(map[string][]string)}
+	g := &guide{
+		make(map[string]bool),
+		make(map[string][]string),
+		make(map[string]string),
+		make(map[string][]string),
+		make(map[string][]string),
+	}
 	heading := ""
 	for line := range strings.Lines(read(t, "docs/operations.md")) {
 		line = strings.TrimSpace(line)

@@ -151,7 +151,11 @@ func (h *history) lines(t *testing.T, p *panel) (lines []line) {
 			t.Fatalf("%s: %v", p.Title, err)
 		}
 		for _, series := range matrix {
-			l := line{name: legend(target.LegendFormat, series.Metric), colour: palette[len(lines)%len(palette)], values: slices.Repeat([]float64{math.NaN()}, h.points())}
+			l := line{
+				name:   legend(target.LegendFormat, series.Metric),
+				colour: palette[len(lines)%len(palette)],
+				values: slices.Repeat([]float64{math.NaN()}, h.points()),
+			}
 			for _, point := range series.Floats {
 				l.values[(point.T-h.from.UnixMilli())/interval.Milliseconds()] = point.F
 			}
@@ -260,7 +264,12 @@ func (h *history) draw(t *testing.T, b *board) string {
 		rows = max(rows, p.GridPos.Y+p.GridPos.H)
 	}
 	var out strings.Builder
-	fmt.Fprintf(&out, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" font-family="system-ui, sans-serif" font-size="11">`+"\n", 24*columnWidth+8, headHeight+rows*rowHeight+8)
+	fmt.Fprintf(
+		&out,
+		`<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" font-family="system-ui, sans-serif" font-size="11">`+"\n",
+		24*columnWidth+8,
+		headHeight+rows*rowHeight+8,
+	)
 	fmt.Fprintf(&out, `<rect width="100%%" height="100%%" fill="#f4f5f5"/>`+"\n")
 	fmt.Fprintf(&out, `<text x="12" y="27" font-size="18" font-weight="600" fill="#222222">%s</text>`+"\n", html.EscapeString(b.Title))
 	fmt.Fprintf(&out, `<text x="%d" y="26" text-anchor="end" font-size="12" fill="#555555">Account: All · %s to %s UTC</text>`+"\n",
@@ -268,7 +277,13 @@ func (h *history) draw(t *testing.T, b *board) string {
 	for i := range b.Panels {
 		p := &b.Panels[i]
 		f := &frame{&out, t, h, p, float64(p.GridPos.W*columnWidth - 8), float64(p.GridPos.H*rowHeight - 8)}
-		fmt.Fprintf(&out, `<g id="panel-%d" transform="translate(%d,%d)">`+"\n", p.ID, 8+p.GridPos.X*columnWidth, headHeight+p.GridPos.Y*rowHeight)
+		fmt.Fprintf(
+			&out,
+			`<g id="panel-%d" transform="translate(%d,%d)">`+"\n",
+			p.ID,
+			8+p.GridPos.X*columnWidth,
+			headHeight+p.GridPos.Y*rowHeight,
+		)
 		switch p.Type {
 		case "row":
 			f.text(4, 15, `font-size="13" font-weight="600" fill="#222222"`, "⌄ "+p.Title)
@@ -404,11 +419,19 @@ func (f *frame) timeseries() {
 			continue
 		}
 		f.path(c.area(l.values, feet[i]), fmt.Sprintf(`fill="%s" fill-opacity="%.2f"`, l.colour, opacity))
-		f.path(c.stroke(l.values), fmt.Sprintf(`fill="none" stroke="%s" stroke-width="1.5" stroke-linejoin="round" stroke-linecap="round"`, l.colour))
+		f.path(
+			c.stroke(l.values),
+			fmt.Sprintf(`fill="none" stroke="%s" stroke-width="1.5" stroke-linejoin="round" stroke-linecap="round"`, l.colour),
+		)
 	}
 	var dots strings.Builder
 	for _, e := range examples {
-		fmt.Fprintf(&dots, "M%.1f %.1fl2 2-2 2-2-2z", c.x(float64(e.Ts-f.history.from.UnixMilli())/float64(interval.Milliseconds())), c.y(e.Value)-2)
+		fmt.Fprintf(
+			&dots,
+			"M%.1f %.1fl2 2-2 2-2-2z",
+			c.x(float64(e.Ts-f.history.from.UnixMilli())/float64(interval.Milliseconds())),
+			c.y(e.Value)-2,
+		)
 	}
 	if len(examples) > 0 {
 		f.path(dots.String(), `fill="#3865ab" fill-opacity="0.5"`)
@@ -674,7 +697,8 @@ func TestThePictureHasEveryPanel(t *testing.T) {
 		if !strings.Contains(texts[p.ID], p.Title) {
 			t.Errorf("%s: expected its title, found %q", p.Title, texts[p.ID])
 		}
-		if missing := p.FieldConfig.Defaults.NoValue; strings.Contains(texts[p.ID], "No data") || missing != "" && strings.Contains(texts[p.ID], missing) {
+		if missing := p.FieldConfig.Defaults.NoValue; strings.Contains(texts[p.ID], "No data") ||
+			missing != "" && strings.Contains(texts[p.ID], missing) {
 			t.Errorf("%s: expected a value, found %q", p.Title, texts[p.ID])
 		}
 		if bad := regexp.MustCompile(`NaN|Inf|d=""`).FindString(panels[p.ID]); bad != "" {
@@ -688,7 +712,10 @@ func TestThePictureHasEveryPanel(t *testing.T) {
 				t.Errorf("%s: expected the series %q and its name", p.Title, l.name)
 			}
 		}
-		if dots := strings.Contains(panels[p.ID], `fill="#3865ab"`); dots != slices.ContainsFunc(p.Targets, func(target target) bool { return target.Exemplar }) {
+		if dots := strings.Contains(panels[p.ID], `fill="#3865ab"`); dots != slices.ContainsFunc(
+			p.Targets,
+			func(target target) bool { return target.Exemplar },
+		) {
 			t.Errorf("%s: examples are drawn: %t", p.Title, dots)
 		}
 	}
@@ -724,7 +751,8 @@ func TestThePictureShowsAValueOnTheColourOfItsThreshold(t *testing.T) {
 				t.Fatalf("there is no %s", test.panel)
 			}
 			id := b.Panels[i].ID
-			if !strings.HasSuffix(texts[id], test.panel+" "+test.value) || !strings.Contains(panels[id], `fill="`+colours[test.colour]+`"`) {
+			if !strings.HasSuffix(texts[id], test.panel+" "+test.value) ||
+				!strings.Contains(panels[id], `fill="`+colours[test.colour]+`"`) {
 				t.Errorf("expected %s on %s, found %s", test.value, test.colour, panels[id])
 			}
 		})
