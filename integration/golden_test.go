@@ -80,7 +80,9 @@ func TestMetricsAndAdminAnswersHaveTheSameNamesAsBefore(t *testing.T) {
 	doktest.Golden(t, "metrics.txt", seriesOf(env.adminGet("/metrics")))
 
 	var admin strings.Builder
-	for _, path := range []string{"/doku/accounts", "/doku/accounts/default", "/doku/inbox", "/doku/inbox/default", "/doku/inbox/default?bodies=true"} {
+	for _, path := range []string{
+		"/doku/accounts", "/doku/accounts/default", "/doku/inbox", "/doku/inbox/default", "/doku/inbox/default?bodies=true",
+	} {
 		fmt.Fprintf(&admin, "%s\n%s", path, fieldsOf(t, env.adminGet(path)))
 	}
 	doktest.Golden(t, "admin.txt", admin.String())

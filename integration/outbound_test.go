@@ -121,10 +121,12 @@ func TestAmountsAreHeldToTheirRules(t *testing.T) {
 	}
 }
 
-func TestWhatLeavesTheHouse(t *testing.T) {
+func TestDOKUGetsNothingButTheCall(t *testing.T) {
 	t.Parallel()
 	env := start(t, options{})
-	pretty := "{ \"partnerServiceId\" : \"    8808\",\n  \"virtualAccountName\": \"Jos\\u00e9 \\u0026 Putri \\u003cVIP\\u003e\", \"trxId\":\"I-1\", \"totalAmount\":{\"value\":\"1.00\",\"currency\":\"IDR\"},\n" +
+	pretty := "{ \"partnerServiceId\" : \"    8808\",\n" +
+		`  "virtualAccountName": "Jos\u00e9 \u0026 Putri \u003cVIP\u003e", "trxId":"I-1", ` +
+		"\"totalAmount\":{\"value\":\"1.00\",\"currency\":\"IDR\"},\n" +
 		`"virtualAccountTrxType":"C", "additionalInfo": { "channel":"VIRTUAL_ACCOUNT_BANK_PERMATA", "url":"https:\/\/t.id\/x?a=1&b=\ud83c\udf89" } }`
 	got := env.call(
 		t,
@@ -154,7 +156,8 @@ func TestWhatLeavesTheHouse(t *testing.T) {
 	)
 	got.expect(t, http.StatusOK, "2002700")
 	received := env.received(t)
-	want := `{"partnerServiceId":"    8808","virtualAccountName":"José & Putri <VIP>","trxId":"I-1","totalAmount":{"value":"1.00","currency":"IDR"},` +
+	want := `{"partnerServiceId":"    8808","virtualAccountName":"José & Putri <VIP>","trxId":"I-1",` +
+		`"totalAmount":{"value":"1.00","currency":"IDR"},` +
 		`"virtualAccountTrxType":"C","additionalInfo":{"channel":"VIRTUAL_ACCOUNT_BANK_PERMATA","url":"https://t.id/x?a=1&b=🎉"}}`
 	if string(received.Body) != want {
 		t.Errorf("the body that DOKU received:\n%s\nexpected:\n%s", received.Body, want)
@@ -168,7 +171,7 @@ func TestWhatLeavesTheHouse(t *testing.T) {
 	}
 	for name := range received.Header {
 		if !allowed[name] {
-			t.Errorf("the header %s left the house: %q", name, received.Header[name])
+			t.Errorf("DOKU got the header %s: %q", name, received.Header[name])
 		}
 	}
 	if received.Header.Get("X-External-Id") != "12345" || received.Header.Get("Channel-Id") != "SDK" {

@@ -349,36 +349,31 @@ func TestEachCallHasOneLineInTheLog(t *testing.T) {
 	env.notify(t, simulator.Outgoing{Body: payment("P-3"), Bearer: paid.Bearer}).expect(t, http.StatusNotFound, "4042512")
 	env.doku.SetFault(createPath, &simulator.Fault{Status: http.StatusUnauthorized, Body: `{"responseCode":"4012700"}`})
 	env.call(t, http.MethodPost, createPath, bill("2", "B", "1000.00", "C", "")).expect(t, http.StatusUnauthorized, "4012700")
-	tests := []struct {
-		level, message, fields string
-		traced, hint           bool
+	for _, test := range []struct {
+		level, logger, fields string // logger: the end of its name
+		traced, hint          bool
 	}{
-		{"debug", "call to DOKU answered", `"outcome":"succeeded","status":200`, true, false},
-		{"debug", "call to DOKU answered", `"outcome":"replayed","status":200`, true, false},
-		{"warn", "call not made", `"reason":"body_not_json"`, true, true},
-		{"info", "got a B2B token", `"reason":"first"`, false, false},
-		{"debug", "DOKU got a token", `"service":"73"`, true, false},
-		{"debug", "call from DOKU verified", `"outcome":"accepted","status":200`, true, false},
-		{"debug", "call from DOKU verified", `"outcome":"replayed","status":200`, true, false},
-		{"warn", "call from DOKU not accepted", `"reason":"token_invalid"`, true, true},
-		{"warn", "the app has not taken a DOKU call", `"app_status":404,"status":404,"reason":"app_refused"`, true, true},
-		{"warn", "DOKU has not carried out a call", `"reason":"unauthorized"`, true, true},
-	}
-	for _, test := range tests {
+		{"debug", "doku_sign", `"outcome":"succeeded","status":200`, true, false},
+		{"debug", "doku_sign", `"outcome":"replayed","status":200`, true, false},
+		{"warn", "doku_sign", `"reason":"body_not_json"`, true, true},
+		{"info", "doku", `"reason":"first"`, false, false},
+		{"debug", "doku_token", `"service":"73"`, true, false},
+		{"debug", "doku_verify", `"outcome":"accepted","status":200`, true, false},
+		{"debug", "doku_verify", `"outcome":"replayed","status":200`, true, false},
+		{"warn", "doku_verify", `"reason":"token_invalid"`, true, true},
+		{"warn", "doku_verify", `"app_status":404,"status":404,"reason":"app_refused"`, true, true},
+		{"warn", "doku_sign", `"reason":"unauthorized"`, true, true},
+	} {
 		env.log.Await(t, test.fields, 1)
-		n := 0
+		var found []string
 		for line := range strings.SplitSeq(env.log.String(), "\n") {
-			if !strings.Contains(line, `"msg":"`+test.message+`"`) || !strings.Contains(line, test.fields) {
-				continue
-			}
-			n++
-			if !strings.Contains(line, `"level":"`+test.level+`"`) || test.traced && !strings.Contains(line, `"traceID":"`) ||
-				strings.Contains(line, `"hint":"`) != test.hint {
-				t.Errorf("found %s", line)
+			if strings.Contains(line, test.logger+`","msg":"`) && strings.Contains(line, test.fields) {
+				found = append(found, line)
 			}
 		}
-		if n != 1 {
-			t.Errorf("%d lines of %q with %s, expected one", n, test.message, test.fields)
+		if len(found) != 1 || !strings.Contains(found[0], `"level":"`+test.level+`"`) ||
+			test.traced && !strings.Contains(found[0], `"traceID":"`) || strings.Contains(found[0], `"hint":"`) != test.hint {
+			t.Errorf("expected one line at %s from %s with %s (hint: %t), found %q", test.level, test.logger, test.fields, test.hint, found)
 		}
 	}
 }

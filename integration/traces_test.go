@@ -45,7 +45,8 @@ func TestNothingSecretOrPersonalIsInAnySpan(t *testing.T) {
 	query := "?email=" + customerEmail + "&va=" + customerNumber
 
 	// Out: what goes well, a repeat, every refusal, and DOKU in trouble.
-	env.call(t, http.MethodPost, createPath+query, creation, "Idempotency-Key", customerEmail, "Traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+	env.call(t, http.MethodPost, createPath+query, creation, "Idempotency-Key", customerEmail,
+		"Traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
 		"Tracestate", "toko=1", "Baggage", "customer="+customerPhone).
 		expect(t, http.StatusOK, "2002700")
 	env.call(t, http.MethodPost, createPath+query, creation, "Idempotency-Key", customerEmail)
@@ -56,7 +57,10 @@ func TestNothingSecretOrPersonalIsInAnySpan(t *testing.T) {
 	env.call(t, http.MethodPost, createPath, creation, "X-EXTERNAL-ID", customerName)
 	env.call(t, http.MethodPost, "/elsewhere", creation)
 	for _, fault := range []simulator.Fault{
-		{Status: http.StatusBadRequest, Body: `{"responseCode":"4002701","responseMessage":"Invalid Field Format ` + customerEmail + `"}`, Times: 1},
+		{
+			Status: http.StatusBadRequest, Times: 1,
+			Body: `{"responseCode":"4002701","responseMessage":"Invalid Field Format ` + customerEmail + `"}`,
+		},
 		{Times: 1}, // the connection breaks
 		{Status: http.StatusOK, Body: customerName, Times: 1},
 		{Status: http.StatusUnauthorized, Body: `{"responseCode":"4012701"}`, Times: 1},
@@ -105,7 +109,10 @@ func TestNothingSecretOrPersonalIsInAnySpan(t *testing.T) {
 		}
 	}
 	exported := spans.String()
-	for _, name := range []string{"doku.sign", "doku.token", "doku.token.fetch", "doku.repeat", "doku.verify", "doku.issue_token", "doku.ledger", "doku.redeliver", "POST " + createPath, "POST " + paymentPath} {
+	for _, name := range []string{
+		"doku.sign", "doku.token", "doku.token.fetch", "doku.repeat", "doku.verify", "doku.issue_token", "doku.ledger",
+		"doku.redeliver", "POST " + createPath, "POST " + paymentPath,
+	} {
 		if !strings.Contains(exported, `{"Name":"`+name+`"`) {
 			t.Errorf("no span %s was exported", name)
 		}

@@ -46,7 +46,8 @@ func TestTheTargetIsTheOneThatDOKUHasCalled(t *testing.T) {
 	t.Parallel()
 	verify := func(options string) func(*testEnv) string {
 		return func(env *testEnv) string {
-			return "tracing\ndoku_token " + tokenPath + "\nroute {\n doku_verify {\n service 25\n" + options + "\n}\n reverse_proxy " + env.appAddress + "\n}"
+			return "tracing\ndoku_token " + tokenPath +
+				"\nroute {\n doku_verify {\n timeout 2m\n service 25\n" + options + "\n}\n reverse_proxy " + env.appAddress + "\n}"
 		}
 	}
 	t.Run("as it arrives", func(t *testing.T) {
@@ -114,7 +115,8 @@ func TestTheTargetIsTheOneThatDOKUHasCalled(t *testing.T) {
 	t.Run("with a rewrite behind it", func(t *testing.T) {
 		t.Parallel()
 		env := startWith(t, func(env *testEnv) string {
-			return "doku_token " + tokenPath + "\nhandle_path /pay/* {\n rewrite * /internal{uri}\n doku_verify {\n service 25\n}\n reverse_proxy " + env.appAddress + "\n}"
+			return "doku_token " + tokenPath + "\nhandle_path /pay/* {\n rewrite * /internal{uri}\n" +
+				" doku_verify {\n timeout 2m\n service 25\n}\n reverse_proxy " + env.appAddress + "\n}"
 		})
 		env.notify(t, simulator.Outgoing{URL: env.inward + "/pay/notify?x=1"}).expect(t, http.StatusOK, "2002500")
 		if calls := env.app.seen(); len(calls) != 1 || calls[0].target != "/internal/notify?x=1" {
@@ -171,11 +173,14 @@ func TestOtherTokensAndSignatures(t *testing.T) {
 func TestRefusalsHaveTheCodeOfTheirService(t *testing.T) {
 	t.Parallel()
 	env := startWith(t, func(env *testEnv) string {
-		return "log {\n output stderr\n format filter {\n request>headers>X-Signature delete\n}\n}\nlog_append doku_reason {http.doku.reason}\ndoku_token " + tokenPath + "\nroute /odd/* {\n doku_verify {\n service 99\n}\n}\nroute {\n doku_verify\n reverse_proxy " + env.appAddress + "\n}"
+		return "log {\n output stderr\n format filter {\n request>headers>X-Signature delete\n}\n}\n" +
+			"log_append doku_reason {http.doku.reason}\ndoku_token " + tokenPath +
+			"\nroute /odd/* {\n doku_verify {\n service 99\n}\n}\nroute {\n doku_verify\n reverse_proxy " + env.appAddress + "\n}"
 	})
 	forged := func(r *http.Request) { r.Header.Set("X-SIGNATURE", strings.Repeat("A", 86)+"==") }
 	for path, service := range map[string]string{
-		inquiryPath: "24", paymentPath: "25", "/v1/transfer-va/payment": "25", "/v1.0/debit/notify": "56", "/odd/path": "99", "/what/is/this": "00",
+		inquiryPath: "24", paymentPath: "25", "/v1/transfer-va/payment": "25", "/v1.0/debit/notify": "56",
+		"/odd/path": "99", "/what/is/this": "00",
 	} {
 		env.notify(t, simulator.Outgoing{URL: env.inward + path, Mutate: forged}).expect(t, http.StatusUnauthorized, "401"+service+"00")
 		env.notify(t, simulator.Outgoing{URL: env.inward + path, Mutate: func(r *http.Request) { r.Header.Del("X-TIMESTAMP") }}).
@@ -210,7 +215,10 @@ func TestReportOnly(t *testing.T) {
 		{"genuine", simulator.Outgoing{}, "true"},
 		{"genuine again: the ledger is not asked", simulator.Outgoing{}, "true"},
 		{"forged", simulator.Outgoing{Mutate: func(r *http.Request) { r.Header.Set("X-SIGNATURE", "forged") }}, "false"},
-		{"of a stranger", simulator.Outgoing{Mutate: func(r *http.Request) { r.Header.Del("X-PARTNER-ID"); r.Header.Set("X-Doku-Verified", "true") }}, "false"},
+		{"of a stranger", simulator.Outgoing{Mutate: func(r *http.Request) {
+			r.Header.Del("X-PARTNER-ID")
+			r.Header.Set("X-Doku-Verified", "true")
+		}}, "false"},
 		{"not JSON", simulator.Outgoing{Body: []byte("hello")}, "false"},
 		{"too large", simulator.Outgoing{Body: large}, "false"},
 		{"too large, without a length", simulator.Outgoing{Body: large, Mutate: func(r *http.Request) { r.ContentLength = -1 }}, "false"},
@@ -227,7 +235,8 @@ func TestReportOnly(t *testing.T) {
 				t.Fatalf("the app was called %d times", len(calls))
 			}
 			call := calls[i]
-			if call.body != string(test.call.Body) || len(call.header.Values("X-Doku-Verified")) != 1 || call.header.Get("X-Doku-Verified") != test.verified ||
+			if call.body != string(test.call.Body) ||
+				len(call.header.Values("X-Doku-Verified")) != 1 || call.header.Get("X-Doku-Verified") != test.verified ||
 				call.header.Get("X-Signature") == "" || call.header.Get("Authorization") == "" ||
 				call.header.Get("X-Doku-Service") != "25" {
 				t.Errorf("the app saw %v %d bytes", call.header, len(call.body))

@@ -290,7 +290,9 @@ func TestTheCommandLineIsChecked(t *testing.T) {
 	if err != nil || s.rounds != 6 || !slices.Equal(s.sizes, []int{2048}) || !slices.Equal(s.conns, []int{1, 8}) {
 		t.Errorf("found %+v: %v", s, err)
 	}
-	for _, args := range [][]string{{"-rounds", "0"}, {"-seconds", "0"}, {"-seconds", "60"}, {"-sizes", "1k"}, {"-fill", "x"}, {"-conns", "1,0"}, {"more"}} {
+	for _, args := range [][]string{
+		{"-rounds", "0"}, {"-seconds", "0"}, {"-seconds", "60"}, {"-sizes", "1k"}, {"-fill", "x"}, {"-conns", "1,0"}, {"more"},
+	} {
 		if s, err := parse(args, io.Discard); err == nil {
 			t.Errorf("%q: expected an error, found %+v", args, s)
 		}

@@ -46,7 +46,8 @@ func cpuModel(text string) string {
 	return runtime.GOARCH
 }
 
-const tableHead = `| target | connections | req/s | p50 ms | p99 ms | CPU µs/req | RSS MiB | req/s ÷ reverse_proxy | CPU ÷ reverse_proxy (95 %) |
+const tableHead = `| target | connections | req/s | p50 ms | p99 ms | CPU µs/req | RSS MiB | ` +
+	`req/s ÷ reverse_proxy | CPU ÷ reverse_proxy (95 %) |
 |---|--:|--:|--:|--:|--:|--:|--:|--:|
 `
 

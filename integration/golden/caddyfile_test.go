@@ -105,7 +105,8 @@ func TestDocumentedCaddyfilesGiveTheSameJSONAsBefore(t *testing.T) {
 		t.Fatal(err)
 	}
 	known := make(map[string]bool)
-	for _, snippet := range append(doktest.Snippets(t, "caddyfile"), doktest.Snippet{Doc: "Caddyfile.example", Number: 1, Text: string(example)}) {
+	snippets := append(doktest.Snippets(t, "caddyfile"), doktest.Snippet{Doc: "Caddyfile.example", Number: 1, Text: string(example)})
+	for _, snippet := range snippets {
 		id := strings.TrimSuffix(filepath.Base(snippet.Doc), ".md") + "-" + strconv.Itoa(snippet.Number)
 		name := filepath.Join(caddyfiles, docs, id+extension)
 		known[id+extension] = true

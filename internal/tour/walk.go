@@ -61,7 +61,9 @@ func (env *tourEnv) invite() {
 	fmt.Fprintf(env.out, `
 Everything stays up until you press Ctrl-C. Try, in another terminal:
 
-  curl -sS http://%s%s -d '{"partnerServiceId":"%s","virtualAccountName":"Siti","trxId":"INV-9","totalAmount":{"value":"25000.00","currency":"IDR"},"virtualAccountTrxType":"C","additionalInfo":{"channel":"VIRTUAL_ACCOUNT_BANK_PERMATA"}}'
+  curl -sS http://%s%s -d '{"partnerServiceId":"%s","virtualAccountName":"Siti","trxId":"INV-9",
+    "totalAmount":{"value":"25000.00","currency":"IDR"},"virtualAccountTrxType":"C",
+    "additionalInfo":{"channel":"VIRTUAL_ACCOUNT_BANK_PERMATA"}}'
 
 and pay it at the bank, with the virtualAccountNo of the answer:
 
