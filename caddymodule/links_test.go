@@ -58,11 +58,8 @@ func TestThePaymentIsLinkedWithTheCreationOfItsVirtualAccount(t *testing.T) {
 			`"virtualAccountName":"Toru","trxId":"` + trxID + `",` +
 			`"totalAmount":{"value":"11500.00","currency":"IDR"},"virtualAccountTrxType":"C",` +
 			`"additionalInfo":{"channel":"VIRTUAL_ACCOUNT_BANK_PERMATA"}}`
-		tr.Serve(
-			t,
-			handler,
-			httptest.NewRequestWithContext(context.Background(), http.MethodPost, moduletest.CreatePath, strings.NewReader(body)),
-		)
+		tr.Serve(t, handler,
+			httptest.NewRequestWithContext(context.Background(), http.MethodPost, moduletest.CreatePath, strings.NewReader(body)))
 		kept(n, `{"virtualAccountNo":"880890909090"}`)
 		return tr.Last(t, "POST "+moduletest.CreatePath)
 	}

@@ -139,7 +139,8 @@ func recordEarlier(t *testing.T, inRedis bool) {
 	e.begin(t, "1ms")
 	var facts earlierFacts
 
-	created := e.call(t, http.MethodPost, createPath, earlierBill, "Idempotency-Key", "A", "Traceparent", "00-"+earlierTrace+"-b7ad6b7169203331-01")
+	created := e.call(t, http.MethodPost, createPath, earlierBill, "Idempotency-Key", "A", "Traceparent",
+		"00-"+earlierTrace+"-b7ad6b7169203331-01")
 	created.expect(t, http.StatusOK, "2002700")
 	facts.ExternalA, facts.AnswerA = created.header.Get("X-Doku-External-Id"), created.body
 	facts.Token = strings.TrimPrefix(e.received(t).Header.Get("Authorization"), "Bearer ")
@@ -490,7 +491,8 @@ func (e *earlier) checkKept(t *testing.T, recording bool) []keptCall {
 	}
 	for _, call := range calls {
 		shown, err := e.inboxCommand(t, "show", call.Key)
-		if err != nil || !strings.Contains(shown, "POST "+call.Target+"\n") || !strings.Contains(shown, call.Body) || strings.Contains(shown, "dead") != call.Dead {
+		if err != nil || !strings.Contains(shown, "POST "+call.Target+"\n") || !strings.Contains(shown, call.Body) ||
+			strings.Contains(shown, "dead") != call.Dead {
 			t.Errorf("show: %v\n%s", err, shown)
 		}
 	}
@@ -539,7 +541,8 @@ func (e *earlier) checkOutbound(t *testing.T, facts earlierFacts) {
 	t.Helper()
 	again := e.call(t, http.MethodPost, createPath, earlierBill, "Idempotency-Key", "A")
 	again.expect(t, http.StatusOK, "2002700")
-	if again.body != facts.AnswerA || again.header.Get("X-Doku-Replayed") != "true" || again.header.Get("X-Doku-External-Id") != facts.ExternalA {
+	if again.body != facts.AnswerA || again.header.Get("X-Doku-Replayed") != "true" ||
+		again.header.Get("X-Doku-External-Id") != facts.ExternalA {
 		t.Errorf("the repeat got %v %s", again.header, again.body)
 	}
 	e.call(t, http.MethodPost, createPath, earlierUnsure, "Idempotency-Key", "A").expect(t, http.StatusUnprocessableEntity, "4222700")
@@ -621,14 +624,16 @@ func (e *earlier) checkDelivered(t *testing.T, kept []keptCall) {
 	if _, err := e.inboxCommand(t, "retry", "--dead"); err != nil {
 		t.Error(err)
 	}
-	doktest.Eventually(t, "the delivery of the dead one", func() bool { _, dead := e.kept(t); return dead == 0 && len(e.handedOver("D-1")) > 0 })
+	doktest.Eventually(t, "the delivery of the dead one",
+		func() bool { _, dead := e.kept(t); return dead == 0 && len(e.handedOver("D-1")) > 0 })
 	for _, call := range kept {
 		seen := e.handedOver(call.PaymentID)
 		if len(seen) != 1 {
 			t.Errorf("the app saw %s %d times", call.PaymentID, len(seen))
 			continue
 		}
-		if seen[0].body != call.Body || seen[0].target != call.Target || seen[0].header.Get("Doku-Delivery-Attempt") != fmt.Sprint(call.Attempts+1) {
+		if seen[0].body != call.Body || seen[0].target != call.Target ||
+			seen[0].header.Get("Doku-Delivery-Attempt") != fmt.Sprint(call.Attempts+1) {
 			t.Errorf("the app saw %+v, expected %+v", seen[0], call)
 		}
 		for name, values := range call.Header {

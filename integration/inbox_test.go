@@ -380,12 +380,8 @@ func TestAConfigurationThatCaddyRefusesDeliversNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	withLoader := bytes.Replace(
-		adapted,
-		[]byte(`"config":{"persist":false}`),
-		[]byte(`"config":{"persist":false,"load":{"module":"http","url":"http://127.0.0.1:1/"}}`),
-		1,
-	)
+	withLoader := bytes.Replace(adapted, []byte(`"config":{"persist":false}`),
+		[]byte(`"config":{"persist":false,"load":{"module":"http","url":"http://127.0.0.1:1/"}}`), 1)
 	if bytes.Equal(withLoader, adapted) {
 		t.Fatalf("there is no place for a loader in %s", adapted)
 	}

@@ -123,13 +123,8 @@ func TestReloadsUnderLoadLoseAndDoubleNothing(t *testing.T) {
 	wg.Wait()
 	tokens, created, notified := env.doku.Tokens(), len(env.created()), len(env.app.seen())
 	if tokens != 1 || created != int(made.Load()) || notified != int(made.Load()) {
-		t.Errorf(
-			"DOKU issued %d tokens and received %d calls, the app received %d, expected 1, and %d of each",
-			tokens,
-			created,
-			notified,
-			made.Load(),
-		)
+		t.Errorf("DOKU issued %d tokens and received %d calls, the app received %d, expected 1, and %d of each", tokens, created, notified,
+			made.Load())
 	}
 	t.Logf("%d calls each way, %d broken connections", made.Load(), broken.Load())
 }

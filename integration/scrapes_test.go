@@ -140,12 +140,8 @@ func (env *testEnv) tradeAt(t *testing.T, n int) {
 	case 1, 7:
 		ask(
 			statusPath,
-			fmt.Sprintf(
-				`{"partnerServiceId":%q,"customerNo":%q,"virtualAccountNo":%q,"additionalInfo":{}}`,
-				partnerServiceID,
-				customer,
-				partnerServiceID+customer,
-			),
+			fmt.Sprintf(`{"partnerServiceId":%q,"customerNo":%q,"virtualAccountNo":%q,"additionalInfo":{}}`, partnerServiceID, customer,
+				partnerServiceID+customer),
 		)
 	case 3:
 		ask(createPath, create, key...) // the app has missed the answer

@@ -281,11 +281,7 @@ func TestTheAdminAPIAnswersMistakesWithAdvice(t *testing.T) {
 		other := env.another(t)
 		other.run(t, fmt.Sprintf("{\n admin %s\n persist_config off\n}\n%s, %s {\n respond 404\n}\n",
 			strings.TrimPrefix(other.admin, "http://"), other.outward, other.inward))
-		get(
-			t,
-			http.MethodGet,
-			other.admin+accountsPath,
-		).is(t, http.StatusNotFound, "the global option `doku { … }` with an account is needed")
+		get(t, http.MethodGet, other.admin+accountsPath).is(t, http.StatusNotFound, "the global option `doku { … }` with an account is needed")
 	})
 }
 

@@ -71,13 +71,8 @@ func TestTheTargetIsTheOneThatDOKUHasCalled(t *testing.T) {
 				return
 			}
 			defer behind.Close()
-			fmt.Fprintf(
-				behind,
-				"POST %s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\nContent-Length: %d\r\n",
-				replacement+strings.TrimPrefix(r.RequestURI, prefix),
-				r.Host,
-				r.ContentLength,
-			)
+			fmt.Fprintf(behind, "POST %s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\nContent-Length: %d\r\n",
+				replacement+strings.TrimPrefix(r.RequestURI, prefix), r.Host, r.ContentLength)
 			_ = r.Header.WriteSubset(behind, map[string]bool{"Content-Length": true, "Connection": true})
 			_, _ = io.WriteString(behind, "\r\n")
 			_, _ = io.Copy(behind, r.Body)

@@ -20,7 +20,8 @@ func Example() {
 	if err != nil || len(hazards) > 0 {
 		panic("DOKU may read this body differently")
 	}
-	req, err := http.NewRequest(http.MethodPost, "https://api.doku.com/virtual-accounts/bi-snap-va/v1.1/transfer-va/create-va", bytes.NewReader(body))
+	req, err := http.NewRequest(http.MethodPost, "https://api.doku.com/virtual-accounts/bi-snap-va/v1.1/transfer-va/create-va",
+		bytes.NewReader(body))
 	if err != nil {
 		panic(err)
 	}

@@ -275,13 +275,15 @@ func checkPBES2(sealed encryptedKey) error {
 	block := cbcBlockSizes[p.Cipher.Algorithm.String()]
 	if err != nil || block == 0 || !p.KDF.Algorithm.Equal(oidPBKDF2) || p.KDF.Params.Length != 0 ||
 		len(prf) > 0 && !prf.Equal(oidHMACWithSHA1) && !prf.Equal(oidHMACWithSHA256) {
-		return fmt.Errorf("%w: expected encryption by AES-CBC or 3DES, with PBKDF2 and SHA-1 or SHA-256, found another; %s", ErrKeyFormat, howToConvert)
+		return fmt.Errorf("%w: expected encryption by AES-CBC or 3DES, with PBKDF2 and SHA-1 or SHA-256, found another; %s", ErrKeyFormat,
+			howToConvert)
 	}
 	if rounds := p.KDF.Params.Rounds; rounds < 1 || rounds > mostRounds {
 		return fmt.Errorf("%w: expected 1 to %d rounds of key derivation, found %d", ErrKeyFormat, mostRounds, rounds)
 	}
 	if len(p.Cipher.IV) != block || len(sealed.Data) == 0 || len(sealed.Data)%block != 0 {
-		return fmt.Errorf("%w: expected IV and encrypted data in blocks of %d bytes, found %d and %d bytes", ErrKeyFormat, block, len(p.Cipher.IV), len(sealed.Data))
+		return fmt.Errorf("%w: expected IV and encrypted data in blocks of %d bytes, found %d and %d bytes", ErrKeyFormat, block,
+			len(p.Cipher.IV), len(sealed.Data))
 	}
 	return nil
 }
@@ -310,7 +312,8 @@ func decryptPBESHA13DES(sealed encryptedKey, passphrase []byte) ([]byte, error) 
 	iv := pkcs12Derive(password, p.Salt, p.Rounds, ivPurpose, block.BlockSize())
 	cipher.NewCBCDecrypter(block, iv).CryptBlocks(open, sealed.Data)
 	padding := int(open[len(open)-1])
-	if padding < 1 || padding > block.BlockSize() || !bytes.Equal(open[len(open)-padding:], bytes.Repeat([]byte{byte(padding)}, padding)) { //nolint:gosec // at most a block
+	if padding < 1 || padding > block.BlockSize() ||
+		!bytes.Equal(open[len(open)-padding:], bytes.Repeat([]byte{byte(padding)}, padding)) { //nolint:gosec // at most a block
 		return nil, ErrPassphrase
 	}
 	return open[:len(open)-padding], nil

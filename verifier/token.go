@@ -146,15 +146,8 @@ func NewIssuer(clientID string, secrets []*snap.Secret, now func() time.Time) (*
 		}
 		i.keys = append(i.keys, key)
 	}
-	i.parser = jwt.NewParser(
-		jwt.WithValidMethods([]string{jwt.SigningMethodHS256.Alg()}),
-		jwt.WithIssuer(tokenIssuer),
-		jwt.WithSubject(clientID),
-		jwt.WithAudience(tokenPurpose),
-		jwt.WithExpirationRequired(),
-		jwt.WithStrictDecoding(),
-		jwt.WithTimeFunc(now),
-	)
+	i.parser = jwt.NewParser(jwt.WithValidMethods([]string{jwt.SigningMethodHS256.Alg()}), jwt.WithIssuer(tokenIssuer),
+		jwt.WithSubject(clientID), jwt.WithAudience(tokenPurpose), jwt.WithExpirationRequired(), jwt.WithStrictDecoding(), jwt.WithTimeFunc(now))
 	return i, nil
 }
 

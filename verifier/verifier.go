@@ -129,9 +129,11 @@ func (w Window) check(text string, now time.Time) (time.Time, error) {
 	}
 	switch { // times are compared, and not durations, whose range ends after 292 years
 	case t.Before(now.Add(-w.Past)):
-		return t, refuseTimestamp("%w: %s is %s before this machine's clock, at most %s is allowed", ErrTimestampOld, text, now.Sub(t).Round(time.Second), w.Past)
+		return t, refuseTimestamp("%w: %s is %s before this machine's clock, at most %s is allowed", ErrTimestampOld, text,
+			now.Sub(t).Round(time.Second), w.Past)
 	case t.After(now.Add(w.Future)):
-		return t, refuseTimestamp("%w: %s is %s ahead of this machine's clock, at most %s is allowed", ErrTimestampFuture, text, t.Sub(now).Round(time.Second), w.Future)
+		return t, refuseTimestamp("%w: %s is %s ahead of this machine's clock, at most %s is allowed", ErrTimestampFuture, text,
+			t.Sub(now).Round(time.Second), w.Future)
 	}
 	return t, nil
 }
@@ -151,7 +153,8 @@ func header(h http.Header, name string) (string, error) {
 	case len(values) == 0 || values[0] == "":
 		return "", refuse(snap.InvalidMandatory.With(name), "%w: %s", ErrHeaderMissing, name)
 	case len(values[0]) > headerLongest:
-		return "", refuse(snap.InvalidFieldFormat.With(name), "%w: %s has %d bytes, at most %d are allowed", ErrHeaderFormat, name, len(values[0]), headerLongest)
+		return "", refuse(snap.InvalidFieldFormat.With(name), "%w: %s has %d bytes, at most %d are allowed", ErrHeaderFormat, name,
+			len(values[0]), headerLongest)
 	}
 	return values[0], nil
 }
@@ -160,7 +163,8 @@ func header(h http.Header, name string) (string, error) {
 func signature(text string, size int) ([]byte, error) {
 	raw, err := base64.StdEncoding.Strict().DecodeString(text)
 	if err != nil || len(raw) != size {
-		return nil, refuse(snap.Unauthorized, "%w: expected %d bytes in standard base64, found %d characters", ErrSignatureFormat, size, len(text))
+		return nil, refuse(snap.Unauthorized, "%w: expected %d bytes in standard base64, found %d characters", ErrSignatureFormat, size,
+			len(text))
 	}
 	return raw, nil
 }

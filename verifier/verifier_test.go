@@ -111,19 +111,40 @@ func TestVerify(t *testing.T) {
 		{name: "pretty-printed, signed minified", body: "{ \"a\" : \"b  c\" }", form: BodyMinified},
 		{name: "escaped, signed raw", body: `{"a":"b\/c"}`, form: BodyCanonical, change: func(c *Call) {
 			token := c.Header.Get(snap.HeaderAuthorization)[len("Bearer "):]
-			c.Header.Set(snap.HeaderSignature, secret.Signature(snap.AppendStringToSign(nil, c.Method, c.Target, token, snap.Digest([]byte(`{"a":"b/c"}`)), c.Header.Get(snap.HeaderTimestamp))))
+			c.Header.Set(
+				snap.HeaderSignature,
+				secret.Signature(
+					snap.AppendStringToSign(nil, c.Method, c.Target, token, snap.Digest([]byte(`{"a":"b/c"}`)), c.Header.Get(snap.HeaderTimestamp)),
+				),
+			)
 		}},
 		{name: "ten minutes old", after: 10 * time.Minute, form: BodyAsReceived},
 		{name: "two minutes ahead", after: -2 * time.Minute, form: BodyAsReceived},
 		{name: "too old", after: 10*time.Minute + time.Second, err: ErrTimestampOld},
 		{name: "too far ahead", after: -2*time.Minute - time.Second, err: ErrTimestampFuture},
-		{name: "as old as can be written", change: func(c *Call) { c.Header.Set(snap.HeaderTimestamp, "0000-01-01T00:00:00Z") }, err: ErrTimestampOld},
-		{name: "as far ahead as can be written", change: func(c *Call) { c.Header.Set(snap.HeaderTimestamp, "9999-12-31T23:59:59Z") }, err: ErrTimestampFuture},
+		{
+			name:   "as old as can be written",
+			change: func(c *Call) { c.Header.Set(snap.HeaderTimestamp, "0000-01-01T00:00:00Z") },
+			err:    ErrTimestampOld,
+		},
+		{
+			name:   "as far ahead as can be written",
+			change: func(c *Call) { c.Header.Set(snap.HeaderTimestamp, "9999-12-31T23:59:59Z") },
+			err:    ErrTimestampFuture,
+		},
 		{name: "body changed", change: func(c *Call) { c.Body[len(c.Body)-5]++ }, err: ErrSignature},
 		{name: "method changed", change: func(c *Call) { c.Method = "PUT" }, err: ErrSignature},
 		{name: "escape in the target decoded", change: func(c *Call) { c.Target = "/v1.1/transfer-va/payment?x=/" }, err: ErrSignature},
-		{name: "time changed", change: func(c *Call) { c.Header.Set(snap.HeaderTimestamp, snap.Timestamp(noon.Add(time.Second))) }, err: ErrSignature},
-		{name: "the same instant written otherwise", change: func(c *Call) { c.Header.Set(snap.HeaderTimestamp, noon.UTC().Format(time.RFC3339)) }, err: ErrSignature},
+		{
+			name:   "time changed",
+			change: func(c *Call) { c.Header.Set(snap.HeaderTimestamp, snap.Timestamp(noon.Add(time.Second))) },
+			err:    ErrSignature,
+		},
+		{
+			name:   "the same instant written otherwise",
+			change: func(c *Call) { c.Header.Set(snap.HeaderTimestamp, noon.UTC().Format(time.RFC3339)) },
+			err:    ErrSignature,
+		},
 		{name: "signed with another secret", key: snap.NewSecret([]byte("SK-other")), err: ErrTokenInvalid},
 		{name: "signature in URL-safe base64", change: func(c *Call) {
 			raw, _ := base64.StdEncoding.DecodeString(c.Header.Get(snap.HeaderSignature))
@@ -175,12 +196,17 @@ func TestOtherWaysOfSigning(t *testing.T) {
 			if token != "" {
 				c.Header.Set(snap.HeaderAuthorization, "Bearer "+token)
 			}
-			c.Header.Set(snap.HeaderSignature, secret.Signature(snap.AppendStringToSign(nil, c.Method, c.Target, token, snap.Digest(c.Body), c.Header.Get(snap.HeaderTimestamp))))
+			c.Header.Set(
+				snap.HeaderSignature,
+				secret.Signature(snap.AppendStringToSign(nil, c.Method, c.Target, token, snap.Digest(c.Body), c.Header.Get(snap.HeaderTimestamp))),
+			)
 		}
 	}
 	asymmetric := func(c *Call) {
 		c.Header.Del(snap.HeaderAuthorization)
-		sum := sha256.Sum256([]byte(c.Method + ":" + c.Target + ":" + hex.EncodeToString(sha256Of(c.Body)) + ":" + c.Header.Get(snap.HeaderTimestamp)))
+		sum := sha256.Sum256(
+			[]byte(c.Method + ":" + c.Target + ":" + hex.EncodeToString(sha256Of(c.Body)) + ":" + c.Header.Get(snap.HeaderTimestamp)),
+		)
 		raw, err := rsa.SignPKCS1v15(rand.Reader, doku, crypto.SHA256, sum[:])
 		if err != nil {
 			t.Fatal(err)
@@ -210,21 +236,49 @@ func TestOtherWaysOfSigning(t *testing.T) {
 		{"no token, as usual", TokenIssued, nil, symmetric(""), "", ErrTokenMissing},
 		{"asymmetric", "", []SignatureForm{Asymmetric}, asymmetric, Asymmetric, nil},
 		{"asymmetric, as usual", "", nil, asymmetric, "", ErrTokenMissing},
-		{"asymmetric, if only symmetric is accepted, said twice", TokenAny, []SignatureForm{Symmetric, Symmetric}, asymmetric, "", ErrSignatureFormat},
+		{
+			"asymmetric, if only symmetric is accepted, said twice",
+			TokenAny,
+			[]SignatureForm{Symmetric, Symmetric},
+			asymmetric,
+			"",
+			ErrSignatureFormat,
+		},
 		{"asymmetric, if both are accepted", "", both, asymmetric, Asymmetric, nil},
 		{"symmetric, if both are accepted", "", both, nil, Symmetric, nil},
 		{"symmetric without a token, if both are accepted", "", both, symmetric(""), "", ErrTokenMissing},
 		{"symmetric, if only asymmetric is accepted", "", []SignatureForm{Asymmetric}, nil, "", ErrSignatureFormat},
 		{"asymmetric for another partner service", "", both, about(`{"partnerServiceId":"   88899"}`), "", ErrPartnerService},
 		{"asymmetric for one that only begins like ours", "", both, about(`{"partnerServiceId":"   88081"}`), "", ErrPartnerService},
-		{"asymmetric for ours and, last, another one", "", both, about(`{"partnerServiceId":"    8808","partnerServiceId":"   88899"}`), "", ErrPartnerService},
+		{
+			"asymmetric for ours and, last, another one",
+			"",
+			both,
+			about(`{"partnerServiceId":"    8808","partnerServiceId":"   88899"}`),
+			"",
+			ErrPartnerService,
+		},
 		{"asymmetric for ours, but not at the top", "", both, about(`{"additionalInfo":{"partnerServiceId":"    8808"}}`), "", ErrPartnerService},
-		{"asymmetric for no partner service", "", both, about(`{"originalExternalId":"1","latestTransactionStatus":"00"}`), "", ErrPartnerService},
+		{
+			"asymmetric for no partner service",
+			"",
+			both,
+			about(`{"originalExternalId":"1","latestTransactionStatus":"00"}`),
+			"",
+			ErrPartnerService,
+		},
 		{"asymmetric for one that is empty", "", both, about(`{"partnerServiceId":"        "}`), "", ErrPartnerService},
 		{"asymmetric for one without padding", "", both, about(`{"partnerServiceId":"8808"}`), Asymmetric, nil},
 		{"asymmetric with the body changed", "", both, func(c *Call) { asymmetric(c); c.Body[3]++ }, "", ErrSignature},
 		{"asymmetric with the target changed", "", both, func(c *Call) { asymmetric(c); c.Target += "&y" }, "", ErrSignature},
-		{"a garbled signature, if both are accepted", "", both, func(c *Call) { c.Header.Set(snap.HeaderSignature, "!") }, "", ErrSignatureFormat},
+		{
+			"a garbled signature, if both are accepted",
+			"",
+			both,
+			func(c *Call) { c.Header.Set(snap.HeaderSignature, "!") },
+			"",
+			ErrSignatureFormat,
+		},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -403,8 +457,10 @@ func forged(t *testing.T, err error) {
 func FuzzVerify(f *testing.F) {
 	theirs := genuine(f, secret, `{"paymentRequestId":"1"}`)
 	f.Add("2024-08-27T12:00:00+07:00", "AAAA", client, "VA004-1", "Bearer x", "/p?q", []byte(`{}`))
-	f.Add("2024-08-27T12:00:00+07:00", strings.Repeat("A", 86)+"==", client, "1", theirs.Header.Get(snap.HeaderAuthorization), theirs.Target, theirs.Body)
-	f.Add("2024-08-27T05:00:00.000Z", strings.Repeat("A", 342)+"==", client, "VIRTUAL_ACCOUNT222623", "bearer "+theirs.Header.Get(snap.HeaderAuthorization)[7:], "//", []byte("\ufeff{}"))
+	f.Add("2024-08-27T12:00:00+07:00", strings.Repeat("A", 86)+"==", client, "1", theirs.Header.Get(snap.HeaderAuthorization), theirs.Target,
+		theirs.Body)
+	f.Add("2024-08-27T05:00:00.000Z", strings.Repeat("A", 342)+"==", client, "VIRTUAL_ACCOUNT222623",
+		"bearer "+theirs.Header.Get(snap.HeaderAuthorization)[7:], "//", []byte("\ufeff{}"))
 	f.Add("", "", "", "", "", "", []byte(nil))
 	f.Add("2024-08-27T12:00:00+07:00", "A===", "BRN", "a b", "Basic x", "http://h/p", []byte(`{"a":1,"a":2}`))
 	doku := doktest.Key(f, doktest.DOKUKey)
@@ -464,7 +520,10 @@ func FuzzIssuerCheck(f *testing.F) {
 	mine := issuer(f, client, noon, secret)
 	theirs := issue(f, mine)
 	parts := strings.Split(theirs, ".")
-	for _, seed := range []string{"", ".", "..", "a.b.c", parts[0] + "." + parts[1] + ".", parts[0] + "..", theirs + "=", theirs + ".x", "eyJhbGciOiJub25lIn0." + parts[1] + "."} {
+	for _, seed := range []string{
+		"", ".", "..", "a.b.c", parts[0] + "." + parts[1] + ".", parts[0] + "..",
+		theirs + "=", theirs + ".x", "eyJhbGciOiJub25lIn0." + parts[1] + ".",
+	} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, token string) {

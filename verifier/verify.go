@@ -252,8 +252,10 @@ func (h *Head) Verify(body, memory []byte) (Verified, error) {
 	canonical, _, invalid := snap.AppendCanonical(memory, body)
 	result := Verified{ExternalID: h.ExternalID, Timestamp: h.Timestamp, Signature: h.form, Valid: invalid, Canonical: canonical}
 	if !h.match(&result, body) {
-		return Verified{}, refuse(snap.Unauthorized, "%w: %s, for %.20s %.200q, body of %d bytes, at %s; is %s the one of this environment, and does anything in front of the sidecar change path or body?",
-			ErrSignature, h.form, h.method, h.target, len(body), h.timestamp, map[SignatureForm]string{Symmetric: "secret_key", Asymmetric: "doku_public_key"}[h.form])
+		return Verified{}, refuse(snap.Unauthorized,
+			"%w: %s, for %.20s %.200q, body of %d bytes, at %s; is %s the one of this environment, and does anything in front of the sidecar change path or body?",
+			ErrSignature, h.form, h.method, h.target, len(body), h.timestamp,
+			map[SignatureForm]string{Symmetric: "secret_key", Asymmetric: "doku_public_key"}[h.form])
 	}
 	if h.form == Asymmetric && invalid == nil {
 		if err := h.verifier.own(canonical); err != nil {
@@ -325,8 +327,8 @@ func externalID(h http.Header) (string, error) {
 	}
 	visible := func(r rune) bool { return ' ' < r && r <= '~' }
 	if len(id) > externalIDLongest || strings.IndexFunc(id, func(r rune) bool { return !visible(r) }) >= 0 {
-		return "", refuse(snap.InvalidFieldFormat.With(snap.HeaderExternalID), "%w: X-EXTERNAL-ID: expected at most %d visible ASCII characters, found %d bytes",
-			ErrHeaderFormat, externalIDLongest, len(id))
+		return "", refuse(snap.InvalidFieldFormat.With(snap.HeaderExternalID),
+			"%w: X-EXTERNAL-ID: expected at most %d visible ASCII characters, found %d bytes", ErrHeaderFormat, externalIDLongest, len(id))
 	}
 	return id, nil
 }

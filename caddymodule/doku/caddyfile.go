@@ -146,18 +146,8 @@ func (a *Account) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		case "partner_service_id":
 			err = directive.Texts(d, &a.PartnerServiceIDs)
 		default:
-			err = directive.Unknown(
-				d,
-				"environment",
-				"client_id",
-				"secret_key",
-				"private_key",
-				"passphrase",
-				"doku_public_key",
-				"inbound_client_key",
-				"inbound_partner_id",
-				"partner_service_id",
-			)
+			err = directive.Unknown(d, "environment", "client_id", "secret_key", "private_key", "passphrase", "doku_public_key",
+				"inbound_client_key", "inbound_partner_id", "partner_service_id")
 		}
 		if err != nil {
 			return err

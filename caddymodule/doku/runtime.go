@@ -94,11 +94,8 @@ func (a *Account) acquireRuntime(app *App, c *Credentials) error {
 		fmt.Appendf(nil, "%q %q %q %q", app.storeID, a.base.String(), a.clientID, signer.Fingerprint(&c.privateKey.PublicKey)),
 	)
 	var err error
-	a.runtime, err = pool.Acquire(
-		&app.references,
-		"session/"+hex.EncodeToString(key[:]),
-		func() (*runtime, error) { return a.newRuntime(app, c) },
-	)
+	a.runtime, err = pool.Acquire(&app.references, "session/"+hex.EncodeToString(key[:]),
+		func() (*runtime, error) { return a.newRuntime(app, c) })
 	return err
 }
 

@@ -30,12 +30,8 @@ func (a *App) Select(setting, header string, id func(*Account) string) (*Selecto
 		seen := make(map[string]string, len(a.Accounts))
 		for _, account := range a.Accounts {
 			if other := seen[id(account)]; other != "" {
-				return nil, fmt.Errorf(
-					"accounts %q and %q have the same %s, so calls cannot be told apart by it; write `account <name>`",
-					other,
-					account.Name,
-					header,
-				)
+				return nil, fmt.Errorf("accounts %q and %q have the same %s, so calls cannot be told apart by it; write `account <name>`", other,
+					account.Name, header)
 			}
 			seen[id(account)] = account.Name
 		}
@@ -61,11 +57,8 @@ func (s *Selector) candidates() []*Account {
 func (s *Selector) NeedDOKUKeys(setting string) error {
 	for _, account := range s.candidates() {
 		if len(account.Credentials().dokuKeys) == 0 {
-			return fmt.Errorf(
-				"%s needs the doku_public_key of account %q; it is in DOKU's dashboard under Integration, API Keys",
-				setting,
-				account.Name,
-			)
+			return fmt.Errorf("%s needs the doku_public_key of account %q; it is in DOKU's dashboard under Integration, API Keys", setting,
+				account.Name)
 		}
 	}
 	return nil

@@ -83,19 +83,8 @@ func (v *Verify) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		case "timeout":
 			return directive.Duration(d, &v.Timeout)
 		}
-		return directive.Unknown(
-			d,
-			"account",
-			"service",
-			"token",
-			"signature",
-			"enforce",
-			"public_prefix",
-			"public_target",
-			"max_body",
-			"body_timeout",
-			"timeout",
-		)
+		return directive.Unknown(d, "account", "service", "token", "signature", "enforce", "public_prefix", "public_target", "max_body",
+			"body_timeout", "timeout")
 	})
 }
 

@@ -138,12 +138,7 @@ func appRejection(ctx context.Context, err error, status int) *reasons.Rejection
 }
 
 // report passes a call on, whether it is verified or not, and reports the result.
-func (v *Verify) report(
-	in *call,
-	rejection *reasons.Rejection,
-	rej rejecter,
-	w http.ResponseWriter,
-	r *http.Request,
+func (v *Verify) report(in *call, rejection *reasons.Rejection, rej rejecter, w http.ResponseWriter, r *http.Request,
 	next caddyhttp.Handler,
 ) (err error) {
 	verified := rejection == nil

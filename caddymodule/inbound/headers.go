@@ -15,11 +15,9 @@ import (
 
 // sidecarHeaders are the headers that only the sidecar sets for the app. Hop-by-hop
 // headers are among them: Connection could name others for a proxy to remove.
-var sidecarHeaders = headerSet(
-	httpio.HeaderError, httpio.HeaderExternalID, httpio.HeaderReplayed,
+var sidecarHeaders = headerSet(httpio.HeaderError, httpio.HeaderExternalID, httpio.HeaderReplayed,
 	httpio.HeaderAccount, httpio.HeaderService, httpio.HeaderVerified, httpio.HeaderIdempotencyKey, httpio.HeaderAttempt,
-	"Connection", "Keep-Alive", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade",
-)
+	"Connection", "Keep-Alive", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade")
 
 // removedHeaders are those that the app of a verified call does not get. Without
 // Accept-Encoding it does not compress its answer, which the sidecar reads.

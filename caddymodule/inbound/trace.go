@@ -94,11 +94,7 @@ func ledgerResult(out ledger.Outcome, err error) string {
 func traceIssued(r *http.Request, account string) {
 	if span := trace.SpanFromContext(r.Context()); span.IsRecording() {
 		telemetry.NameServer(span, r.Method, r.URL.Path, snap.ServiceB2BToken)
-		span.SetAttributes(
-			telemetry.KeyAccount.String(account),
-			telemetry.KeyService.String(string(snap.ServiceB2BToken)),
-			telemetry.KeyOutcome.String(reasons.Issued),
-			telemetry.KeyResponseCode.String(snap.Successful.Code(snap.ServiceB2BToken)),
-		)
+		span.SetAttributes(telemetry.KeyAccount.String(account), telemetry.KeyService.String(string(snap.ServiceB2BToken)),
+			telemetry.KeyOutcome.String(reasons.Issued), telemetry.KeyResponseCode.String(snap.Successful.Code(snap.ServiceB2BToken)))
 	}
 }

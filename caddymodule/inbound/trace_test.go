@@ -104,19 +104,12 @@ func TestATraceShowsTheWayOfANotification(t *testing.T) {
 	if moduletest.AttributeOf(verified, telemetry.KeyClockDifference) == "" {
 		t.Errorf("expected the difference of the clocks, found %v", verified.Attributes())
 	}
-	moduletest.Same(
-		t,
-		"the external id, which has the number in it",
-		moduletest.AttributeOf(verified, telemetry.KeyExternalID),
-		"VA****9090-1",
-	)
+	moduletest.Same(t, "the external id, which has the number in it", moduletest.AttributeOf(verified, telemetry.KeyExternalID),
+		"VA****9090-1")
 	moduletest.Same(t, "the number", moduletest.AttributeOf(verified, "doku.virtual_account_no"), "****9090")
-	moduletest.Same(
-		t,
-		"the token request",
+	moduletest.Same(t, "the token request",
 		tr.Tree("POST "+moduletest.TokenPath, telemetry.KeyAccount, telemetry.KeyService, telemetry.KeyOutcome, telemetry.KeyResponseCode),
-		"POST "+moduletest.TokenPath+" default 73 issued 2007300\n  doku.issue_token",
-	)
+		"POST "+moduletest.TokenPath+" default 73 issued 2007300\n  doku.issue_token")
 }
 
 func TestATraceShowsWhyACallOfDOKUsWasRefused(t *testing.T) {
@@ -221,12 +214,8 @@ func TestTracesGoToTheAppAlsoWhileNothingIsEnforced(t *testing.T) {
 	if _, err := h.DOKU.Call(t.Context(), call); err != nil {
 		t.Fatal(err)
 	}
-	moduletest.Same(
-		t,
-		"the outcome of a call that is not DOKU's",
-		moduletest.AttributeOf(tr.Last(t, "POST"), telemetry.KeyOutcome),
-		"reported_timestamp_old",
-	)
+	moduletest.Same(t, "the outcome of a call that is not DOKU's", moduletest.AttributeOf(tr.Last(t, "POST"), telemetry.KeyOutcome),
+		"reported_timestamp_old")
 	moduletest.Same(t, "the reason", moduletest.AttributeOf(tr.Last(t, "POST"), telemetry.KeyReason), "timestamp_old")
 }
 

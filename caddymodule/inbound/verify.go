@@ -297,9 +297,7 @@ func (v *Verify) identify(in *call, head *verifier.Head) *reasons.Rejection {
 			"",
 			fmt.Errorf(
 				"the path %.200q does not tell which service a genuine call is of; write it in doku_verify, such as `service %s` for payment notifications",
-				in.target,
-				snap.ServiceVAPayment,
-			),
+				in.target, snap.ServiceVAPayment),
 		)
 	}
 	in.id = ledger.Identity{

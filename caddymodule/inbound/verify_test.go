@@ -310,11 +310,8 @@ func TestARefusalIsAShortLineInTheLogWhateverAStrangerSends(t *testing.T) {
 			r.Header.Set("X-EXTERNAL-ID", "1")
 			r.Header.Set("X-SIGNATURE", base64.StdEncoding.EncodeToString(make([]byte, snap.SignatureSize)))
 			test.change(r)
-			moduletest.Serve(
-				t,
-				caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error { return test.handler.ServeHTTP(w, r, nil) }),
-				r,
-			)
+			moduletest.Serve(t,
+				caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error { return test.handler.ServeHTTP(w, r, nil) }), r)
 			if !strings.Contains(log.String(), `"reason":"`+test.reason+`"`) || log.Len() > 2000 {
 				t.Errorf("%d bytes: %.2000s", log.Len(), log.String())
 			}

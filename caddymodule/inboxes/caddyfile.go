@@ -72,18 +72,8 @@ func parseInbox(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 		case "deliver":
 			return i.unmarshalDeliver(h, d.NewFromNextSegment())
 		}
-		return directive.Unknown(
-			d,
-			"policy",
-			"name",
-			"folder",
-			"max_size",
-			"answer_within",
-			"attempt_timeout",
-			"give_up_after",
-			"concurrency",
-			"deliver",
-		)
+		return directive.Unknown(d, "policy", "name", "folder", "max_size", "answer_within", "attempt_timeout", "give_up_after", "concurrency",
+			"deliver")
 	})
 	if err == nil && i.Deliver == nil {
 		err = d.Err("doku_inbox: expected the app's address, such as 127.0.0.1:3000, or a block `deliver` with a reverse_proxy")

@@ -156,20 +156,10 @@ func (c inboxClient) show(keys []string) error {
 	if call.Dead {
 		state = "dead: given up; `retry` delivers it again"
 	}
-	fmt.Fprintf(
-		c.out,
+	fmt.Fprintf(c.out,
 		"key          %s\naccount      %s\nservice      %s\nexternal id  %s\npayment id   %s\nreceived     %s\nattempts     %d\nlast error   %s\nstate        %s\n\nPOST %s\n",
-		call.Key,
-		call.Account,
-		call.Service,
-		call.ExternalID,
-		call.PaymentID,
-		call.Received.Local().Format(time.DateTime),
-		call.Attempts,
-		call.Error,
-		state,
-		call.Target,
-	)
+		call.Key, call.Account, call.Service, call.ExternalID, call.PaymentID, call.Received.Local().Format(time.DateTime), call.Attempts,
+		call.Error, state, call.Target)
 	if err := call.Header.Write(c.out); err != nil {
 		return err
 	}

@@ -58,17 +58,8 @@ func (b *instance) deliver(ctx context.Context, c callstore.Call) (answer store.
 	defer func() { end(r, w.Status(), err) }() // r is then the request that was served
 	defer func() {                             // otherwise a panic in a worker ends the process
 		if found := recover(); found != nil {
-			b.app.Log().Error(
-				"delivering a notification has panicked",
-				"inbox",
-				b.name,
-				"key",
-				c.Key,
-				"panic",
-				found,
-				"stack",
-				string(debug.Stack()),
-			)
+			b.app.Log().Error("delivering a notification has panicked", "inbox", b.name, "key", c.Key, "panic", found, "stack",
+				string(debug.Stack()))
 			err = errors.New("delivering it has panicked")
 		}
 	}()

@@ -98,8 +98,6 @@ func (is *instances) warnOfUnused() {
 	if _, err := os.Stat(filepath.Join(folder, callstore.BoltFile)); err == nil {
 		is.app.Log().Warn(
 			"there is an inbox that this configuration does not use, and its notifications are not delivered; use it with `folder`, or remove it if it is empty",
-			"folder",
-			folder,
-		)
+			"folder", folder)
 	}
 }

@@ -29,12 +29,9 @@ func TestARedeliveryIsANewTraceLinkedWithTheFirst(t *testing.T) {
 	if !moduletest.Linked(again, tr.Last(t, "handler")) || again.SpanContext().TraceID() == first.SpanContext().TraceID() {
 		t.Errorf("links %v", again.Links())
 	}
-	moduletest.Same(
-		t,
-		"the redelivery",
+	moduletest.Same(t, "the redelivery",
 		tr.Tree("doku.redeliver", telemetry.KeyAccount, telemetry.KeyService, telemetry.KeyAttempt, "doku.virtual_account_no"),
-		"doku.redeliver default 25 2 ****9090",
-	)
+		"doku.redeliver default 25 2 ****9090")
 
 	kept.Trace = "" // it was not recorded
 	_, span = startRedelivery(context.Background(), new(telemetry.LastProvider).Get(), kept)

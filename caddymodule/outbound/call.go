@@ -118,11 +118,9 @@ func (c *call) failure(err error) *reasons.Rejection {
 		return reject(reasons.OutcomeUnknown,
 			"[outcome: unknown; DOKU may have carried this out: ask for its status, do not create it again]", err)
 	case c.maybeSent:
-		return reject(
-			reasons.OutcomeUnknown,
+		return reject(reasons.OutcomeUnknown,
 			"[outcome: unknown; nothing was sent now, but DOKU may have carried out an earlier attempt: ask for its status, do not create it again]",
-			err,
-		)
+			err)
 	case ok:
 		return rejection
 	}

@@ -74,17 +74,10 @@ func (c *call) checkPartner(h http.Header) error {
 	}
 	return reject(
 		reasons.Account,
-		fmt.Sprintf(
-			"X-PARTNER-ID [expected %s, the client id of the account that was chosen, or none; found %.60q; nothing was sent]",
-			c.account.ID(),
-			values,
-		),
-		fmt.Errorf(
-			"the app's X-PARTNER-ID: expected %s, the client id of account %q, or none, found %.60q",
-			c.account.ID(),
-			c.account.Name,
-			values,
-		),
+		fmt.Sprintf("X-PARTNER-ID [expected %s, the client id of the account that was chosen, or none; found %.60q; nothing was sent]",
+			c.account.ID(), values),
+		fmt.Errorf("the app's X-PARTNER-ID: expected %s, the client id of account %q, or none, found %.60q", c.account.ID(), c.account.Name,
+			values),
 	)
 }
 

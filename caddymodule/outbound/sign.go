@@ -158,9 +158,7 @@ func (s *Sign) warnOfOtherListeners(addresses []string) {
 		}
 		s.log.Warn(
 			"doku_sign can be reached from other machines, and anybody who reaches it acts in your name: write `bind 127.0.0.1` in its site, unless only the app gets through to it",
-			"listens",
-			text,
-		)
+			"listens", text)
 	}
 }
 

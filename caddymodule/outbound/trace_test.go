@@ -35,12 +35,9 @@ func TestATraceShowsTheWayOfACall(t *testing.T) {
 		if trxID == "INV-1" { // only the first call waits for a token
 			want += "    doku.token first\n      doku.token.fetch first\n        POST /authorization/v1/access-token/b2b 73\n"
 		}
-		moduletest.Same(
-			t,
-			trxID,
+		moduletest.Same(t, trxID,
 			tr.Tree(post, telemetry.KeyService, telemetry.KeyOutcome, telemetry.KeyResponseCode, telemetry.KeyRefreshReason),
-			want+"  POST "+moduletest.CreatePath+" 27 succeeded 2002700",
-		)
+			want+"  POST "+moduletest.CreatePath+" 27 succeeded 2002700")
 	}
 	span := tr.Last(t, post) // of the server
 	client := slices.IndexFunc(tr.Ended(), func(s sdktrace.ReadOnlySpan) bool {
@@ -91,15 +88,8 @@ func TestATraceShowsThatATokenWasRefused(t *testing.T) {
 	moduletest.Same(
 		t,
 		"the trace",
-		tr.Tree(
-			post,
-			telemetry.KeyAttempt,
-			telemetry.KeyOutcome,
-			telemetry.KeyResponseCode,
-			telemetry.KeyRefreshReason,
-			"http.request.resend_count",
-			"error.type",
-		),
+		tr.Tree(post, telemetry.KeyAttempt, telemetry.KeyOutcome, telemetry.KeyResponseCode, telemetry.KeyRefreshReason,
+			"http.request.resend_count", "error.type"),
 		post+` 2 succeeded 2002700
   doku.sign 1
   `+post+` 1 token_refused 4012701 401
@@ -121,12 +111,8 @@ func TestATraceShowsWhatACallFailedOf(t *testing.T) {
 		want    string
 	}{
 		{"the body is no JSON", "", simulator.Fault{}, func() *http.Request {
-			return httptest.NewRequestWithContext(
-				context.Background(),
-				http.MethodPost,
-				moduletest.CreatePath,
-				strings.NewReader(`{"virtualAccountName":`),
-			)
+			return httptest.NewRequestWithContext(context.Background(), http.MethodPost, moduletest.CreatePath,
+				strings.NewReader(`{"virtualAccountName":`))
 		}, post + " body_not_json\n  doku.sign body_not_json"},
 		{
 			"there is no token",

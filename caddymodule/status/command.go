@@ -149,17 +149,8 @@ func writeAccounts(w io.Writer, accounts []accountStatus) error {
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "ACCOUNT\tCLIENT ID\tTOKEN\tRENEWED\tEXPIRES\tDOKU'S CLOCK\tSTORE")
 	for _, a := range accounts {
-		fmt.Fprintf(
-			table,
-			"%s\t%s\t%s\t%s\t%s\t%s\t%s\n",
-			a.Name,
-			a.ClientID,
-			age(a.Token),
-			in(a.Token.RefreshInSeconds),
-			in(a.Token.ExpiresInSeconds),
-			offset(a.Clock),
-			storeText(a.Store),
-		)
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", a.Name, a.ClientID, age(a.Token), in(a.Token.RefreshInSeconds),
+			in(a.Token.ExpiresInSeconds), offset(a.Clock), storeText(a.Store))
 	}
 	if err := table.Flush(); err != nil {
 		return err

@@ -1,3 +1,5 @@
+// Package idempotency makes it harmless that an app repeats a call to DOKU: it keeps what
+// became of each idempotency key.
 package idempotency
 
 import (

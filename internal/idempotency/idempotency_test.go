@@ -51,7 +51,11 @@ func must(t *testing.T, err error) {
 	}
 }
 
-var created = store.Answer{Status: http.StatusOK, Header: http.Header{"Content-Type": {"application/json"}}, Body: []byte(`{"responseCode":"2002700"}`)}
+var created = store.Answer{
+	Status: http.StatusOK,
+	Header: http.Header{"Content-Type": {"application/json"}},
+	Body:   []byte(`{"responseCode":"2002700"}`),
+}
 
 func TestAnAnswerThatCannotBeReadLeavesTheExternalID(t *testing.T) {
 	t.Parallel()
@@ -327,7 +331,10 @@ func TestWithoutItsStoreNothingIsPromised(t *testing.T) {
 func TestKeys(t *testing.T) {
 	t.Parallel()
 	long := strings.Repeat("k", 255)
-	for key, ok := range map[string]bool{"INV-1": true, "8e03978e-40d5-43dd-bc93-6894a57f9324": true, long: true, "": false, "a b": false, "a\nb": false, "é": false, long + "k": false} {
+	for key, ok := range map[string]bool{
+		"INV-1": true, "8e03978e-40d5-43dd-bc93-6894a57f9324": true, long: true,
+		"": false, "a b": false, "a\nb": false, "é": false, long + "k": false,
+	} {
 		if ValidKey(key) != ok {
 			t.Errorf("ValidKey(%q) = %v", key, !ok)
 		}

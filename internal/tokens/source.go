@@ -304,7 +304,8 @@ func (s *Source) noteResult(ctx context.Context, f *flight, reason Reason) {
 		backoff = max(backoff, later.after)
 	}
 	s.failed, s.failures, s.nextFetch = f.err, s.failures+1, s.fetched.Add(backoff)
-	s.log.ErrorContext(ctx, "no B2B token", "client_id", s.clientID, "reason", reason, "error", f.err, "hint", Hint(f.err), "next_attempt_in", backoff)
+	s.log.ErrorContext(ctx, "no B2B token", "client_id", s.clientID, "reason", reason, "error", f.err, "hint", Hint(f.err), "next_attempt_in",
+		backoff)
 }
 
 // Hint returns what an operator can do about an error of [Source.Token].

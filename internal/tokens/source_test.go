@@ -83,17 +83,73 @@ func TestAnswersToATokenRequest(t *testing.T) {
 		{"an empty body", fault(200, ``), 0, ErrUnusable, attempts, "0 bytes"},
 		{"no token", fault(200, `{"responseCode":"2007300"}`), 0, ErrUnusable, attempts, "without an access token"},
 		{"an empty token", fault(200, `{"responseCode":"2007300","accessToken":""}`), 0, ErrUnusable, attempts, "without an access token"},
-		{"a token that cannot stand in a header", fault(200, `{"accessToken":"secret-token\nX: y"}`), 0, ErrUnusable, attempts, "without an access token"},
-		{"HTML from a proxy", simulator.Fault{Status: 200, Body: "<html>", Header: http.Header{"Content-Type": {"text/html"}}}, 0, ErrUnusable, attempts, "text/html"},
-		{"HTTP 200 with an error code", fault(200, `{"responseCode":"5007300","responseMessage":"General Error","accessToken":"secret-token"}`), 0, ErrUnusable, attempts, "5007300"},
-		{"a redirect is not followed", simulator.Fault{Status: 302, Body: "{}", Header: http.Header{"Location": {"https://elsewhere.example/"}}}, 0, ErrUnusable, attempts, "302"},
+		{
+			"a token that cannot stand in a header",
+			fault(200, `{"accessToken":"secret-token\nX: y"}`),
+			0,
+			ErrUnusable,
+			attempts,
+			"without an access token",
+		},
+		{
+			"HTML from a proxy",
+			simulator.Fault{Status: 200, Body: "<html>", Header: http.Header{"Content-Type": {"text/html"}}},
+			0,
+			ErrUnusable,
+			attempts,
+			"text/html",
+		},
+		{
+			"HTTP 200 with an error code",
+			fault(200, `{"responseCode":"5007300","responseMessage":"General Error","accessToken":"secret-token"}`),
+			0,
+			ErrUnusable,
+			attempts,
+			"5007300",
+		},
+		{
+			"a redirect is not followed",
+			simulator.Fault{Status: 302, Body: "{}", Header: http.Header{"Location": {"https://elsewhere.example/"}}},
+			0,
+			ErrUnusable,
+			attempts,
+			"302",
+		},
 		{"500", fault(500, `{"responseCode":"5007300"}`), 0, ErrUnusable, attempts, "500"},
-		{"a refusal is not repeated", fault(401, `{"responseCode":"4017300","responseMessage":"Unauthorized. [Signature]"}`), 0, ErrRefused, 1, "4017300"},
-		{"more than 64 KiB", fault(200, `{"accessToken":"secret-token","x":"`+strings.Repeat("x", answerLargest)+`"}`), 0, ErrUnusable, attempts, "65536 bytes"},
+		{
+			"a refusal is not repeated",
+			fault(401, `{"responseCode":"4017300","responseMessage":"Unauthorized. [Signature]"}`),
+			0,
+			ErrRefused,
+			1,
+			"4017300",
+		},
+		{
+			"more than 64 KiB",
+			fault(200, `{"accessToken":"secret-token","x":"`+strings.Repeat("x", answerLargest)+`"}`),
+			0,
+			ErrUnusable,
+			attempts,
+			"65536 bytes",
+		},
 		{"the connection dropped", simulator.Fault{}, 0, ErrUnreachable, attempts, "dropped"},
-		{"the connection dropped in the middle of the answer", simulator.Fault{Status: 200, Body: `{"accessToken":"secret-token"}`, Cut: 10}, 0, ErrUnusable, attempts, "unexpected EOF"},
+		{
+			"the connection dropped in the middle of the answer",
+			simulator.Fault{Status: 200, Body: `{"accessToken":"secret-token"}`, Cut: 10},
+			0,
+			ErrUnusable,
+			attempts,
+			"unexpected EOF",
+		},
 		{"no answer", simulator.Fault{Status: 200, Delay: time.Hour}, 0, ErrUnreachable, attempts, "deadline exceeded"},
-		{"an answer that drips", simulator.Fault{Status: 200, Body: `{"accessToken":"secret-token"}`, Drip: time.Second}, 0, ErrUnusable, attempts, "reading it"},
+		{
+			"an answer that drips",
+			simulator.Fault{Status: 200, Body: `{"accessToken":"secret-token"}`, Drip: time.Second},
+			0,
+			ErrUnusable,
+			attempts,
+			"reading it",
+		},
 		{"503 once", simulator.Fault{Status: 503, Times: 1}, good, nil, 2, ""},
 	}
 	for _, test := range tests {
@@ -482,7 +538,8 @@ func TestTheStateOfATokenSource(t *testing.T) {
 			t.Fatal(err)
 		}
 		got = s.Status()
-		if got.Reason != ReasonForced || got.Error != nil || got.Failures != 0 || !got.NextFetch.IsZero() || got.Issued.IsZero() || !got.Refresh.Before(got.Expires) {
+		if got.Reason != ReasonForced || got.Error != nil || got.Failures != 0 || !got.NextFetch.IsZero() || got.Issued.IsZero() ||
+			!got.Refresh.Before(got.Expires) {
 			t.Errorf("after a fetch %+v", got)
 		}
 	})

@@ -184,13 +184,8 @@ func (env *tourEnv) updateStatusDelete(ctx context.Context) error {
 	if _, err := env.ask(ctx, http.MethodPost, statusPath, key+`"additionalInfo":{}}`, "2002600"); err != nil {
 		return err
 	}
-	_, err := env.ask(
-		ctx,
-		http.MethodDelete,
-		deletePath,
-		key+`"trxId":"INV-2","additionalInfo":{"channel":"VIRTUAL_ACCOUNT_BANK_PERMATA"}}`,
-		"2003100",
-	)
+	_, err := env.ask(ctx, http.MethodDelete, deletePath, key+`"trxId":"INV-2","additionalInfo":{"channel":"VIRTUAL_ACCOUNT_BANK_PERMATA"}}`,
+		"2003100")
 	return err
 }
 
@@ -279,11 +274,8 @@ func (env *tourEnv) appDown(ctx context.Context) error {
 			return err
 		}
 		if after, _ := env.app.seen(); after != before || !answer.OK() {
-			return fmt.Errorf(
-				"expected DOKU's retry to get HTTP 200 without a call of the app, found HTTP %d and %d calls",
-				answer.Status,
-				after-before,
-			)
+			return fmt.Errorf("expected DOKU's retry to get HTTP 200 without a call of the app, found HTTP %d and %d calls", answer.Status,
+				after-before)
 		}
 		return nil
 	})

@@ -44,11 +44,8 @@ func NewClient(flags caddycmd.Flags) (*Client, error) {
 func (c *Client) Do(method, path string) (body []byte, next string, err error) {
 	resp, err := caddycmd.AdminAPIRequest(c.address, method, path, nil, nil)
 	if err != nil {
-		return nil, "", fmt.Errorf(
-			"asking the admin API of the sidecar that runs at %s (--address or --config name another one): %w",
-			c.address,
-			err,
-		)
+		return nil, "", fmt.Errorf("asking the admin API of the sidecar that runs at %s (--address or --config name another one): %w", c.address,
+			err)
 	}
 	defer resp.Body.Close()
 	if body, err = io.ReadAll(io.LimitReader(resp.Body, maxAnswer)); err != nil {

@@ -30,11 +30,8 @@ func TestALinkIsKeptAsLongAsItsVirtualAccountMayLive(t *testing.T) {
 			t.Parallel()
 			kept := &recordingStore{}
 			s := NewLinks(kept, func() time.Time { return now })
-			s.Add(
-				t.Context(),
-				snap.ReferenceOf(fmt.Appendf(nil, `{"virtualAccountNo":"    880890909090","expiredDate":%q}`, test.expires)),
-				trace.NewSpanContext(trace.SpanContextConfig{TraceID: trace.TraceID{1}, SpanID: trace.SpanID{1}}),
-			)
+			s.Add(t.Context(), snap.ReferenceOf(fmt.Appendf(nil, `{"virtualAccountNo":"    880890909090","expiredDate":%q}`, test.expires)),
+				trace.NewSpanContext(trace.SpanContextConfig{TraceID: trace.TraceID{1}, SpanID: trace.SpanID{1}}))
 			s.wg.Wait()
 			s.Close()
 			if kept.ttl != test.want || strings.Contains(kept.key, "0909") {

@@ -18,12 +18,8 @@ func TestWhatIsLoggedWithinATraceNamesIt(t *testing.T) {
 	span := trace.NewSpanContext(trace.SpanContextConfig{TraceID: trace.TraceID{1}, SpanID: trace.SpanID{2}})
 	traced := trace.ContextWithSpanContext(t.Context(), span)
 	ids := `"traceID":"` + span.TraceID().String() + `","spanID":"` + span.SpanID().String() + `"`
-	request := caddyhttp.PrepareRequest(
-		httptest.NewRequestWithContext(traced, "GET", "/", nil),
-		caddy.NewReplacer(),
-		httptest.NewRecorder(),
-		&caddyhttp.Server{},
-	)
+	request := caddyhttp.PrepareRequest(httptest.NewRequestWithContext(traced, "GET", "/", nil), caddy.NewReplacer(), httptest.NewRecorder(),
+		&caddyhttp.Server{})
 	tests := []struct {
 		name string
 		ctx  context.Context
