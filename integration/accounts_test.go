@@ -156,8 +156,7 @@ func TestAccountsAreChosenAndKeptApart(t *testing.T) {
 	t.Run("DOKU's calls find their account", func(t *testing.T) {
 		for name, doku := range b.doku {
 			answered, err := doku.Call(
-				t.Context(),
-				simulator.Outgoing{URL: b.inward + paymentPath, Body: payment("P-1"), ExternalID: "E-1"},
+				t.Context(), simulator.Outgoing{URL: b.inward + paymentPath, Body: payment("P-1"), ExternalID: "E-1"},
 			)
 			if err != nil || answered.Status != http.StatusOK {
 				t.Fatalf("%s: HTTP %d %s, %v", name, answered.Status, answered.Body, err)
@@ -179,8 +178,7 @@ func TestAccountsAreChosenAndKeptApart(t *testing.T) {
 			t.Fatalf("no token in %s", told.Body)
 		}
 		answered, err := b.doku["kopi"].Call(
-			t.Context(),
-			simulator.Outgoing{URL: b.inward + paymentPath, Body: payment("P-2"), Bearer: string(token[1])},
+			t.Context(), simulator.Outgoing{URL: b.inward + paymentPath, Body: payment("P-2"), Bearer: string(token[1])},
 		)
 		if err != nil {
 			t.Fatal(err)

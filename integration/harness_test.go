@@ -325,6 +325,25 @@ func (env *testEnv) awaitMetrics(t *testing.T, lines ...string) {
 	}
 }
 
+// logLine returns the first line of the sidecar's log that contains all of the texts.
+func (env *testEnv) logLine(texts ...string) (line string, found bool) {
+	for line := range strings.Lines(env.log.String()) {
+		if !slices.ContainsFunc(texts, func(text string) bool { return !strings.Contains(line, text) }) {
+			return line, true
+		}
+	}
+	return "", false
+}
+
+// awaitLine waits until the sidecar's log has a line that contains all of the texts.
+func (env *testEnv) awaitLine(t *testing.T, texts ...string) {
+	t.Helper()
+	doktest.Eventually(t, fmt.Sprintf("a log line with %q", texts), func() bool {
+		_, found := env.logLine(texts...)
+		return found
+	})
+}
+
 var inFlight = regexp.MustCompile(`(?m)^caddy_http_requests_in_flight\{[^}]*\} (\d+)$`)
 
 // awaitInFlight waits until a site works on at least a number of requests.

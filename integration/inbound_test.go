@@ -12,7 +12,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -156,71 +155,56 @@ func TestDirectInquiry(t *testing.T) {
 	}
 }
 
-func TestForgeriesAndMistakesNeverReachTheApp(t *testing.T) {
-	t.Parallel()
-	env := start(t, options{verify: "max_body 4KB"})
-	good := env.token(t)
-	publicKey, err := os.ReadFile(doktest.Path(t, dokuPublicKey))
-	if err != nil {
-		t.Fatal(err)
-	}
-	claims := func(subject string, expires time.Duration) jwt.MapClaims {
-		return jwt.MapClaims{"iss": "caddy-doku", "sub": subject, "aud": "doku-inbound", "exp": time.Now().Add(expires).Unix()}
-	}
-	signed := func(method jwt.SigningMethod, key any, c jwt.Claims) string {
-		text, err := jwt.NewWithClaims(method, c).SignedString(key)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return text
-	}
-	parts := strings.Split(good, ".")
-	otherPayload := base64.RawURLEncoding.EncodeToString(
-		[]byte(`{"iss":"caddy-doku","sub":"someone else","aud":["doku-inbound"],"exp":99999999999}`),
-	)
-	header := func(name string, values ...string) simulator.Outgoing {
-		return simulator.Outgoing{Mutate: func(r *http.Request) {
-			r.Header.Del(name)
-			for _, v := range values {
-				r.Header.Add(name, v)
-			}
-		}}
-	}
-	wib := time.FixedZone("WIB", 7*3600)
-	at := func(d time.Duration) simulator.Outgoing {
-		return simulator.Outgoing{Timestamp: time.Now().Add(d).In(wib).Format(time.RFC3339)}
-	}
-	mutated := func(f func(*http.Request)) simulator.Outgoing { return simulator.Outgoing{Mutate: f} }
-	large := payment(strings.Repeat("9", 5000))
+// forgery is a call that must be refused.
+type forgery struct {
+	name   string
+	call   simulator.Outgoing
+	status int
+	code   string
+}
 
-	tests := []struct {
-		name   string
-		call   simulator.Outgoing
-		status int
-		code   string
-	}{
-		{"no X-TIMESTAMP", header("X-TIMESTAMP"), 400, "4002502"},
-		{"no X-SIGNATURE", header("X-SIGNATURE"), 400, "4002502"},
-		{"no X-PARTNER-ID", header("X-PARTNER-ID"), 400, "4002502"},
-		{"no X-EXTERNAL-ID", header("X-EXTERNAL-ID"), 400, "4002502"},
-		{"no Authorization", header("Authorization"), 401, "4012501"},
-		{"two X-SIGNATURE", header("X-SIGNATURE", "a", "b"), 400, "4002501"},
-		{"two X-TIMESTAMP", header("X-TIMESTAMP", "a", "b"), 400, "4002501"},
-		{"two Authorization", header("Authorization", "Bearer a", "Bearer b"), 400, "4002501"},
-		{"two X-EXTERNAL-ID", header("X-EXTERNAL-ID", "a", "b"), 400, "4002501"},
-		{"a garbled timestamp", header("X-TIMESTAMP", "yesterday"), 400, "4002501"},
-		{"an external id that is too long", header("X-EXTERNAL-ID", strings.Repeat("1", 129)), 400, "4002501"},
-		{"another partner", header("X-PARTNER-ID", "BRN-9"), 401, "4012500"},
-		{"a garbled signature", header("X-SIGNATURE", "!!"), 401, "4012500"},
-		{"a wrong signature", header("X-SIGNATURE", base64.StdEncoding.EncodeToString(make([]byte, 64))), 401, "4012500"},
+// withHeader returns a call whose header has these values only.
+func withHeader(name string, values ...string) simulator.Outgoing {
+	return mutated(func(r *http.Request) {
+		r.Header.Del(name)
+		for _, v := range values {
+			r.Header.Add(name, v)
+		}
+	})
+}
+
+// mutated returns a call that is changed after it was signed.
+func mutated(f func(*http.Request)) simulator.Outgoing { return simulator.Outgoing{Mutate: f} }
+
+// at returns a call of another time.
+func at(d time.Duration) simulator.Outgoing {
+	return simulator.Outgoing{Timestamp: time.Now().Add(d).In(time.FixedZone("WIB", 7*3600)).Format(time.RFC3339)}
+}
+
+// forgeries returns calls with a wrong header, body, target or time.
+func (env *testEnv) forgeries() []forgery {
+	large := payment(strings.Repeat("9", 5000))
+	return []forgery{
+		{"no X-TIMESTAMP", withHeader("X-TIMESTAMP"), 400, "4002502"},
+		{"no X-SIGNATURE", withHeader("X-SIGNATURE"), 400, "4002502"},
+		{"no X-PARTNER-ID", withHeader("X-PARTNER-ID"), 400, "4002502"},
+		{"no X-EXTERNAL-ID", withHeader("X-EXTERNAL-ID"), 400, "4002502"},
+		{"no Authorization", withHeader("Authorization"), 401, "4012501"},
+		{"two X-SIGNATURE", withHeader("X-SIGNATURE", "a", "b"), 400, "4002501"},
+		{"two X-TIMESTAMP", withHeader("X-TIMESTAMP", "a", "b"), 400, "4002501"},
+		{"two Authorization", withHeader("Authorization", "Bearer a", "Bearer b"), 400, "4002501"},
+		{"two X-EXTERNAL-ID", withHeader("X-EXTERNAL-ID", "a", "b"), 400, "4002501"},
+		{"a garbled timestamp", withHeader("X-TIMESTAMP", "yesterday"), 400, "4002501"},
+		{"an external id that is too long", withHeader("X-EXTERNAL-ID", strings.Repeat("1", 129)), 400, "4002501"},
+		{"another partner", withHeader("X-PARTNER-ID", "BRN-9"), 401, "4012500"},
+		{"a garbled signature", withHeader("X-SIGNATURE", "!!"), 401, "4012500"},
+		{"a wrong signature", withHeader("X-SIGNATURE", base64.StdEncoding.EncodeToString(make([]byte, 64))), 401, "4012500"},
 		{"the signature in upper-case hex", mutated(func(r *http.Request) {
 			raw, _ := base64.StdEncoding.DecodeString(r.Header.Get("X-SIGNATURE"))
 			r.Header.Set("X-SIGNATURE", strings.ToUpper(hex.EncodeToString(raw)))
 		}), 401, "4012500"},
 		{
-			"one byte of the body altered",
-			simulator.Outgoing{Sent: bytes.Replace(payment("P-1"), []byte("11500"), []byte("91500"), 1)},
-			401,
+			"one byte of the body altered", simulator.Outgoing{Sent: bytes.Replace(payment("P-1"), []byte("11500"), []byte("91500"), 1)}, 401,
 			"4012500",
 		},
 		{"another path", mutated(func(r *http.Request) { r.URL.Path = "/v1.1/transfer-va//transfer-va/payment" }), 401, "4012500"},
@@ -228,40 +212,9 @@ func TestForgeriesAndMistakesNeverReachTheApp(t *testing.T) {
 		{"another method", mutated(func(r *http.Request) { r.Method = http.MethodPut }), 405, "4052500"},
 		{"an old timestamp", at(-11 * time.Minute), 400, "4002501"},
 		{"a future timestamp", at(5 * time.Minute), 400, "4002501"},
-		{
-			"a token with alg none",
-			simulator.Outgoing{Bearer: signed(jwt.SigningMethodNone, jwt.UnsafeAllowNoneSignatureType, claims(clientID, time.Hour))},
-			401,
-			"4012501",
-		},
-		{
-			"a token by HS256 with DOKU's public key",
-			simulator.Outgoing{Bearer: signed(jwt.SigningMethodHS256, publicKey, claims(clientID, time.Hour))},
-			401,
-			"4012501",
-		},
-		{
-			"a token by HS256 with the bare secret",
-			simulator.Outgoing{Bearer: signed(jwt.SigningMethodHS256, []byte(secretKey), claims(clientID, time.Hour))},
-			401,
-			"4012501",
-		},
-		{
-			"a token by RS256 with another key",
-			simulator.Outgoing{Bearer: signed(jwt.SigningMethodRS256, doktest.Key(t, doktest.MerchantKey), claims(clientID, time.Hour))},
-			401,
-			"4012501",
-		},
-		{"a token with its payload replaced", simulator.Outgoing{Bearer: parts[0] + "." + otherPayload + "." + parts[2]}, 401, "4012501"},
-		{"a token cut short", simulator.Outgoing{Bearer: good[:len(good)-2]}, 401, "4012501"},
-		{"no token after Bearer", header("Authorization", "Bearer "), 401, "4012501"},
-		{"Basic instead of Bearer", header("Authorization", "Basic eDp5"), 401, "4012501"},
 		{"a body over the limit", simulator.Outgoing{Body: large}, 413, "4132500"},
 		{
-			"a chunked body over the limit",
-			simulator.Outgoing{Body: large, Mutate: func(r *http.Request) { r.ContentLength = -1 }},
-			413,
-			"4132500",
+			"a chunked body over the limit", simulator.Outgoing{Body: large, Mutate: func(r *http.Request) { r.ContentLength = -1 }}, 413, "4132500",
 		},
 		{"signed, but not JSON", simulator.Outgoing{Body: []byte(`{"a":`)}, 400, "4002500"},
 		{"signed, but with a byte order mark", simulator.Outgoing{Body: []byte("\ufeff{}")}, 400, "4002500"},
@@ -269,7 +222,40 @@ func TestForgeriesAndMistakesNeverReachTheApp(t *testing.T) {
 			URL: env.inward + inquiryPath, Mutate: func(r *http.Request) { r.Header.Set("X-SIGNATURE", strings.Repeat("A", 86)+"==") },
 		}, 401, "4012400"},
 	}
-	for _, test := range tests {
+}
+
+// forgedTokens returns calls with a wrong token. good is a token that would be accepted.
+func forgedTokens(t *testing.T, good string) []forgery {
+	t.Helper()
+	claims := jwt.MapClaims{"iss": "caddy-doku", "sub": clientID, "aud": "doku-inbound", "exp": time.Now().Add(time.Hour).Unix()}
+	signed := func(method jwt.SigningMethod, key any) simulator.Outgoing {
+		text, err := jwt.NewWithClaims(method, claims).SignedString(key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return simulator.Outgoing{Bearer: text}
+	}
+	parts := strings.Split(good, ".")
+	otherPayload := base64.RawURLEncoding.EncodeToString(
+		[]byte(`{"iss":"caddy-doku","sub":"someone else","aud":["doku-inbound"],"exp":99999999999}`),
+	)
+	return []forgery{
+		{"a token with alg none", signed(jwt.SigningMethodNone, jwt.UnsafeAllowNoneSignatureType), 401, "4012501"},
+		{"a token by HS256 with DOKU's public key", signed(jwt.SigningMethodHS256, doktest.Data(t, dokuPublicKey)), 401, "4012501"},
+		{"a token by HS256 with the bare secret", signed(jwt.SigningMethodHS256, []byte(secretKey)), 401, "4012501"},
+		{"a token by RS256 with another key", signed(jwt.SigningMethodRS256, doktest.Key(t, doktest.MerchantKey)), 401, "4012501"},
+		{"a token with its payload replaced", simulator.Outgoing{Bearer: parts[0] + "." + otherPayload + "." + parts[2]}, 401, "4012501"},
+		{"a token cut short", simulator.Outgoing{Bearer: good[:len(good)-2]}, 401, "4012501"},
+		{"no token after Bearer", withHeader("Authorization", "Bearer "), 401, "4012501"},
+		{"Basic instead of Bearer", withHeader("Authorization", "Basic eDp5"), 401, "4012501"},
+	}
+}
+
+func TestForgeriesAndMistakesNeverReachTheApp(t *testing.T) {
+	t.Parallel()
+	env := start(t, options{verify: "max_body 4KB"})
+	good := env.token(t)
+	for _, test := range append(env.forgeries(), forgedTokens(t, good)...) {
 		t.Run(test.name, func(t *testing.T) {
 			if test.call.Bearer == "" {
 				test.call.Bearer = good
@@ -294,8 +280,9 @@ func TestTruncatedBodyIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: %s\r\nContent-Length: 100\r\n\r\n{\"a\":", paymentPath,
-		strings.TrimPrefix(env.inward, "http://"))
+	fmt.Fprintf(
+		conn, "POST %s HTTP/1.1\r\nHost: %s\r\nContent-Length: 100\r\n\r\n{\"a\":", paymentPath, strings.TrimPrefix(env.inward, "http://"),
+	)
 	if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
 		t.Fatal(err)
 	}

@@ -380,8 +380,10 @@ func TestAConfigurationThatCaddyRefusesDeliversNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	withLoader := bytes.Replace(adapted, []byte(`"config":{"persist":false}`),
-		[]byte(`"config":{"persist":false,"load":{"module":"http","url":"http://127.0.0.1:1/"}}`), 1)
+	withLoader := bytes.Replace(
+		adapted, []byte(`"config":{"persist":false}`), []byte(`"config":{"persist":false,"load":{"module":"http","url":"http://127.0.0.1:1/"}}`),
+		1,
+	)
 	if bytes.Equal(withLoader, adapted) {
 		t.Fatalf("there is no place for a loader in %s", adapted)
 	}
@@ -460,8 +462,7 @@ func TestAnInboxThatCannotBeIsNoneAtAll(t *testing.T) {
 		env := start(t, options{inbox: "{\n folder " + folder + "\n}"})
 		other := env.another(t)
 		if output := other.startFails(t, other.caddyfile(options{inbox: "{\n folder " + folder + "\n}"})); !strings.Contains(
-			output,
-			"give each sidecar a folder of its own",
+			output, "give each sidecar a folder of its own",
 		) {
 			t.Errorf("it said %s", output)
 		}

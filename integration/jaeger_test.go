@@ -214,8 +214,10 @@ func (tr jaegerTrace) svg() string {
 	scale := float64(width-left-90) / float64(max(last-first, 1))
 	colours := map[string]string{"caddy-doku": "#2a78d6", "toko": "#c2571a"}
 	var out strings.Builder
-	fmt.Fprintf(&out, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" font-family="ui-monospace, monospace" font-size="12">`+"\n",
-		width, height*len(rows)+16)
+	fmt.Fprintf(
+		&out, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" font-family="ui-monospace, monospace" font-size="12">`+"\n", width,
+		height*len(rows)+16,
+	)
 	fmt.Fprintf(&out, `<rect width="100%%" height="100%%" fill="#ffffff"/>`+"\n")
 	for i, row := range rows {
 		y := 8 + i*height
@@ -224,10 +226,13 @@ func (tr jaegerTrace) svg() string {
 		if r := []rune(name); len(r) > 50 {
 			name = string(r[:20]) + "…" + string(r[len(r)-29:])
 		}
-		fmt.Fprintf(&out, `<text x="8" y="%d" xml:space="preserve" fill="#222222">%s</text>`+"\n", y+15, html.EscapeString(row.branches+name))
+		fmt.Fprintf(
+			&out, `<text x="8" y="%d" xml:space="preserve" fill="#222222">%s</text>`+"\n", y+15, html.EscapeString(row.branches+name),
+		)
 		bar := max(float64(row.Duration)*scale, 2)
-		fmt.Fprintf(&out, `<rect x="%.1f" y="%d" width="%.1f" height="14" rx="2" fill="%s"/>`+"\n", x, y+4, bar,
-			colours[tr.service(row.jaegerSpan)])
+		fmt.Fprintf(
+			&out, `<rect x="%.1f" y="%d" width="%.1f" height="14" rx="2" fill="%s"/>`+"\n", x, y+4, bar, colours[tr.service(row.jaegerSpan)],
+		)
 		fmt.Fprintf(&out, `<text x="%.1f" y="%d" fill="#555555">%.2f ms</text>`+"\n", x+bar+6, y+15, float64(row.Duration)/1000)
 	}
 	out.WriteString("</svg>\n")

@@ -131,7 +131,9 @@ func TestNoKillLosesAPayment(t *testing.T) {
 		t.Run(policy+", one sidecar, in a file", func(t *testing.T) {
 			t.Parallel()
 			env := newEnv(t)
-			env.killUnderLoad(t, policy, options{inbox: fmt.Sprintf("{\n policy %s\n answer_within 200ms\n folder %s\n}", policy, t.TempDir())}, 1)
+			env.killUnderLoad(
+				t, policy, options{inbox: fmt.Sprintf("{\n policy %s\n answer_within 200ms\n folder %s\n}", policy, t.TempDir())}, 1,
+			)
 		})
 		t.Run(policy+", two sidecars, in Redis", func(t *testing.T) {
 			t.Parallel()
@@ -230,7 +232,9 @@ func (b *books) check(sent int32) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if len(b.acknowledged) == 0 || len(b.recorded) == 0 {
-		b.t.Errorf("%d were acknowledged, and %d delivered from the inbox: the test proves too little", len(b.acknowledged), len(b.recorded))
+		b.t.Errorf(
+			"%d were acknowledged, and %d delivered from the inbox: the test proves too little", len(b.acknowledged), len(b.recorded),
+		)
 	}
 	b.t.Logf("%d kills; %d notifications, %d acknowledged, %d taken by the app in %d calls, %d of them from the inbox; "+
 		"acknowledged and not delivered: 0; calls after a recorded 2xx: 0; "+

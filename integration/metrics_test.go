@@ -124,6 +124,8 @@ func TestTheAppsTimeIsMeasuredBehindAnInboxToo(t *testing.T) {
 	env := start(t, options{inbox: "{\n policy durable\n}"})
 	env.notify(t, simulator.Outgoing{Body: payment("P-1")}).expect(t, http.StatusOK, "2002500")
 	doktest.Eventually(t, "the delivery", func() bool { waiting, _ := env.kept(t); return waiting == 0 })
-	env.awaitMetrics(t, `calls_total{account="default",direction="inbound",outcome="accepted",service="25"} 1`+"\n",
-		`app_duration_seconds_count{account="default",service="25"} 1`+"\n", `added_duration_seconds_count{direction="inbound"} 1`+"\n")
+	env.awaitMetrics(
+		t, `calls_total{account="default",direction="inbound",outcome="accepted",service="25"} 1`+"\n",
+		`app_duration_seconds_count{account="default",service="25"} 1`+"\n", `added_duration_seconds_count{direction="inbound"} 1`+"\n",
+	)
 }

@@ -128,9 +128,11 @@ func TestDOKUGetsNothingButTheCall(t *testing.T) {
 		`  "virtualAccountName": "Jos\u00e9 \u0026 Putri \u003cVIP\u003e", "trxId":"I-1", ` +
 		"\"totalAmount\":{\"value\":\"1.00\",\"currency\":\"IDR\"},\n" +
 		`"virtualAccountTrxType":"C", "additionalInfo": { "channel":"VIRTUAL_ACCOUNT_BANK_PERMATA", "url":"https:\/\/t.id\/x?a=1&b=\ud83c\udf89" } }`
-	got := env.call(t, http.MethodPost, createPath+"?x=%2F&y=1", pretty, "X-EXTERNAL-ID", "12345", "CHANNEL-ID", "SDK", "Authorization",
-		"Bearer mine", "X-SIGNATURE", "mine", "X-PARTNER-ID", clientID, "Cookie", "session=1", "X-Forwarded-For", "10.1.2.3", "Traceparent",
-		"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "Baggage", "a=b", "X-Internal", "1")
+	got := env.call(
+		t, http.MethodPost, createPath+"?x=%2F&y=1", pretty, "X-EXTERNAL-ID", "12345", "CHANNEL-ID", "SDK", "Authorization", "Bearer mine",
+		"X-SIGNATURE", "mine", "X-PARTNER-ID", clientID, "Cookie", "session=1", "X-Forwarded-For", "10.1.2.3", "Traceparent",
+		"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "Baggage", "a=b", "X-Internal", "1",
+	)
 	got.expect(t, http.StatusOK, "2002700")
 	received := env.received(t)
 	want := `{"partnerServiceId":"    8808","virtualAccountName":"José & Putri <VIP>","trxId":"I-1",` +
@@ -236,19 +238,10 @@ func TestWhenDOKUMisbehaves(t *testing.T) {
 		{"refused token request", tokenPath, simulator.Fault{Status: 401, Body: `{"responseCode":"4017300"}`}, 503, "5032700", "token"},
 		{"the connection breaks after the call was sent", createPath, simulator.Fault{}, 504, "5042700", "outcome_unknown"},
 		{
-			"500 to the call passes through",
-			createPath,
-			simulator.Fault{Status: 500, Body: `{"responseCode":"5002700"}`},
-			500,
-			"5002700",
-			"",
+			"500 to the call passes through", createPath, simulator.Fault{Status: 500, Body: `{"responseCode":"5002700"}`}, 500, "5002700", "",
 		},
 		{
-			"401 about the signature passes through",
-			createPath,
-			simulator.Fault{Status: 401, Body: `{"responseCode":"4012700"}`},
-			401,
-			"4012700",
+			"401 about the signature passes through", createPath, simulator.Fault{Status: 401, Body: `{"responseCode":"4012700"}`}, 401, "4012700",
 			"",
 		},
 	}

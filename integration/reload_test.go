@@ -98,8 +98,7 @@ func TestReloadsUnderLoadLoseAndDoubleNothing(t *testing.T) {
 				})
 				insist(func() error {
 					got, err := env.doku.Call(
-						t.Context(),
-						simulator.Outgoing{URL: env.inward + paymentPath, Body: payment(id), ExternalID: id, Bearer: token},
+						t.Context(), simulator.Outgoing{URL: env.inward + paymentPath, Body: payment(id), ExternalID: id, Bearer: token},
 					)
 					if err == nil {
 						answer{got.Status, got.Header, string(got.Body)}.expect(t, http.StatusOK, "2002500")
@@ -123,8 +122,9 @@ func TestReloadsUnderLoadLoseAndDoubleNothing(t *testing.T) {
 	wg.Wait()
 	tokens, created, notified := env.doku.Tokens(), len(env.created()), len(env.app.seen())
 	if tokens != 1 || created != int(made.Load()) || notified != int(made.Load()) {
-		t.Errorf("DOKU issued %d tokens and received %d calls, the app received %d, expected 1, and %d of each", tokens, created, notified,
-			made.Load())
+		t.Errorf(
+			"DOKU issued %d tokens and received %d calls, the app received %d, expected 1, and %d of each", tokens, created, notified, made.Load(),
+		)
 	}
 	t.Logf("%d calls each way, %d broken connections", made.Load(), broken.Load())
 }

@@ -140,8 +140,10 @@ func (env *testEnv) tradeAt(t *testing.T, n int) {
 	case 1, 7:
 		ask(
 			statusPath,
-			fmt.Sprintf(`{"partnerServiceId":%q,"customerNo":%q,"virtualAccountNo":%q,"additionalInfo":{}}`, partnerServiceID, customer,
-				partnerServiceID+customer),
+			fmt.Sprintf(
+				`{"partnerServiceId":%q,"customerNo":%q,"virtualAccountNo":%q,"additionalInfo":{}}`, partnerServiceID, customer,
+				partnerServiceID+customer,
+			),
 		)
 	case 3:
 		ask(createPath, create, key...) // the app has missed the answer

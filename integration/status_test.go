@@ -178,7 +178,7 @@ func TestASidecarWhoseStoreIsAwayIsNotReady(t *testing.T) {
 			redis.Start(t)
 			awaitHealth(t, site, http.StatusOK, `"store":"ok"`)
 			if policy == "refuse" {
-				env.log.Await(t, `"msg":"ready again"`, 1)
+				env.awaitLine(t, `"level":"info"`, `doku_health","msg":"`)
 			}
 		})
 	}
@@ -281,7 +281,9 @@ func TestTheAdminAPIAnswersMistakesWithAdvice(t *testing.T) {
 		other := env.another(t)
 		other.run(t, fmt.Sprintf("{\n admin %s\n persist_config off\n}\n%s, %s {\n respond 404\n}\n",
 			strings.TrimPrefix(other.admin, "http://"), other.outward, other.inward))
-		get(t, http.MethodGet, other.admin+accountsPath).is(t, http.StatusNotFound, "the global option `doku { … }` with an account is needed")
+		get(
+			t, http.MethodGet, other.admin+accountsPath,
+		).is(t, http.StatusNotFound, "the global option `doku { … }` with an account is needed")
 	})
 }
 

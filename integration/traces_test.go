@@ -23,14 +23,9 @@ const (
 // about is a body with everything about a customer in it.
 func about(more string) string {
 	return fmt.Sprintf(
+
 		`{"partnerServiceId":%q,"customerNo":%q,"virtualAccountNo":%q,"virtualAccountName":%q,"virtualAccountEmail":%q,"virtualAccountPhone":%q,%s}`,
-		partnerServiceID,
-		customerNumber,
-		partnerServiceID+customerNumber,
-		customerName,
-		customerEmail,
-		customerPhone,
-		more,
+		partnerServiceID, customerNumber, partnerServiceID+customerNumber, customerName, customerEmail, customerPhone, more,
 	)
 }
 

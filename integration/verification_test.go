@@ -42,6 +42,36 @@ var oddTargets = []string{
 	"/v1.1/transfer-va/pay%C3%A9",
 }
 
+// front starts a proxy that replaces a prefix of the path, and changes nothing else.
+func front(t *testing.T, env *testEnv, prefix, replacement string) string {
+	t.Helper()
+	server := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		behind, err := net.Dial("tcp", strings.TrimPrefix(env.inward, "http://"))
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer behind.Close()
+		fmt.Fprintf(
+			behind, "POST %s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\nContent-Length: %d\r\n",
+			replacement+strings.TrimPrefix(r.RequestURI, prefix), r.Host, r.ContentLength,
+		)
+		_ = r.Header.WriteSubset(behind, map[string]bool{"Content-Length": true, "Connection": true})
+		_, _ = io.WriteString(behind, "\r\n")
+		_, _ = io.Copy(behind, r.Body)
+		resp, err := http.ReadResponse(bufio.NewReader(behind), r)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer resp.Body.Close()
+		rw.WriteHeader(resp.StatusCode)
+		_, _ = io.Copy(rw, resp.Body)
+	}))
+	t.Cleanup(server.Close)
+	return server.URL
+}
+
 func TestTheTargetIsTheOneThatDOKUHasCalled(t *testing.T) {
 	t.Parallel()
 	verify := func(options string) func(*testEnv) string {
@@ -61,33 +91,6 @@ func TestTheTargetIsTheOneThatDOKUHasCalled(t *testing.T) {
 			}
 		}
 	})
-	// front is a proxy that strips a prefix, and leaves the rest to the byte.
-	front := func(t *testing.T, env *testEnv, prefix, replacement string) string {
-		t.Helper()
-		server := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-			behind, err := net.Dial("tcp", strings.TrimPrefix(env.inward, "http://"))
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			defer behind.Close()
-			fmt.Fprintf(behind, "POST %s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\nContent-Length: %d\r\n",
-				replacement+strings.TrimPrefix(r.RequestURI, prefix), r.Host, r.ContentLength)
-			_ = r.Header.WriteSubset(behind, map[string]bool{"Content-Length": true, "Connection": true})
-			_, _ = io.WriteString(behind, "\r\n")
-			_, _ = io.Copy(behind, r.Body)
-			resp, err := http.ReadResponse(bufio.NewReader(behind), r)
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			defer resp.Body.Close()
-			rw.WriteHeader(resp.StatusCode)
-			_, _ = io.Copy(rw, resp.Body)
-		}))
-		t.Cleanup(server.Close)
-		return server.URL
-	}
 	t.Run("behind a proxy that strips a prefix", func(t *testing.T) {
 		t.Parallel()
 		env := startWith(t, verify("public_prefix /doku"))
@@ -139,8 +142,7 @@ func TestOtherTokensAndSignatures(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			env := start(
-				t,
-				options{verify: "" + test.options + "", account: "partner_service_id 19008 " + strings.TrimSpace(partnerServiceID)},
+				t, options{verify: "" + test.options + "", account: "partner_service_id 19008 " + strings.TrimSpace(partnerServiceID)},
 			)
 			n := 0
 			for _, call := range test.taken {

@@ -49,8 +49,9 @@ func appCalls(size, n int, with filling) (batch, error) {
 	if err != nil {
 		return batch{}, err
 	}
-	head := fmt.Sprintf("POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n", createPath,
-		size)
+	head := fmt.Sprintf(
+		"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n", createPath, size,
+	)
 	b := batch{body: body, calls: make([]edges, n)}
 	for i := range b.calls {
 		b.calls[i].head = head

@@ -316,8 +316,9 @@ func (c *benchCase) profile(ctx context.Context, r *row) error {
 	fmt.Fprintf(c.progress, "%s, %d connections: profile of %s\n", sizeName(c.size), c.conns, r.name)
 	asking, cancel := context.WithTimeout(ctx, profileSeconds*time.Second+askDeadline)
 	defer cancel()
-	req, err := http.NewRequestWithContext(asking, http.MethodGet,
-		fmt.Sprintf("http://%s/debug/pprof/profile?seconds=%d", r.caddy.admin, profileSeconds), http.NoBody)
+	req, err := http.NewRequestWithContext(
+		asking, http.MethodGet, fmt.Sprintf("http://%s/debug/pprof/profile?seconds=%d", r.caddy.admin, profileSeconds), http.NoBody,
+	)
 	if err != nil {
 		return err
 	}
@@ -336,7 +337,9 @@ func (c *benchCase) profile(ctx context.Context, r *row) error {
 			if got.err != nil {
 				return got.err
 			}
-			return os.WriteFile(filepath.Join(c.settings.profiles, fmt.Sprintf("%s-%d-%d.pprof", r.slug, c.size, c.conns)), got.profile, 0o600)
+			return os.WriteFile(
+				filepath.Join(c.settings.profiles, fmt.Sprintf("%s-%d-%d.pprof", r.slug, c.size, c.conns)), got.profile, 0o600,
+			)
 		default:
 		}
 		b := c.app

@@ -107,8 +107,9 @@ func parse(args []string, stderr io.Writer) (settings, error) {
 		return s, fmt.Errorf("unexpected argument %q; see -help", flags.Arg(0))
 	}
 	if s.rounds < 1 || s.seconds < shortestRound || s.seconds > longestRound {
-		return s, fmt.Errorf("expected -rounds of at least 1 and -seconds from %g to %g, found %d and %g", shortestRound, longestRound, s.rounds,
-			s.seconds)
+		return s, fmt.Errorf(
+			"expected -rounds of at least 1 and -seconds from %g to %g, found %d and %g", shortestRound, longestRound, s.rounds, s.seconds,
+		)
 	}
 	return s, nil
 }

@@ -83,8 +83,10 @@ func (s *setup) startCaddy(ctx context.Context, name, option, site string) (*pro
 	_, port, _ := strings.Cut(address, ":")
 	config := filepath.Join(s.folder, port+".Caddyfile")
 	text := fmt.Sprintf(
+
 		"{\n\tadmin %s\n\tpersist_config off\n\tdefault_bind 127.0.0.1\n\tgrace_period 1s\n\tlog {\n\t\tlevel WARN\n\t}%s\n}\nhttp://:%s {%s\n}\n",
-		listen, option, port, site)
+		listen, option, port, site,
+	)
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		return nil, err
 	}
@@ -127,8 +129,9 @@ func (s *setup) inboundToken(ctx context.Context, address string) (string, error
 	if err != nil {
 		return "", err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+address+tokenPath,
-		strings.NewReader(`{"grantType":"client_credentials"}`))
+	req, err := http.NewRequestWithContext(
+		ctx, http.MethodPost, "http://"+address+tokenPath, strings.NewReader(`{"grantType":"client_credentials"}`),
+	)
 	if err != nil {
 		return "", err
 	}

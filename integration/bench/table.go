@@ -54,7 +54,9 @@ const tableHead = `| target | connections | req/s | p50 ms | p99 ms | CPU µs/re
 // line returns the row's line of the table: medians over the rounds.
 func (r *row) line(conns int, rows []*row) string {
 	if r.err != nil {
-		return fmt.Sprintf("| %s | %d | invalid: %.100s… |\n", r.name, conns, strings.NewReplacer("\n", " ", "|", "/").Replace(r.err.Error()))
+		return fmt.Sprintf(
+			"| %s | %d | invalid: %.100s… |\n", r.name, conns, strings.NewReplacer("\n", " ", "|", "/").Replace(r.err.Error()),
+		)
 	}
 	column := func(of func(round) float64) float64 {
 		values := make([]float64, len(r.rounds))

@@ -49,8 +49,7 @@ func newUpstream() http.Handler {
 			w,
 			[]byte(
 				`{"responseCode":"2007300","responseMessage":"Successful","accessToken":"`+strings.Repeat(
-					"token",
-					tokenLength/5,
+					"token", tokenLength/5,
 				)+`","tokenType":"Bearer","expiresIn":900}`,
 			),
 		)

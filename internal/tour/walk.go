@@ -184,8 +184,9 @@ func (env *tourEnv) updateStatusDelete(ctx context.Context) error {
 	if _, err := env.ask(ctx, http.MethodPost, statusPath, key+`"additionalInfo":{}}`, "2002600"); err != nil {
 		return err
 	}
-	_, err := env.ask(ctx, http.MethodDelete, deletePath, key+`"trxId":"INV-2","additionalInfo":{"channel":"VIRTUAL_ACCOUNT_BANK_PERMATA"}}`,
-		"2003100")
+	_, err := env.ask(
+		ctx, http.MethodDelete, deletePath, key+`"trxId":"INV-2","additionalInfo":{"channel":"VIRTUAL_ACCOUNT_BANK_PERMATA"}}`, "2003100",
+	)
 	return err
 }
 
@@ -274,8 +275,9 @@ func (env *tourEnv) appDown(ctx context.Context) error {
 			return err
 		}
 		if after, _ := env.app.seen(); after != before || !answer.OK() {
-			return fmt.Errorf("expected DOKU's retry to get HTTP 200 without a call of the app, found HTTP %d and %d calls", answer.Status,
-				after-before)
+			return fmt.Errorf(
+				"expected DOKU's retry to get HTTP 200 without a call of the app, found HTTP %d and %d calls", answer.Status, after-before,
+			)
 		}
 		return nil
 	})
@@ -297,8 +299,7 @@ func (env *tourEnv) repeat(ctx context.Context) error {
 	before, _ := env.app.seen()
 	return env.during(func() error {
 		answer, err := env.doku.Call(
-			ctx,
-			simulator.Outgoing{URL: "http://" + env.inward + last.Target, Body: last.Body, ExternalID: last.Header.Get("X-External-Id")},
+			ctx, simulator.Outgoing{URL: "http://" + env.inward + last.Target, Body: last.Body, ExternalID: last.Header.Get("X-External-Id")},
 		)
 		if err != nil {
 			return err

@@ -55,9 +55,7 @@ func TestAlertsNameWhatIsThereAndSayWhatToDo(t *testing.T) {
 		if !strings.HasSuffix(alert.Annotations["runbook_url"], "/docs/operations.md#"+strings.ToLower(alert.Alert)) ||
 			!g.headings[alert.Alert] {
 			t.Errorf(
-				"%s: expected a runbook_url that leads to the heading %s of docs/operations.md, found %q",
-				alert.Alert,
-				alert.Alert,
+				"%s: expected a runbook_url that leads to the heading %s of docs/operations.md, found %q", alert.Alert, alert.Alert,
 				alert.Annotations["runbook_url"],
 			)
 		}
@@ -70,8 +68,7 @@ func TestAlertsNameWhatIsThereAndSayWhatToDo(t *testing.T) {
 	}
 	for _, link := range regexp.MustCompile(`\(#(\w+)\)`).FindAllStringSubmatch(text, -1) {
 		if !slices.ContainsFunc(
-			slices.Collect(maps.Keys(g.headings)),
-			func(heading string) bool { return strings.EqualFold(heading, link[1]) },
+			slices.Collect(maps.Keys(g.headings)), func(heading string) bool { return strings.EqualFold(heading, link[1]) },
 		) {
 			t.Errorf("the guide links to #%s, which it does not have", link[1])
 		}
@@ -115,32 +112,17 @@ func TestAlertsFireWhenTheyMust(t *testing.T) {
 		{"DokuNotSeen", "it is there", []string{key + `"SHA256:a"} 1x60`}, never, ""},
 
 		{
-			"DokuCallsFail",
-			"DOKU cannot be reached",
-			[]string{out + `"succeeded"} 0+10x20 200x40`, out + `"unreachable"} 0x20 1+10x40`},
-			25,
-			"%",
+			"DokuCallsFail", "DOKU cannot be reached", []string{out + `"succeeded"} 0+10x20 200x40`, out + `"unreachable"} 0x20 1+10x40`}, 25, "%",
 		},
 		{
-			"DokuCallsFail",
-			"a small merchant's calls fail",
-			[]string{out + `"succeeded"} 0x60`, out + `"token"} 0x20 1x2 2x2 3x40`},
-			29,
-			"100%",
+			"DokuCallsFail", "a small merchant's calls fail", []string{out + `"succeeded"} 0x60`, out + `"token"} 0x20 1x2 2x2 3x40`}, 29, "100%",
 		},
 		{
-			"DokuCallsFail",
-			"one call of many fails",
-			[]string{out + `"succeeded"} 0+10x60`, out + `"outcome_unknown"} 0x20 1x40`},
-			never,
-			"",
+			"DokuCallsFail", "one call of many fails", []string{out + `"succeeded"} 0+10x60`, out + `"outcome_unknown"} 0x20 1x40`}, never, "",
 		},
 		{
-			"DokuCallsFail",
-			"the app's own mistakes",
-			[]string{out + `"succeeded"} 0+1x60`, out + `"body_not_json"} 0+5x60`, out + `"declined"} 0+5x60`},
-			never,
-			"",
+			"DokuCallsFail", "the app's own mistakes",
+			[]string{out + `"succeeded"} 0+1x60`, out + `"body_not_json"} 0+5x60`, out + `"declined"} 0+5x60`}, never, "",
 		},
 		{"DokuCallsFail", "nobody calls", []string{out + `"succeeded"} 9x60`, out + `"unreachable"} 9x60`}, never, ""},
 
@@ -152,18 +134,12 @@ func TestAlertsFireWhenTheyMust(t *testing.T) {
 		{"DokuNoToken", "nobody calls at night", []string{fetch + `"ok"} 7x60`, fetch + `"unreachable"} 3x60`}, never, ""},
 
 		{
-			"DokuNotificationsRefused",
-			"the secret was changed on one side",
-			[]string{in + `"accepted"} 0+1x20 20x40`, in + `"signature"} 0x20 1+1x40`},
-			28,
-			"%",
+			"DokuNotificationsRefused", "the secret was changed on one side",
+			[]string{in + `"accepted"} 0+1x20 20x40`, in + `"signature"} 0x20 1+1x40`}, 28, "%",
 		},
 		{
-			"DokuNotificationsRefused",
-			"a single payment of a small merchant",
-			[]string{in + `"accepted"} 3x60`, in + `"token_invalid"} 0x20 1x40`},
-			26,
-			"100%",
+			"DokuNotificationsRefused", "a single payment of a small merchant", []string{in + `"accepted"} 3x60`, in + `"token_invalid"} 0x20 1x40`},
+			26, "100%",
 		},
 		{"DokuNotificationsRefused", "strangers knock", []string{
 			in + `"accepted"} 0+1x60`, in + `"header_missing"} 0+5x60`, in + `"method"} 0+5x60`,
@@ -171,18 +147,12 @@ func TestAlertsFireWhenTheyMust(t *testing.T) {
 		}, never, ""},
 
 		{
-			"DokuTokenRequestsRefused",
-			"DOKU has changed its key",
-			[]string{token + `"issued"} 1x60`, token + `"signature"} 0x40 1x20`},
-			46,
+			"DokuTokenRequestsRefused", "DOKU has changed its key", []string{token + `"issued"} 1x60`, token + `"signature"} 0x40 1x20`}, 46,
 			"changed its key",
 		},
 		{
-			"DokuTokenRequestsRefused",
-			"a forger tries while DOKU gets its tokens",
-			[]string{token + `"issued"} 0x4 1x14 2x14 3x14 4x14`, token + `"signature"} 0+1x60`},
-			never,
-			"",
+			"DokuTokenRequestsRefused", "a forger tries while DOKU gets its tokens",
+			[]string{token + `"issued"} 0x4 1x14 2x14 3x14 4x14`, token + `"signature"} 0+1x60`}, never, "",
 		},
 
 		{"DokuAppFails", "the app is down", []string{in + `"accepted"} 0+2x20 40x40`, in + `"app_unreachable"} 0x20 1+2x40`}, 27, "%"},
@@ -190,18 +160,10 @@ func TestAlertsFireWhenTheyMust(t *testing.T) {
 		{"DokuAppFails", "forgeries are not its matter", []string{in + `"accepted"} 0+2x60`, in + `"signature"} 0+9x60`}, never, ""},
 
 		{
-			"DokuInboxOld",
-			"a notification waits",
-			[]string{`caddy_doku_inbox_oldest_seconds{job="doku",box="kopi"} 0x10 60+60x40`},
-			23,
-			"13m",
+			"DokuInboxOld", "a notification waits", []string{`caddy_doku_inbox_oldest_seconds{job="doku",box="kopi"} 0x10 60+60x40`}, 23, "13m",
 		},
 		{
-			"DokuInboxOld",
-			"the app restarts",
-			[]string{`caddy_doku_inbox_oldest_seconds{job="doku",box="kopi"} 0x10 60+60x5 0x40`},
-			never,
-			"",
+			"DokuInboxOld", "the app restarts", []string{`caddy_doku_inbox_oldest_seconds{job="doku",box="kopi"} 0x10 60+60x5 0x40`}, never, "",
 		},
 
 		{"DokuInboxDead", "one is given up, and two sidecars see it", []string{
@@ -214,55 +176,32 @@ func TestAlertsFireWhenTheyMust(t *testing.T) {
 		{"DokuInboxFails", "the app is down, and the inbox keeps all", []string{in + `"kept"} 0+9x60`}, never, ""},
 
 		{
-			"DokuStoreFails",
-			"Redis is away",
-			[]string{`caddy_doku_store_errors_total{job="doku",operation="get"} 0x20 5+5x40`},
-			26,
-			"operations",
+			"DokuStoreFails", "Redis is away", []string{`caddy_doku_store_errors_total{job="doku",operation="get"} 0x20 5+5x40`}, 26, "operations",
 		},
 		{
-			"DokuStoreFails",
-			"Redis fails over",
-			[]string{`caddy_doku_store_errors_total{job="doku",operation="get"} 0x20 500x40`},
-			never,
+			"DokuStoreFails", "Redis fails over", []string{`caddy_doku_store_errors_total{job="doku",operation="get"} 0x20 500x40`}, never, "",
+		},
+
+		{
+			"DokuClockOff", "the clock is behind", []string{`caddy_doku_clock_offset_seconds{job="doku",instance="a",account="kopi"} 1x10 45x50`},
+			21, "45s",
+		},
+		{
+			"DokuClockOff", "it is ahead", []string{`caddy_doku_clock_offset_seconds{job="doku",instance="a",account="kopi"} 1x10 -45x50`}, 21,
+			"45s",
+		},
+		{
+			"DokuClockOff", "it is good enough", []string{`caddy_doku_clock_offset_seconds{job="doku",instance="a",account="kopi"} 20x60`}, never,
 			"",
 		},
 
 		{
-			"DokuClockOff",
-			"the clock is behind",
-			[]string{`caddy_doku_clock_offset_seconds{job="doku",instance="a",account="kopi"} 1x10 45x50`},
-			21,
-			"45s",
+			"DokuKeyFileUnusable", "a broken file",
+			[]string{`caddy_doku_credential_loads_total{job="doku",instance="a",account="kopi",result="failed"} 0x20 1x40`}, 21, "on a",
 		},
 		{
-			"DokuClockOff",
-			"it is ahead",
-			[]string{`caddy_doku_clock_offset_seconds{job="doku",instance="a",account="kopi"} 1x10 -45x50`},
-			21,
-			"45s",
-		},
-		{
-			"DokuClockOff",
-			"it is good enough",
-			[]string{`caddy_doku_clock_offset_seconds{job="doku",instance="a",account="kopi"} 20x60`},
-			never,
-			"",
-		},
-
-		{
-			"DokuKeyFileUnusable",
-			"a broken file",
-			[]string{`caddy_doku_credential_loads_total{job="doku",instance="a",account="kopi",result="failed"} 0x20 1x40`},
-			21,
-			"on a",
-		},
-		{
-			"DokuKeyFileUnusable",
-			"a good file",
-			[]string{`caddy_doku_credential_loads_total{job="doku",instance="a",account="kopi",result="loaded"} 0x20 1x40`},
-			never,
-			"",
+			"DokuKeyFileUnusable", "a good file",
+			[]string{`caddy_doku_credential_loads_total{job="doku",instance="a",account="kopi",result="loaded"} 0x20 1x40`}, never, "",
 		},
 
 		{
@@ -283,11 +222,8 @@ func TestAlertsFireWhenTheyMust(t *testing.T) {
 		}, never, ""},
 
 		{
-			"DokuPaymentChanged",
-			"a payment comes again with another amount",
-			[]string{`caddy_doku_changed_payments_total{job="doku",account="kopi"} 0x20 1x40`},
-			21,
-			"",
+			"DokuPaymentChanged", "a payment comes again with another amount",
+			[]string{`caddy_doku_changed_payments_total{job="doku",account="kopi"} 0x20 1x40`}, 21, "",
 		},
 		{"DokuPaymentChanged", "it does not", []string{`caddy_doku_changed_payments_total{job="doku",account="kopi"} 1x60`}, never, ""},
 	}
@@ -317,16 +253,8 @@ func alertingRule(t *testing.T, alert rulefmt.Rule) *rules.AlertingRule {
 		t.Fatal(err)
 	}
 	return rules.NewAlertingRule(
-		alert.Alert,
-		expr,
-		time.Duration(alert.For),
-		0,
-		labels.FromMap(alert.Labels),
-		labels.FromMap(alert.Annotations),
-		labels.EmptyLabels(),
-		"",
-		true,
-		slog.New(slog.DiscardHandler),
+		alert.Alert, expr, time.Duration(alert.For), 0, labels.FromMap(alert.Labels), labels.FromMap(alert.Annotations), labels.EmptyLabels(), "",
+		true, slog.New(slog.DiscardHandler),
 	)
 }
 

@@ -265,10 +265,8 @@ func (h *history) draw(t *testing.T, b *board) string {
 	}
 	var out strings.Builder
 	fmt.Fprintf(
-		&out,
-		`<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" font-family="system-ui, sans-serif" font-size="11">`+"\n",
-		24*columnWidth+8,
-		headHeight+rows*rowHeight+8,
+		&out, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" font-family="system-ui, sans-serif" font-size="11">`+"\n",
+		24*columnWidth+8, headHeight+rows*rowHeight+8,
 	)
 	fmt.Fprintf(&out, `<rect width="100%%" height="100%%" fill="#f4f5f5"/>`+"\n")
 	fmt.Fprintf(&out, `<text x="12" y="27" font-size="18" font-weight="600" fill="#222222">%s</text>`+"\n", html.EscapeString(b.Title))
@@ -278,11 +276,7 @@ func (h *history) draw(t *testing.T, b *board) string {
 		p := &b.Panels[i]
 		f := &frame{&out, t, h, p, float64(p.GridPos.W*columnWidth - 8), float64(p.GridPos.H*rowHeight - 8)}
 		fmt.Fprintf(
-			&out,
-			`<g id="panel-%d" transform="translate(%d,%d)">`+"\n",
-			p.ID,
-			8+p.GridPos.X*columnWidth,
-			headHeight+p.GridPos.Y*rowHeight,
+			&out, `<g id="panel-%d" transform="translate(%d,%d)">`+"\n", p.ID, 8+p.GridPos.X*columnWidth, headHeight+p.GridPos.Y*rowHeight,
 		)
 		switch p.Type {
 		case "row":
@@ -420,17 +414,13 @@ func (f *frame) timeseries() {
 		}
 		f.path(c.area(l.values, feet[i]), fmt.Sprintf(`fill="%s" fill-opacity="%.2f"`, l.colour, opacity))
 		f.path(
-			c.stroke(l.values),
-			fmt.Sprintf(`fill="none" stroke="%s" stroke-width="1.5" stroke-linejoin="round" stroke-linecap="round"`, l.colour),
+			c.stroke(l.values), fmt.Sprintf(`fill="none" stroke="%s" stroke-width="1.5" stroke-linejoin="round" stroke-linecap="round"`, l.colour),
 		)
 	}
 	var dots strings.Builder
 	for _, e := range examples {
 		fmt.Fprintf(
-			&dots,
-			"M%.1f %.1fl2 2-2 2-2-2z",
-			c.x(float64(e.Ts-f.history.from.UnixMilli())/float64(interval.Milliseconds())),
-			c.y(e.Value)-2,
+			&dots, "M%.1f %.1fl2 2-2 2-2-2z", c.x(float64(e.Ts-f.history.from.UnixMilli())/float64(interval.Milliseconds())), c.y(e.Value)-2,
 		)
 	}
 	if len(examples) > 0 {
@@ -713,8 +703,7 @@ func TestThePictureHasEveryPanel(t *testing.T) {
 			}
 		}
 		if dots := strings.Contains(panels[p.ID], `fill="#3865ab"`); dots != slices.ContainsFunc(
-			p.Targets,
-			func(target target) bool { return target.Exemplar },
+			p.Targets, func(target target) bool { return target.Exemplar },
 		) {
 			t.Errorf("%s: examples are drawn: %t", p.Title, dots)
 		}
