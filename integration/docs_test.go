@@ -99,7 +99,7 @@ func TestTheExampleListensForTheAppOnThisMachineOnly(t *testing.T) {
 		t.Errorf("HTTP %d from Caddy by itself, which the app may take for a yes", resp.StatusCode)
 	}
 	env.sidecar.Stop() // so that its log is complete
-	if _, found := env.logLine(`"level":"warn"`, listensField); found {
+	if env.hasLine(`"level":"warn"`, listensField) {
 		t.Error("there is a warning for the example")
 	}
 }

@@ -325,23 +325,20 @@ func (env *testEnv) awaitMetrics(t *testing.T, lines ...string) {
 	}
 }
 
-// logLine returns the first line of the sidecar's log that contains all of the texts.
-func (env *testEnv) logLine(texts ...string) (line string, found bool) {
+// hasLine reports whether a line of the sidecar's log contains all of the texts.
+func (env *testEnv) hasLine(texts ...string) bool {
 	for line := range strings.Lines(env.log.String()) {
 		if !slices.ContainsFunc(texts, func(text string) bool { return !strings.Contains(line, text) }) {
-			return line, true
+			return true
 		}
 	}
-	return "", false
+	return false
 }
 
 // awaitLine waits until the sidecar's log has a line that contains all of the texts.
 func (env *testEnv) awaitLine(t *testing.T, texts ...string) {
 	t.Helper()
-	doktest.Eventually(t, fmt.Sprintf("a log line with %q", texts), func() bool {
-		_, found := env.logLine(texts...)
-		return found
-	})
+	doktest.Eventually(t, fmt.Sprintf("a log line with %q", texts), func() bool { return env.hasLine(texts...) })
 }
 
 var inFlight = regexp.MustCompile(`(?m)^caddy_http_requests_in_flight\{[^}]*\} (\d+)$`)

@@ -204,7 +204,9 @@ func (env *testEnv) forgeries() []forgery {
 			r.Header.Set("X-SIGNATURE", strings.ToUpper(hex.EncodeToString(raw)))
 		}), 401, "4012500"},
 		{
-			"one byte of the body altered", simulator.Outgoing{Sent: bytes.Replace(payment("P-1"), []byte("11500"), []byte("91500"), 1)}, 401,
+			"one byte of the body altered",
+			simulator.Outgoing{Sent: bytes.Replace(payment("P-1"), []byte("11500"), []byte("91500"), 1)},
+			401,
 			"4012500",
 		},
 		{"another path", mutated(func(r *http.Request) { r.URL.Path = "/v1.1/transfer-va//transfer-va/payment" }), 401, "4012500"},

@@ -241,7 +241,9 @@ func TestWhenDOKUMisbehaves(t *testing.T) {
 			"500 to the call passes through", createPath, simulator.Fault{Status: 500, Body: `{"responseCode":"5002700"}`}, 500, "5002700", "",
 		},
 		{
-			"401 about the signature passes through", createPath, simulator.Fault{Status: 401, Body: `{"responseCode":"4012700"}`}, 401, "4012700",
+			"401 about the signature passes through", createPath,
+			simulator.Fault{Status: 401, Body: `{"responseCode":"4012700"}`},
+			401, "4012700",
 			"",
 		},
 	}

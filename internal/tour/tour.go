@@ -179,9 +179,8 @@ http://%s {
 
 // startSidecar starts the real binary and waits until it listens.
 func (env *tourEnv) startSidecar(ctx context.Context, o Options, secret string) (<-chan error, error) {
-	cmd := exec.CommandContext(
-		ctx, o.Sidecar, "run", "--config", filepath.Join(env.dir, "Caddyfile"), "--adapter", "caddyfile",
-	) //nolint:gosec // the binary itself
+	config := filepath.Join(env.dir, "Caddyfile")
+	cmd := exec.CommandContext(ctx, o.Sidecar, "run", "--config", config, "--adapter", "caddyfile") //nolint:gosec // the binary itself
 	cmd.Env = append(os.Environ(),
 		"DOKU_CLIENT_ID="+clientID, "DOKU_SECRET_KEY="+secret, "DOKU_KEYS="+env.dir,
 		"XDG_CONFIG_HOME="+env.dir, "XDG_DATA_HOME="+env.dir)
