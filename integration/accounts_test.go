@@ -169,13 +169,13 @@ func TestAccountsAreChosenAndKeptApart(t *testing.T) {
 		}
 	})
 	t.Run("the token of one account is no good for the other", func(t *testing.T) {
-		told, err := b.doku["susu"].RequestToken(t.Context(), nil)
+		issued, err := b.doku["susu"].RequestToken(t.Context(), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		token := accessToken.FindSubmatch(told.Body)
+		token := accessToken.FindSubmatch(issued.Body)
 		if token == nil {
-			t.Fatalf("no token in %s", told.Body)
+			t.Fatalf("no token in %s", issued.Body)
 		}
 		answered, err := b.doku["kopi"].Call(
 			t.Context(), simulator.Outgoing{URL: b.inward + paymentPath, Body: payment("P-2"), Bearer: string(token[1])},
@@ -187,7 +187,7 @@ func TestAccountsAreChosenAndKeptApart(t *testing.T) {
 	})
 	t.Run("a stranger gets no token", func(t *testing.T) {
 		for _, id := range [][]string{{"BRN-9"}, nil} {
-			told, err := b.doku["susu"].RequestToken(t.Context(), func(r *http.Request) { r.Header["X-Client-Key"] = id })
+			answered, err := b.doku["susu"].RequestToken(t.Context(), func(r *http.Request) { r.Header["X-Client-Key"] = id })
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -195,7 +195,7 @@ func TestAccountsAreChosenAndKeptApart(t *testing.T) {
 			if id == nil {
 				code = "4007302"
 			}
-			answer{told.Status, told.Header, string(told.Body)}.expect(t, told.Status, code)
+			answer{answered.Status, answered.Header, string(answered.Body)}.expect(t, answered.Status, code)
 		}
 	})
 }

@@ -52,7 +52,7 @@ func TestTheExampleConfigurationWorks(t *testing.T) {
 	env := newEnv(t)
 	env.variables = []string{"OTEL_TRACES_EXPORTER=none"}
 	env.run(t, env.example(t))
-	// In both directions with what must not be logged.
+	// In both directions with a header that must not be logged.
 	env.call(t, http.MethodPost, createPath, bill("1", "A", "1000.00", "C", ""), "Authorization-Customer", customer).
 		expect(t, http.StatusOK, "2002700")
 	env.notify(t, simulator.Outgoing{Mutate: func(r *http.Request) { r.Header.Set("Authorization-Customer", customer) }}).
@@ -172,7 +172,7 @@ var (
 	notInAnchor = regexp.MustCompile(`[^a-z0-9 _-]`)
 )
 
-// anchor returns what GitHub calls a heading in a link.
+// anchor returns the fragment that leads to a heading on GitHub.
 func anchor(heading string) string {
 	return strings.ReplaceAll(notInAnchor.ReplaceAllString(strings.ToLower(heading), ""), " ", "-")
 }
@@ -207,7 +207,7 @@ func TestTheLinksOfTheDocsLeadSomewhere(t *testing.T) {
 	}
 }
 
-// TestEveryConfigurationInTheDocsAdapts: what is shown can be used as it stands.
+// TestEveryConfigurationInTheDocsAdapts: users copy the configurations as they stand.
 func TestEveryConfigurationInTheDocsAdapts(t *testing.T) {
 	t.Parallel()
 	shown := doktest.Snippets(t, "caddyfile")

@@ -52,13 +52,13 @@ func (env *testEnv) token(t testing.TB) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var told struct {
+	var parsed struct {
 		AccessToken string `json:"accessToken"`
 	}
-	if err := json.Unmarshal(a.Body, &told); err != nil || a.Status != http.StatusOK {
+	if err := json.Unmarshal(a.Body, &parsed); err != nil || a.Status != http.StatusOK {
 		t.Fatalf("HTTP %d %s", a.Status, a.Body)
 	}
-	return told.AccessToken
+	return parsed.AccessToken
 }
 
 // customer is the token of the merchant's customer, which must not be logged.

@@ -37,8 +37,8 @@ func (env *testEnv) inboxCommand(t *testing.T, args ...string) (string, error) {
 	return out.String(), nil
 }
 
-// kept returns how many notifications the inbox keeps. It waits until the admin API can
-// tell: it may not know the configuration yet, or Redis may not answer in time.
+// kept returns how many notifications the inbox keeps. It waits until the admin API
+// knows: it may not have the configuration yet, or Redis may not answer in time.
 func (env *testEnv) kept(t *testing.T) (waiting, dead int) {
 	t.Helper()
 	var states []struct{ Waiting, Dead int }
@@ -194,11 +194,11 @@ func TestDurableAcknowledgesWhatIsKept(t *testing.T) {
 	})
 	got := env.notify(t, simulator.Outgoing{ExternalID: "E-1"})
 	got.expect(t, http.StatusOK, "2002500")
-	var told struct {
+	var parsed struct {
 		VirtualAccountData map[string]any `json:"virtualAccountData"`
 	}
-	if err := json.Unmarshal([]byte(got.body), &told); err != nil || told.VirtualAccountData["paymentRequestId"] != "P-1" ||
-		told.VirtualAccountData["virtualAccountNo"] != partnerServiceID+"1" {
+	if err := json.Unmarshal([]byte(got.body), &parsed); err != nil || parsed.VirtualAccountData["paymentRequestId"] != "P-1" ||
+		parsed.VirtualAccountData["virtualAccountNo"] != partnerServiceID+"1" {
 		t.Errorf("DOKU got %s", got.body)
 	}
 	close(release)

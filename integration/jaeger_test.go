@@ -112,13 +112,13 @@ func (j *jaeger) traces(t *testing.T, service string) (all []jaegerTrace, text s
 	if err != nil {
 		t.Fatal(err)
 	}
-	var told struct {
+	var parsed struct {
 		Data []jaegerTrace `json:"data"`
 	}
-	if err := json.Unmarshal(body, &told); err != nil {
+	if err := json.Unmarshal(body, &parsed); err != nil {
 		t.Fatalf("%v: %s", err, body)
 	}
-	return told.Data, string(body)
+	return parsed.Data, string(body)
 }
 
 // await waits for the trace that has all of the spans, by their names and services.
@@ -239,9 +239,9 @@ func (tr jaegerTrace) svg() string {
 	return out.String()
 }
 
-// TestJaegerShowsThePathOfAPayment has an app in Python create a virtual account and
-// answer DOKU's calls about it, and looks at the traces that have arrived at a real
-// Jaeger. What docs/observability.md shows is what Jaeger has.
+// TestJaegerShowsThePathOfAPayment runs an app in Python that creates a virtual account and
+// answers DOKU's calls about it. It compares the traces that arrive at a real Jaeger with
+// those in docs/observability.md.
 func TestJaegerShowsThePathOfAPayment(t *testing.T) {
 	t.Parallel()
 	backend := startJaeger(t)

@@ -52,7 +52,8 @@ func TestAppsInAnyLanguage(t *testing.T) {
 	})
 }
 
-// test has the app answer DOKU's calls, and another of its processes create a VA.
+// test runs the app, which answers DOKU's calls, and another of its processes, which
+// creates a VA.
 func (l language) test(t *testing.T) {
 	t.Helper()
 	address := doktest.FreeAddress(t)

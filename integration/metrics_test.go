@@ -18,7 +18,7 @@ var (
 	service = regexp.MustCompile(`^[0-9]{2}$`)
 )
 
-// checkMetrics compares what a sidecar exports with docs/operations.md: every
+// checkMetrics compares the metrics of a sidecar with docs/operations.md: every
 // metric of ours with its type, every label, and every value of a label.
 func checkMetrics(t *testing.T, exported string) {
 	t.Helper()

@@ -39,7 +39,7 @@ func TestLifeOfAVirtualAccount(t *testing.T) {
 
 	created := env.call(t, http.MethodPost, createPath, bill("", "INV-1", "10000.00", "C", ""))
 	created.expect(t, http.StatusOK, "2002700")
-	var told struct {
+	var parsed struct {
 		Data struct {
 			No   string `json:"virtualAccountNo"`
 			Info struct {
@@ -48,10 +48,10 @@ func TestLifeOfAVirtualAccount(t *testing.T) {
 			} `json:"additionalInfo"`
 		} `json:"virtualAccountData"`
 	}
-	if err := json.Unmarshal([]byte(created.body), &told); err != nil {
+	if err := json.Unmarshal([]byte(created.body), &parsed); err != nil {
 		t.Fatal(err)
 	}
-	if told.Data.No == "" || told.Data.Info.Page == "" || told.Data.Info.API == "" {
+	if parsed.Data.No == "" || parsed.Data.Info.Page == "" || parsed.Data.Info.API == "" {
 		t.Errorf("expected virtualAccountNo, howToPayPage and howToPayApi, found %s", created.body)
 	}
 	received := env.received(t)

@@ -17,8 +17,8 @@ import (
 	"github.com/caddy-doku/caddy-doku/simulator"
 )
 
-// TestAMinuteOfTradeIsScraped has a sidecar work for a minute, in which not all goes
-// well, and writes what it exports in every second to the folder CADDY_DOKU_SCRAPES,
+// TestAMinuteOfTradeIsScraped runs a sidecar for a minute, in which some calls fail, and
+// writes its metrics of every second to the folder CADDY_DOKU_SCRAPES,
 // as `make check-deploy DRAW=…` needs it. Without the variable the test is skipped.
 func TestAMinuteOfTradeIsScraped(t *testing.T) {
 	t.Parallel()
@@ -50,7 +50,7 @@ func TestAMinuteOfTradeIsScraped(t *testing.T) {
 	scrape(t, shown, folder)
 }
 
-// scrape writes what is exported now to a file that is named by the time.
+// scrape writes the metrics to a file that is named by the time.
 func scrape(t *testing.T, address, folder string) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, address, http.NoBody)
@@ -78,8 +78,8 @@ const (
 	beats = 480                    // a minute of them
 )
 
-// trade has virtual accounts created and paid at every beat of a minute. Meanwhile DOKU
-// no longer takes the token, answers nothing but errors about a status for a while, and
+// trade creates and pays virtual accounts at every beat of a minute. Meanwhile DOKU
+// rejects the token, answers nothing but errors about a status for a while, and
 // the app is down for 8 seconds. A forger tries all the time.
 func (env *testEnv) trade(t *testing.T) {
 	t.Helper()
@@ -117,7 +117,7 @@ func (env *testEnv) trade(t *testing.T) {
 	}
 }
 
-// tradeAt is what happens at one beat.
+// tradeAt makes the calls of one beat.
 func (env *testEnv) tradeAt(t *testing.T, n int) {
 	t.Helper()
 	ask := func(path, body string, header ...string) {
@@ -126,7 +126,7 @@ func (env *testEnv) tradeAt(t *testing.T, n int) {
 			t.Error(err)
 		}
 	}
-	tell := func(out simulator.Outgoing) {
+	notify := func(out simulator.Outgoing) {
 		t.Helper()
 		out.URL = env.inward + paymentPath
 		if _, err := env.doku.Call(t.Context(), out); err != nil {
@@ -151,10 +151,10 @@ func (env *testEnv) tradeAt(t *testing.T, n int) {
 		ask(createPath, create) // the trxId is in use
 	case 9:
 		paid := simulator.Outgoing{ExternalID: id, Body: paymentTo(customer, id)}
-		tell(paid)
-		tell(paid) // DOKU has missed the answer
+		notify(paid)
+		notify(paid) // DOKU has missed the answer
 	case 11:
-		tell(simulator.Outgoing{Body: paymentTo(customer, id), Mutate: func(r *http.Request) {
+		notify(simulator.Outgoing{Body: paymentTo(customer, id), Mutate: func(r *http.Request) {
 			r.Header.Set("X-SIGNATURE", strings.Repeat("A", 86)+"==")
 		}})
 	}
@@ -166,8 +166,8 @@ func (env *testEnv) tradeAt(t *testing.T, n int) {
 		t.Error(err)
 	}
 	if n == 440 { // once, a payment comes again with another amount
-		told := paymentTo(customer, id)
-		tell(simulator.Outgoing{Body: told})
-		tell(simulator.Outgoing{Body: bytes.Replace(told, []byte("11500.00"), []byte("99000.00"), 1)})
+		paid := paymentTo(customer, id)
+		notify(simulator.Outgoing{Body: paid})
+		notify(simulator.Outgoing{Body: bytes.Replace(paid, []byte("11500.00"), []byte("99000.00"), 1)})
 	}
 }

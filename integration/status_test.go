@@ -105,7 +105,7 @@ func TestASidecarWithoutATokenIsReadyUnlessToldOtherwise(t *testing.T) {
 			if mode == "required" {
 				want = http.StatusServiceUnavailable
 			}
-			begin := time.Now()
+			started := time.Now()
 			awaitHealth(t, site, want, `"token":"refused"`)
 			get(t, http.MethodGet, site+"/livez").is(t, http.StatusOK)
 			each(100, func(int) { awaitHealth(t, site, want) })
@@ -116,7 +116,7 @@ func TestASidecarWithoutATokenIsReadyUnlessToldOtherwise(t *testing.T) {
 				}
 			}
 			// After each refusal, the sidecar rests for a second or more.
-			if most := 4 + int(time.Since(begin).Seconds()); requests > most {
+			if most := 4 + int(time.Since(started).Seconds()); requests > most {
 				t.Errorf("DOKU got %d token requests, expected %d at most", requests, most)
 			}
 			refused := get(t, http.MethodPost, env.admin+"/doku/accounts/default/token")
@@ -240,10 +240,10 @@ func TestTheStateOfASidecarCanBeAskedForAndATokenFetched(t *testing.T) {
 	if before.Token.Held || before.Clock.Known || env.doku.Tokens() != 0 {
 		t.Fatalf("before the first call: %+v", before)
 	}
-	begin := time.Now()
+	started := time.Now()
 	env.call(t, http.MethodPost, createPath, bill("1", "A", "1000.00", "C", "")).expect(t, http.StatusOK, "2002700")
 	a := env.onlyAccount(t)
-	if life := 899 - time.Since(begin).Seconds(); a.Token.ExpiresInSeconds < life {
+	if life := 899 - time.Since(started).Seconds(); a.Token.ExpiresInSeconds < life {
 		t.Errorf("the token expires in %.0f s, expected %.0f s or more", a.Token.ExpiresInSeconds, life)
 	}
 	if a.Name != "default" || a.ClientID != clientID || !a.Token.Held || a.Token.LastFetch.Reason != "first" ||
@@ -331,8 +331,9 @@ func TestTheCommandsShowTheStateAndFetchAToken(t *testing.T) {
 	})
 }
 
-// TestEachCallHasOneLineInTheLog: one at debug for each that is made, one at warn
-// with a hint for each that is not, or is refused, one at info for each token; with the trace.
+// TestEachCallHasOneLineInTheLog: one at debug for each call that succeeds, one at warn with
+// a hint for each that is not sent or is refused, and one at info for each token. The lines
+// have the trace.
 func TestEachCallHasOneLineInTheLog(t *testing.T) {
 	t.Parallel()
 	env := start(t, options{})

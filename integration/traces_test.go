@@ -12,7 +12,7 @@ import (
 	"github.com/caddy-doku/caddy-doku/simulator"
 )
 
-// What a customer would not like to find in a trace, and the number of their account.
+// Personal data of a customer, and the number of their account.
 const (
 	customerName   = "Siti Rahmawati"
 	customerEmail  = "siti@pelanggan.example"
@@ -39,7 +39,7 @@ func TestNothingSecretOrPersonalIsInAnySpan(t *testing.T) {
 	)
 	query := "?email=" + customerEmail + "&va=" + customerNumber
 
-	// Out: what goes well, a repeat, every refusal, and DOKU in trouble.
+	// Outbound: a success, a repeat, every refusal, and errors of DOKU.
 	env.call(t, http.MethodPost, createPath+query, creation, "Idempotency-Key", customerEmail,
 		"Traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
 		"Tracestate", "toko=1", "Baggage", "customer="+customerPhone).
@@ -76,7 +76,7 @@ func TestNothingSecretOrPersonalIsInAnySpan(t *testing.T) {
 	env.call(t, http.MethodPost, createPath, creation) // gets DOKU's refusal
 	env.call(t, http.MethodPost, createPath, creation).expect(t, http.StatusServiceUnavailable, "5032700")
 
-	// In: what goes well, a repeat, what is forged, late or no JSON, and an app in trouble.
+	// Inbound: a success, a repeat, forged and late calls, a body that is no JSON, and errors of the app.
 	paid := []byte(about(`"trxId":"INV-1","paymentRequestId":"P-1","paidAmount":{"value":"10000.00","currency":"IDR"}`))
 	external := "VIRTUAL_ACCOUNT" + customerNumber + "1"
 	env.notify(t, simulator.Outgoing{Body: paid, ExternalID: external}).expect(t, http.StatusOK, "2002500")

@@ -27,7 +27,7 @@ func startWith(t *testing.T, site func(env *testEnv) string) *testEnv {
 	return env
 }
 
-// oddTargets are paths that something on the way may want to tidy up.
+// oddTargets are paths that a proxy on the way may normalise.
 var oddTargets = []string{
 	"/v1.1/transfer-va/payment",
 	"/v1.1/transfer-va/payment/",
@@ -186,7 +186,7 @@ func TestRefusalsHaveTheCodeOfTheirService(t *testing.T) {
 		env.notify(t, simulator.Outgoing{URL: env.inward + path, Timestamp: "2024-01-01T00:00:00+07:00"}).
 			expect(t, http.StatusBadRequest, "400"+service+"01")
 	}
-	// What a genuine call is about must be known, or its repeats would not be.
+	// The service of a genuine call must be known, or its repeats could not be found.
 	env.notify(t, simulator.Outgoing{URL: env.inward + "/what/is/this"}).expect(t, http.StatusNotFound, "4040000")
 	env.log.Await(t, `"reason":"service_unknown"`, 1)
 	if n := len(env.app.seen()); n != 0 {

@@ -23,7 +23,7 @@ type batch struct {
 	calls []edges
 }
 
-// edges are what differs from call to call: the header, and the end of the body.
+// edges are the parts that differ from call to call: the header, and the end of the body.
 type edges struct{ head, tail string }
 
 // appendCall appends call i as it goes on the wire.
@@ -34,7 +34,7 @@ func (b batch) appendCall(dst []byte, i int) []byte {
 	return append(dst, call.tail...)
 }
 
-// filling is what gives a body its size.
+// filling is the content that gives a body its size.
 type filling string
 
 const (
@@ -42,8 +42,8 @@ const (
 	fillText  filling = "text"  // one long string
 )
 
-// appCalls returns n equal calls of the app's, with a body of size bytes: what
-// doku_sign has to make canonical, give an external id, and sign.
+// appCalls returns n equal calls of the app, with a body of size bytes: doku_sign has to
+// make it canonical, add an external id, and sign.
 func appCalls(size, n int, with filling) (batch, error) {
 	body, err := createBody(size, with)
 	if err != nil {
@@ -59,12 +59,12 @@ func appCalls(size, n int, with filling) (batch, error) {
 	return b, nil
 }
 
-// dokuCalls makes calls of DOKU's: notifications of payments, no two of them
-// the same, since a repeat would be answered from the ledger.
+// dokuCalls makes DOKU calls: notifications of payments, each of them different, because the
+// ledger would answer a repeat.
 type dokuCalls struct {
 	clientID string
 	secret   *snap.Secret
-	token    string // the one that doku_token gave
+	token    string // from doku_token
 	size     int
 	with     filling
 	next     int64 // the next external and payment id
@@ -129,7 +129,7 @@ func paymentTail(id string) string {
 	return `"` + id + `","virtualAccountNo":"   77777` + id + `"}`
 }
 
-// paymentBody returns the body, of size bytes, that tells of a payment, up to [paymentTail].
+// paymentBody returns the body of a notification, of size bytes, up to [paymentTail].
 func paymentBody(size int, with filling) (string, error) {
 	return fill(size-len(paymentTail(strings.Repeat("0", paymentIDSize))), with,
 		`{"partnerServiceId":"   77777","customerNo":"0000000000001",`+
@@ -140,9 +140,8 @@ func paymentBody(size int, with filling) (string, error) {
 		`],"note":"`, `"},"paymentRequestId":`)
 }
 
-// fill returns size bytes: open, as many items as fit unless the filling is
-// text, before, a text of what is left, and after. Item is a format for the
-// item's number, twice.
+// fill returns size bytes: open, as many items as fit unless the filling is text, before, a
+// text that fills the rest, and after. item is a format that gets the item's number twice.
 func fill(size int, with filling, open, item, separator, before, after string) (string, error) {
 	room := size - len(open) - len(before) - len(after)
 	if room < 0 {

@@ -12,17 +12,17 @@ import (
 	"time"
 )
 
-// kind is what a row of the table shows: one Caddy with one kind of calls.
+// kind is a row of the table: one Caddy with one kind of calls.
 type kind struct {
 	name    string
 	slug    string // in the names of files
 	option  string // for the Caddyfile's global options
 	site    string
 	server  int    // the row whose Caddy it is
-	inbound bool   // whether the calls are DOKU's, not the app's
-	seen    string // what the upstream must say that it sees
+	inbound bool   // the calls are DOKU's, not the app's
+	seen    string // the kind of calls that the upstream must report
 	base    int    // the row of reverse_proxy with the same calls
-	durable bool   // whether calls are answered first and handed to the upstream later
+	durable bool   // calls are answered first and delivered to the upstream later
 }
 
 const (
@@ -87,7 +87,7 @@ var kinds = [...]kind{
 	},
 }
 
-// row is what was measured of a kind in one case. After an error it isn't driven any more.
+// row has the measurements of a kind in one case. After an error it gets no more load.
 type row struct {
 	kind
 	caddy  *process
@@ -118,10 +118,10 @@ type benchCase struct {
 	made int // calls so far
 }
 
-// run measures the case and leaves the result in c.rows. The error is about
-// what makes all of them useless; a row whose calls fail has its own.
+// run measures the case and leaves the result in c.rows. Its error makes all of them
+// useless; a row whose calls fail has an error of its own.
 func (c *benchCase) run(ctx context.Context) error {
-	// New Caddys for each case, so that the ledger of one is no burden to the next.
+	// New Caddys for each case, so that none starts with the ledger of another.
 	defer c.close()
 	if err := c.open(ctx); err != nil {
 		return err

@@ -13,12 +13,12 @@ import (
 	"time"
 )
 
-// roundDeadline is after how long a round that hangs is given up.
+// roundDeadline ends a round that hangs.
 const roundDeadline = 2 * time.Minute
 
 // load drives one server over a fixed set of keep-alive connections. It writes
-// requests as bytes and looks at answers no more than it must, to leave the CPU
-// to what is measured. It is not safe for concurrent use.
+// requests as bytes and reads of the answers only the necessary parts, to leave the CPU
+// to the processes under test. It is not safe for concurrent use.
 type load struct {
 	conns []*connection
 }

@@ -1,4 +1,4 @@
-// Command bench measures what signing and verifying cost in a Caddy binary,
+// Command bench measures the cost of signing and verifying in a Caddy binary,
 // against plain reverse_proxy in the same binary. `make bench` runs it.
 //
 // It starts one upstream, which stands for DOKU and for the merchant's app, and
@@ -16,11 +16,11 @@
 // A round is a fixed number of calls to each of these seven, in random order. In
 // each round CPU time and throughput are divided by those of reverse_proxy with
 // the same calls; the table has the median of these ratios over all rounds, with
-// its 95 % confidence interval. The second reverse_proxy shows how far two equal
-// processes come out apart.
+// its 95 % confidence interval. The second reverse_proxy shows how much the results
+// of two equal processes differ.
 //
-// Every answer is compared to the byte with the one expected, and the upstream
-// counts what reaches it. A call that fails makes its row invalid and the exit
+// Every answer is compared to the byte with the expected one, and the upstream
+// counts its calls. A call that fails makes its row invalid and the exit
 // status 1. The table goes to standard output, as Markdown; progress to standard
 // error. CPU time is read from /proc, so it runs on Linux only.
 package main

@@ -123,7 +123,7 @@ func (p *process) memory() (int64, error) {
 	return resident * int64(os.Getpagesize()), nil
 }
 
-// tail keeps the end of what is written to it: why a server has failed.
+// tail keeps the end of a log: the reason why a server has failed.
 type tail struct {
 	mu   sync.Mutex
 	kept []byte

@@ -31,7 +31,7 @@ const (
 	askDeadline   = 10 * time.Second
 )
 
-// setup is what all cases share: the upstream, and a folder with keys.
+// setup has the parts that all cases share: the upstream, and a folder with keys.
 type setup struct {
 	caddy    string
 	admin    bool // whether the Caddys have an admin API, for profiles

@@ -21,10 +21,9 @@ import (
 	"github.com/caddy-doku/caddy-doku/snap"
 )
 
-// The sites of the Caddys. reverse_proxy keeps as many idle connections to the
-// upstream as the transport of doku_sign does; its own default of 32 would have
-// it open new ones all the time at 256 connections, and what it then spends
-// has nothing to do with signing.
+// The sites of the Caddys. reverse_proxy keeps as many idle connections to the upstream as
+// the transport of doku_sign. With its own default of 32 and 256 connections, it would open
+// new ones all the time, at a cost that has nothing to do with signing.
 const (
 	plainSite = `
 	reverse_proxy {$BENCH_UPSTREAM} {

@@ -20,8 +20,8 @@ const (
 	syncCallers = 64
 )
 
-// syncLine compares, on the disk of folder, what the inbox keeps when many callers
-// wait together with what one fsync per call allows.
+// syncLine compares, on the disk of folder, how many calls the inbox keeps for many callers
+// at once with how many one fsync per call allows.
 func syncLine(ctx context.Context, folder string) (string, error) {
 	plain, err := plainSyncs(folder)
 	if err != nil {

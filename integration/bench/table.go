@@ -86,8 +86,7 @@ func (r *row) line(conns int, rows []*row) string {
 
 func milliseconds(d time.Duration) float64 { return d.Seconds() * 1e3 }
 
-// ratios returns, round by round, what was measured of r as a multiple of what
-// was measured of base.
+// ratios returns, round by round, a measurement of r as a multiple of that of base.
 func ratios(r, base *row, of func(round) float64) []float64 {
 	all := make([]float64, len(r.rounds))
 	for i := range r.rounds {

@@ -15,11 +15,11 @@ import (
 	"github.com/caddy-doku/caddy-doku/snap"
 )
 
-// What the upstream sees in a call, which it says in its answer.
+// The kinds of calls that the upstream reports in its answers.
 const (
 	seenPlain    = "plain"
 	seenSigned   = "signed"   // it has a signature
-	seenVerified = "verified" // it has none any more, but the sidecar's word
+	seenVerified = "verified" // the sidecar has removed the signature and added its headers
 )
 
 // answerTo returns the upstream's answer to a call.
@@ -28,7 +28,7 @@ func answerTo(seen string) []byte {
 		`"customerNo":"00000000000000000001","virtualAccountNo":"  08889900000000000000000001"},"additionalInfo":{"seen":"` + seen + `"}}`)
 }
 
-// acknowledgement is how the answer begins that DOKU gets for what is kept.
+// acknowledgement is the beginning of the answer to a call that the inbox keeps.
 const acknowledgement = `{"responseCode":"2002500","responseMessage":"Successful","virtualAccountData":{`
 
 // newUpstream returns the handler that stands for DOKU and for the merchant's app.

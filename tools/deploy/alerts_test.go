@@ -87,7 +87,7 @@ func TestAlertsNameWhatIsThereAndSayWhatToDo(t *testing.T) {
 
 const never = -1
 
-// story is what happens to some series, and to an alert.
+// story is the course of some series, and of an alert.
 type story struct {
 	alert, name string
 	series      []string

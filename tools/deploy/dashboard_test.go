@@ -13,7 +13,7 @@ import (
 
 const dashboardFile = "deploy/grafana/doku.json"
 
-// variables are what Grafana puts in place of its variables.
+// variables are the values that Grafana puts in place of its variables.
 var variables = strings.NewReplacer("$__rate_interval", "5m", "$account", ".*")
 
 // board is a dashboard, as far as it is checked and drawn here.

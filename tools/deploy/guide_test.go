@@ -1,8 +1,8 @@
 // Package deploy checks what is in deploy/ with Prometheus' and Grafana's own
-// packages: the alerts, the dashboard, and that both name only what the guide,
-// docs/operations.md, says there is. That the guide is right about what the
-// sidecar exports is for the sidecar's own tests. It also draws the dashboard. It is a
-// module of its own, so that nothing of this enters the sidecar's go.mod.
+// packages: the alerts, the dashboard, and that both use only metrics that the guide,
+// docs/operations.md, lists. The sidecar's own tests compare the guide with its metrics.
+// This package also draws the dashboard. It is a module of its own, so that its
+// dependencies do not enter the sidecar's go.mod.
 package deploy
 
 import (
@@ -29,7 +29,7 @@ func read(t *testing.T, name string) string {
 	return string(text)
 }
 
-// guide is what docs/operations.md says.
+// guide is the content of docs/operations.md.
 type guide struct {
 	headings map[string]bool     // without their signs
 	labels   map[string][]string // of each metric

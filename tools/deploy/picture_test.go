@@ -54,7 +54,7 @@ var (
 	colours = map[string]string{"green": "#429f4d", "light-green": "#8ecf94", "yellow": "#d9a406", "red": "#d9364f", "blue": "#5794f2"}
 )
 
-// history is what a Prometheus would have after it has scraped a sidecar for a while.
+// history is the data of a Prometheus that has scraped a sidecar for a while.
 type history struct {
 	*teststorage.TestStorage
 
@@ -72,7 +72,7 @@ func newHistory(t *testing.T) *history {
 	return h
 }
 
-// scrape takes what was exported at a time, and evaluates the alerts then.
+// scrape adds the metrics of a time, and evaluates the alerts then.
 func (h *history) scrape(t *testing.T, at time.Time, exported []byte) {
 	t.Helper()
 	appender := h.AppenderV2(t.Context())
@@ -540,7 +540,7 @@ func (c *chart) stroke(values []float64) string {
 	return d.String()
 }
 
-// area returns the path of what is between a line and its feet, or the bottom.
+// area returns the path of the area between a line and its feet, or the bottom.
 func (c *chart) area(values, feet []float64) string {
 	var d strings.Builder
 	runs(values, func(first, last int) {
@@ -625,7 +625,7 @@ func (f *frame) table() {
 	}
 }
 
-// drawn returns what is drawn in each panel, by its id, and the text of it.
+// drawn returns the drawing of each panel and its text, by the id of the panel.
 func drawn(picture string) (panels, texts map[int]string) {
 	panels, texts = make(map[int]string), make(map[int]string)
 	for _, found := range regexp.MustCompile(`(?s)<g id="panel-(\d+)"[^>]*>(.*?)</g>`).FindAllStringSubmatch(picture, -1) {
