@@ -83,7 +83,7 @@ func keepings(ctx context.Context, folder string, callers int) (_ float64, err e
 			for time.Since(start) < syncFor && failures[caller] == nil {
 				key := fmt.Sprint(n.Add(1))
 				_, _, failures[caller] = store.Add(
-					ctx, inbox.Call{Key: key, Inbox: "bench", OrderingKey: key, Body: make([]byte, syncSize), Received: start},
+					ctx, callstore.Call{Key: key, Inbox: "bench", OrderingKey: key, Body: make([]byte, syncSize), Received: start},
 				)
 			}
 		})

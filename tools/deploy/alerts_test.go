@@ -122,7 +122,8 @@ func TestAlertsFireWhenTheyMust(t *testing.T) {
 		},
 		{
 			"DokuCallsFail", "the app's own mistakes",
-			[]string{out + `"succeeded"} 0+1x60`, out + `"body_not_json"} 0+5x60`, out + `"declined"} 0+5x60`}, never, "",
+			[]string{out + `"succeeded"} 0+1x60`, out + `"body_not_json"} 0+5x60`, out + `"declined"} 0+5x60`},
+			never, "",
 		},
 		{"DokuCallsFail", "nobody calls", []string{out + `"succeeded"} 9x60`, out + `"unreachable"} 9x60`}, never, ""},
 
@@ -135,10 +136,12 @@ func TestAlertsFireWhenTheyMust(t *testing.T) {
 
 		{
 			"DokuNotificationsRefused", "the secret was changed on one side",
-			[]string{in + `"accepted"} 0+1x20 20x40`, in + `"signature"} 0x20 1+1x40`}, 28, "%",
+			[]string{in + `"accepted"} 0+1x20 20x40`, in + `"signature"} 0x20 1+1x40`},
+			28, "%",
 		},
 		{
-			"DokuNotificationsRefused", "a single payment of a small merchant", []string{in + `"accepted"} 3x60`, in + `"token_invalid"} 0x20 1x40`},
+			"DokuNotificationsRefused", "a single payment of a small merchant",
+			[]string{in + `"accepted"} 3x60`, in + `"token_invalid"} 0x20 1x40`},
 			26, "100%",
 		},
 		{"DokuNotificationsRefused", "strangers knock", []string{
@@ -147,12 +150,15 @@ func TestAlertsFireWhenTheyMust(t *testing.T) {
 		}, never, ""},
 
 		{
-			"DokuTokenRequestsRefused", "DOKU has changed its key", []string{token + `"issued"} 1x60`, token + `"signature"} 0x40 1x20`}, 46,
+			"DokuTokenRequestsRefused", "DOKU has changed its key",
+			[]string{token + `"issued"} 1x60`, token + `"signature"} 0x40 1x20`},
+			46,
 			"changed its key",
 		},
 		{
 			"DokuTokenRequestsRefused", "a forger tries while DOKU gets its tokens",
-			[]string{token + `"issued"} 0x4 1x14 2x14 3x14 4x14`, token + `"signature"} 0+1x60`}, never, "",
+			[]string{token + `"issued"} 0x4 1x14 2x14 3x14 4x14`, token + `"signature"} 0+1x60`},
+			never, "",
 		},
 
 		{"DokuAppFails", "the app is down", []string{in + `"accepted"} 0+2x20 40x40`, in + `"app_unreachable"} 0x20 1+2x40`}, 27, "%"},
@@ -183,25 +189,32 @@ func TestAlertsFireWhenTheyMust(t *testing.T) {
 		},
 
 		{
-			"DokuClockOff", "the clock is behind", []string{`caddy_doku_clock_offset_seconds{job="doku",instance="a",account="kopi"} 1x10 45x50`},
+			"DokuClockOff", "the clock is behind",
+			[]string{`caddy_doku_clock_offset_seconds{job="doku",instance="a",account="kopi"} 1x10 45x50`},
 			21, "45s",
 		},
 		{
-			"DokuClockOff", "it is ahead", []string{`caddy_doku_clock_offset_seconds{job="doku",instance="a",account="kopi"} 1x10 -45x50`}, 21,
+			"DokuClockOff", "it is ahead",
+			[]string{`caddy_doku_clock_offset_seconds{job="doku",instance="a",account="kopi"} 1x10 -45x50`},
+			21,
 			"45s",
 		},
 		{
-			"DokuClockOff", "it is good enough", []string{`caddy_doku_clock_offset_seconds{job="doku",instance="a",account="kopi"} 20x60`}, never,
+			"DokuClockOff", "it is good enough",
+			[]string{`caddy_doku_clock_offset_seconds{job="doku",instance="a",account="kopi"} 20x60`},
+			never,
 			"",
 		},
 
 		{
 			"DokuKeyFileUnusable", "a broken file",
-			[]string{`caddy_doku_credential_loads_total{job="doku",instance="a",account="kopi",result="failed"} 0x20 1x40`}, 21, "on a",
+			[]string{`caddy_doku_credential_loads_total{job="doku",instance="a",account="kopi",result="failed"} 0x20 1x40`},
+			21, "on a",
 		},
 		{
 			"DokuKeyFileUnusable", "a good file",
-			[]string{`caddy_doku_credential_loads_total{job="doku",instance="a",account="kopi",result="loaded"} 0x20 1x40`}, never, "",
+			[]string{`caddy_doku_credential_loads_total{job="doku",instance="a",account="kopi",result="loaded"} 0x20 1x40`},
+			never, "",
 		},
 
 		{
@@ -223,7 +236,8 @@ func TestAlertsFireWhenTheyMust(t *testing.T) {
 
 		{
 			"DokuPaymentChanged", "a payment comes again with another amount",
-			[]string{`caddy_doku_changed_payments_total{job="doku",account="kopi"} 0x20 1x40`}, 21, "",
+			[]string{`caddy_doku_changed_payments_total{job="doku",account="kopi"} 0x20 1x40`},
+			21, "",
 		},
 		{"DokuPaymentChanged", "it does not", []string{`caddy_doku_changed_payments_total{job="doku",account="kopi"} 1x60`}, never, ""},
 	}
