@@ -95,12 +95,12 @@ var Outbound = Table{
 	},
 	{Name: Replayed, Meaning: "a repeat got the answer of the first call"},
 	{
-		Name: InFlight, Case: snap.Timeout, Owner: "the app's", Meaning: "a repeat waited in vain for the first call",
-		Hint: "an earlier call with this key takes longer than timeout of doku_sign; nothing is lost: have the app ask for the status or repeat",
+		Name: InFlight, Case: snap.Timeout, Owner: "the app's", Meaning: "a repeat waited for the first call, which did not end in time",
+		Hint: "an earlier call with this key takes longer than timeout of doku_sign; nothing is lost: the app must ask for the status or repeat",
 	},
 	{
 		Name: Store, Case: snap.Unavailable, Owner: "ours", Meaning: "the store is away; nothing was sent now",
-		Hint: "see that the store (Redis) is reachable and takes writes; what becomes of calls with a key meanwhile, on_store_error says",
+		Hint: "see that the store (Redis) is reachable and takes writes; on_store_error decides about calls with a key meanwhile",
 	},
 	{
 		Name: Account, Case: snap.InvalidFieldFormat, Owner: "the app's",
@@ -109,7 +109,7 @@ var Outbound = Table{
 	},
 	{
 		Name: BodyTooLarge, Case: snap.BodyTooLarge, Owner: "the app's", Meaning: "more than `max_body`",
-		Hint: "raise max_body of doku_sign, if the app means to send so much",
+		Hint: "raise max_body of doku_sign, if the app must send so much",
 	},
 	{
 		Name: BodyUnreadable, Case: snap.BadRequest, Owner: "the app's", Meaning: "its request ended early",
@@ -159,8 +159,8 @@ var Inbound = Table{
 		Hint: "write a reverse_proxy to the app behind doku_verify, for the same path",
 	},
 	{
-		Name: Kept, Case: snap.ExternalError, Owner: "the app's", Meaning: "the app has not taken it in time; the inbox keeps it",
-		Hint: "the app is down or not well; it gets the notification as soon as it takes it: `caddy-doku doku inbox list`",
+		Name: Kept, Case: snap.ExternalError, Owner: "the app's", Meaning: "the app did not accept it in time; the inbox keeps it",
+		Hint: "the app is down or failing; the inbox delivers the notification again until the app accepts it: `caddy-doku doku inbox list`",
 	},
 	{
 		Name: NotKept, Case: snap.ExternalError, Owner: "the app's, and ours",
@@ -169,7 +169,7 @@ var Inbound = Table{
 	},
 	{Name: Inbox, Case: snap.GeneralError, Owner: "ours", Meaning: "the inbox cannot be written", Hint: inboxHint},
 	{
-		Name: InFlight, Case: snap.Timeout, Owner: "the app's", Meaning: "a repeat waited in vain for the first call",
+		Name: InFlight, Case: snap.Timeout, Owner: "the app's", Meaning: "a repeat waited for the first call, which did not end in time",
 		Hint: "the app takes longer than timeout of doku_verify for the first of these calls; DOKU tries again",
 	},
 	{
@@ -182,16 +182,16 @@ var Inbound = Table{
 	},
 	{
 		Name: Issuing, Case: snap.GeneralError, Owner: "ours", Meaning: "the sidecar could not make a token",
-		Hint: "no token could be made for DOKU: see the error",
+		Hint: "the sidecar could not make a token for DOKU: see the error",
 	},
 	{
 		Name: "signature", Case: snap.Unauthorized, Owner: "DOKU's, ours or a forger's", Meaning: "the signature does not match",
-		Hint: "compare secret_key and doku_public_key with DOKU's dashboard, and public_prefix with the URL set there; else it is a forgery",
+		Hint: "compare secret_key and doku_public_key with DOKU's dashboard, and public_prefix with the URL set there; otherwise it is a forgery",
 	},
 	{
 		Name: "partner_service", Case: snap.Unauthorized, Owner: "DOKU's, or ours",
-		Meaning: "signed by DOKU's RSA key, but for a partnerServiceId that is none of the account's",
-		Hint:    "if the partnerServiceId is yours, add it to partner_service_id of the account; else DOKU has called the wrong merchant",
+		Meaning: "signed with DOKU's RSA key, but the account does not have this partnerServiceId",
+		Hint:    "if the partnerServiceId is yours, add it to partner_service_id of the account; otherwise DOKU called the wrong merchant",
 	},
 	{
 		Name: ServiceUnknown, Case: snap.NotFound, Owner: "ours",
@@ -199,11 +199,12 @@ var Inbound = Table{
 		Hint:    "write the service in doku_verify, such as `service 25` for payment notifications",
 	},
 	{
-		Name: "signature_format", Case: snap.Unauthorized, Owner: "a stranger's", Meaning: "X-SIGNATURE is not a signature", Outside: "signature",
+		Name: "signature_format", Case: snap.Unauthorized, Owner: "an unknown caller's",
+		Meaning: "X-SIGNATURE is not a signature", Outside: "signature",
 		Hint: "the call is signed in another form: see the option signature of doku_verify; or somebody else is calling",
 	},
 	{
-		Name: "token_missing", Case: snap.InvalidToken, Owner: "a stranger's", Meaning: "no bearer token",
+		Name: "token_missing", Case: snap.InvalidToken, Owner: "an unknown caller's", Meaning: "no bearer token",
 		Hint: "if DOKU has no token URL of yours, set one in its dashboard, or `token none` in doku_verify",
 	},
 	{
@@ -224,47 +225,49 @@ var Inbound = Table{
 		Hint: "set this machine's clock by NTP",
 	},
 	{
-		Name: "timestamp_format", Case: snap.InvalidFieldFormat, Owner: "a stranger's", Meaning: "X-TIMESTAMP is not a time",
+		Name: "timestamp_format", Case: snap.InvalidFieldFormat, Owner: "an unknown caller's", Meaning: "X-TIMESTAMP is not a time",
 		Hint: "DOKU's time is ISO 8601 with an offset; somebody else is calling, or something in front changes headers",
 	},
 	{
-		Name: ClientUnknown, Case: snap.UnknownClient, Owner: "DOKU's, ours or a stranger's",
+		Name: ClientUnknown, Case: snap.UnknownClient, Owner: "DOKU's, ours or an unknown caller's",
 		Meaning: "no account has this partner id or client key",
 		Hint:    "compare client_id, inbound_client_key and inbound_partner_id with DOKU's dashboard",
 	},
 	{
-		Name: HeaderMissing, Case: snap.InvalidMandatory, Owner: "a stranger's", Meaning: "a SNAP header is missing",
+		Name: HeaderMissing, Case: snap.InvalidMandatory, Owner: "an unknown caller's", Meaning: "a SNAP header is missing",
 		Hint: "DOKU sends all SNAP headers; somebody else is calling, or something in front removes headers",
 	},
 	{
-		Name: "header_repeated", Case: snap.InvalidFieldFormat, Owner: "a stranger's", Meaning: "a SNAP header stands there twice",
+		Name: "header_repeated", Case: snap.InvalidFieldFormat, Owner: "an unknown caller's", Meaning: "a SNAP header occurs twice",
 		Hint: "something in front adds SNAP headers a second time, or somebody else is calling",
 	},
 	{
-		Name: "header_format", Case: snap.InvalidFieldFormat, Owner: "a stranger's", Meaning: "a SNAP header is malformed",
+		Name: "header_format", Case: snap.InvalidFieldFormat, Owner: "an unknown caller's", Meaning: "a SNAP header is malformed",
 		Hint: "DOKU's headers are shorter and well formed; somebody else is calling, or something in front changes them",
 	},
 	{
-		Name: Method, Case: snap.MethodNotAllowed, Owner: "a stranger's", Meaning: "not POST",
+		Name: Method, Case: snap.MethodNotAllowed, Owner: "an unknown caller's", Meaning: "not POST",
 		Hint: "DOKU only posts; somebody else is calling, or a proxy in front changes the method",
 	},
 	{
-		Name: BodyTooLarge, Case: snap.BodyTooLarge, Owner: "a stranger's", Meaning: "more than `max_body`",
-		Hint: "raise max_body of doku_verify, if DOKU means to send so much",
+		Name: BodyTooLarge, Case: snap.BodyTooLarge, Owner: "an unknown caller's", Meaning: "more than `max_body`",
+		Hint: "raise max_body of doku_verify, if DOKU must send so much",
 	},
 	{
-		Name: BodyUnreadable, Case: snap.BadRequest, Owner: "a stranger's", Meaning: "it ended early, or took longer than `body_timeout`",
+		Name: BodyUnreadable, Case: snap.BadRequest, Owner: "an unknown caller's", Meaning: "it ended early, or took longer than `body_timeout`",
 		Hint: "the body ended early or came too slowly: see body_timeout, and what is in front of the sidecar",
 	},
 	{
-		Name: BodyFormat, Case: snap.BadRequest, Owner: "DOKU's", Meaning: "signed, but no JSON",
-		Hint: "the call is DOKU's, but its body is no JSON object; ask DOKU",
+		Name: BodyFormat, Case: snap.BadRequest, Owner: "DOKU's", Meaning: "signed, but not JSON",
+		Hint: "the call is DOKU's, but its body is not a JSON object; ask DOKU",
 	},
 	{
-		Name: "grant_type_missing", Case: snap.InvalidMandatory, Owner: "a stranger's", Meaning: "in a token request", Hint: grantTypeHint,
+		Name: "grant_type_missing", Case: snap.InvalidMandatory, Owner: "an unknown caller's", Meaning: "a token request without grantType",
+		Hint: grantTypeHint,
 	},
 	{
-		Name: "grant_type", Case: snap.InvalidFieldFormat, Owner: "a stranger's", Meaning: "in a token request", Hint: grantTypeHint,
+		Name: "grant_type", Case: snap.InvalidFieldFormat, Owner: "an unknown caller's", Meaning: "a token request with another grantType than client_credentials",
+		Hint: grantTypeHint,
 	},
 	{Name: Other, Case: snap.GeneralError, Owner: "ours", Meaning: "an unexpected error", Hint: "see the error"},
 }
