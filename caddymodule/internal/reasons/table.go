@@ -266,7 +266,8 @@ var Inbound = Table{
 		Hint: grantTypeHint,
 	},
 	{
-		Name: "grant_type", Case: snap.InvalidFieldFormat, Owner: "an unknown caller's", Meaning: "a token request with another grantType than client_credentials",
+		Name: "grant_type", Case: snap.InvalidFieldFormat, Owner: "an unknown caller's",
+		Meaning: "a token request with another grantType than client_credentials",
 		Hint: grantTypeHint,
 	},
 	{Name: Other, Case: snap.GeneralError, Owner: "ours", Meaning: "an unexpected error", Hint: "see the error"},
