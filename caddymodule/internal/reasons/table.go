@@ -268,7 +268,7 @@ var Inbound = Table{
 	{
 		Name: "grant_type", Case: snap.InvalidFieldFormat, Owner: "an unknown caller's",
 		Meaning: "a token request with another grantType than client_credentials",
-		Hint: grantTypeHint,
+		Hint:    grantTypeHint,
 	},
 	{Name: Other, Case: snap.GeneralError, Owner: "ours", Meaning: "an unexpected error", Hint: "see the error"},
 }
