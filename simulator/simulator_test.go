@@ -279,9 +279,9 @@ func TestTheWireContractKnowsTheSimulatorsNotifications(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	about := snap.DescribeNotification(snap.ServiceVAPayment, body)
-	if about.PaymentID != receipt.PaymentRequestID || about.OrderedBy != "    88081" {
-		t.Errorf("found %+v in %s", about, body)
+	id, order := snap.PaymentID(snap.ServiceVAPayment, body), snap.OrderedBy(snap.ServiceVAPayment, body)
+	if id != receipt.PaymentRequestID || order != "    88081" {
+		t.Errorf("found %q and %q in %s", id, order, body)
 	}
 	if ref := snap.ReferenceOf(body); ref.VirtualAccountNo != "88081" || ref.TrxID != "T1" {
 		t.Errorf("found %+v in %s", ref, body)

@@ -9,7 +9,7 @@
 //   - [Timestamp] and [ParseTimestamp]: X-TIMESTAMP;
 //   - [RequestTarget]: the path and query as they stand on the request line;
 //   - [ServiceOf]: the two-digit service code of a method and path;
-//   - [DescribeNotification], [Acknowledge] and [ReferenceOf]: what a call from DOKU is about;
+//   - [PaymentID], [OrderedBy], [Acknowledge] and [ReferenceOf]: what a call from DOKU is about;
 //   - [Case], [ResponseCode] and [AnswerStatus]: response codes, their bodies, and what they mean.
 //
 // Everything here is a pure function of its arguments: no clock, no key, no

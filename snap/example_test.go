@@ -34,9 +34,8 @@ func ExampleCase_Code() {
 	// Output: 25 4012500 404
 }
 
-func ExampleDescribeNotification() {
+func ExamplePaymentID() {
 	body := []byte(`{"virtualAccountNo":"    88081","paymentRequestId":"P-1"}`)
-	about := snap.DescribeNotification(snap.ServiceVAPayment, body)
-	fmt.Printf("%q %q\n", about.PaymentID, about.OrderedBy)
+	fmt.Printf("%q %q\n", snap.PaymentID(snap.ServiceVAPayment, body), snap.OrderedBy(snap.ServiceVAPayment, body))
 	// Output: "P-1" "    88081"
 }

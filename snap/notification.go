@@ -54,21 +54,26 @@ func (s Service) Notification() bool {
 	return found
 }
 
-// Notification is what a notification is about. Fields that the body does not have are
-// empty.
-type Notification struct {
-	PaymentID string // the same for each repeat, and for no other payment
-	OrderedBy string // notifications with the same text are about one virtual account or transaction
-}
-
-// DescribeNotification describes a notification, whose body must be canonical; see
-// [AppendCanonical]. For a service that is none, all is empty.
-func DescribeNotification(service Service, canonical []byte) Notification {
+// PaymentID returns the id of the payment that a notification is about: the same for
+// each repeat, and for no other payment. It is "" if the body has none, or the service is
+// no notification. canonical is the body in canonical form; see [AppendCanonical].
+func PaymentID(service Service, canonical []byte) string {
 	row, found := notifications[service]
 	if !found {
-		return Notification{}
+		return ""
 	}
-	return Notification{PaymentID: row.paymentID(canonical), OrderedBy: StringField(canonical, row.orderedBy)}
+	return row.paymentID(canonical)
+}
+
+// OrderedBy returns what the order of notifications is kept within: notifications with
+// the same text are about one virtual account or transaction. It is "" under the same
+// conditions as [PaymentID]. The two are apart, because each reads the whole body.
+func OrderedBy(service Service, canonical []byte) string {
+	row, found := notifications[service]
+	if !found {
+		return ""
+	}
+	return StringField(canonical, row.orderedBy)
 }
 
 // Acknowledge returns the body of the answer that accepts a notification with this

@@ -41,32 +41,34 @@ func TestAcknowledge(t *testing.T) {
 	}
 }
 
-func TestDescribeNotification(t *testing.T) {
+func TestPaymentIDAndOrder(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		name    string
 		service Service
 		body    string
-		want    Notification
+		id      string
+		order   string
 	}{
 		{
 			"the payment of a virtual account", ServiceVAPayment,
 			`{"virtualAccountNo":"    88081","paymentRequestId":"P-1"}`,
-			Notification{PaymentID: "P-1", OrderedBy: "    88081"},
+			"P-1", "    88081",
 		},
 		{
 			"each status of a direct debit is one of its own, in the order of the transaction", ServiceDebitNotify,
 			`{"originalExternalId":"E-1","latestTransactionStatus":"00"}`,
-			Notification{PaymentID: "E-1/00", OrderedBy: "E-1"},
+			"E-1/00", "E-1",
 		},
-		{"a payment without an id", ServiceVAPayment, `{}`, Notification{}},
-		{"a direct debit without an id", ServiceDebitNotify, `{"latestTransactionStatus":"00"}`, Notification{}},
-		{"an inquiry is no notification", ServiceVAInquiry, `{"virtualAccountNo":"1","paymentRequestId":"P-1"}`, Notification{}},
+		{"a payment without an id", ServiceVAPayment, `{}`, "", ""},
+		{"a direct debit without an id", ServiceDebitNotify, `{"latestTransactionStatus":"00"}`, "", ""},
+		{"an inquiry is no notification", ServiceVAInquiry, `{"virtualAccountNo":"1","paymentRequestId":"P-1"}`, "", ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			if got := DescribeNotification(test.service, []byte(test.body)); got != test.want {
-				t.Errorf("found %+v, expected %+v", got, test.want)
+			id, order := PaymentID(test.service, []byte(test.body)), OrderedBy(test.service, []byte(test.body))
+			if id != test.id || order != test.order {
+				t.Errorf("found %q and %q, expected %q and %q", id, order, test.id, test.order)
 			}
 		})
 	}

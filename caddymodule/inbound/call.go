@@ -16,17 +16,16 @@ import (
 
 // call is a call from DOKU, or from somebody who claims to be DOKU.
 type call struct {
-	account   *doku.Account // nil until it is known
-	service   snap.Service
-	method    string
-	target    string // path and query as DOKU called them
-	body      []byte
-	read      bool // body is complete
-	verified  verifier.Verified
-	id        ledger.Identity // once it is verified
-	orderedBy string          // see [snap.Notification]
-	age       time.Duration   // of its X-TIMESTAMP when it was checked
-	aged      bool            // age is known
+	account  *doku.Account // nil until it is known
+	service  snap.Service
+	method   string
+	target   string // path and query as DOKU called them
+	body     []byte
+	read     bool // body is complete
+	verified verifier.Verified
+	id       ledger.Identity // once it is verified
+	age      time.Duration   // of its X-TIMESTAMP when it was checked
+	aged     bool            // age is known
 
 	reference *snap.Reference // read on first use
 
@@ -45,16 +44,18 @@ type Call struct {
 	Verified bool       // the call is DOKU's; false only with `enforce report`
 	Parent   trace.Span // of the spans of requests to the app
 
-	orderedBy string
+	canonical []byte // the body; until doku_verify returns
 }
 
 // OrderingKey returns the key within which the inbox keeps the order of notifications:
-// that of the virtual account or transaction, or of the call alone.
+// that of the virtual account or transaction, or of the call alone. Only a handler that
+// has not returned may call it.
 func (c *Call) OrderingKey() string {
-	if c.orderedBy == "" {
+	orderedBy := snap.OrderedBy(c.Service, c.canonical)
+	if orderedBy == "" {
 		return c.ID.Account + "/" + c.ID.Key()
 	}
-	sum := sha256.Sum256([]byte(string(c.ID.Service) + "\x00" + c.orderedBy))
+	sum := sha256.Sum256([]byte(string(c.Service) + "\x00" + orderedBy))
 	return c.ID.Account + "/" + hex.EncodeToString(sum[:16])
 }
 
@@ -69,7 +70,7 @@ func FromContext(ctx context.Context) (*Call, bool) {
 // passOn returns a context for the handlers behind doku_verify.
 func (in *call) passOn(ctx context.Context, verified bool) context.Context {
 	return context.WithValue(ctx, callKey{}, &Call{
-		Account: in.account, Service: in.service, ID: in.id, Body: in.body, Verified: verified, orderedBy: in.orderedBy,
+		Account: in.account, Service: in.service, ID: in.id, Body: in.body, Verified: verified, canonical: in.verified.Canonical,
 		Parent: trace.SpanFromContext(ctx),
 	})
 }

@@ -222,6 +222,7 @@ func (v *Verify) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhtt
 		in.service, _ = snap.ServiceOf(in.method, in.target)
 	}
 	rejection := v.verify(in, w, r)
+	defer func() { httpio.PutBuffer(in.verified.Canonical) }() // nothing behind this handler keeps it
 	rej := rejecter{Base: v.base, service: in.service, account: in.accountName()}
 	switch {
 	case v.Enforce == enforceReport:
@@ -304,11 +305,8 @@ func (v *Verify) identify(in *call, head *verifier.Head) *reasons.Rejection {
 		Account: in.account.Name, Service: in.service, ExternalID: head.ExternalID, Day: snap.Day(head.Timestamp), Digest: in.verified.Digest,
 	}
 	if in.service.Notification() {
-		about := snap.DescribeNotification(in.service, in.verified.Canonical)
-		in.id.PaymentID, in.orderedBy = about.PaymentID, about.OrderedBy
+		in.id.PaymentID = snap.PaymentID(in.service, in.verified.Canonical)
 	}
-	httpio.PutBuffer(in.verified.Canonical)
-	in.verified.Canonical = nil
 	telemetry.VerifiedCalls.WithLabelValues(in.account.Name, string(in.verified.Signature), string(in.verified.BodyForm)).Inc()
 	return nil
 }
