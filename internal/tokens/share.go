@@ -16,9 +16,9 @@ const (
 	tokenFetchKey = "token/fetch" // leased to the sidecar that fetches
 	tokenLabel    = "fetch"
 
-	fetchLease  = 4 * time.Second // the longest time that a sidecar that dies while fetching blocks the others
-	fetchPoll   = 100 * time.Millisecond
-	lookEvery   = time.Second // at most, for a token that another sidecar has fetched
+	fetchLease  = 4 * time.Second        // the longest time that a sidecar that dies while fetching blocks the others
+	fetchPoll   = 100 * time.Millisecond // between two looks for the token that another sidecar fetches
+	lookEvery   = time.Second            // at most, for a token that another sidecar has fetched
 	lookTimeout = 2 * time.Second
 )
 
@@ -30,27 +30,59 @@ type sharedToken struct {
 }
 
 // obtain gets a token from the store, or from DOKU. One from the store must be neither
-// have, which is to be replaced, nor rejected, which DOKU has rejected; with wantNew,
-// another sidecar must be fetching it now. Only one sidecar at a time asks DOKU. If the
-// store is away, this one does not wait for it.
+// have, which is to be replaced, nor rejected, which DOKU has rejected. With wantNew,
+// another sidecar must have fetched it meanwhile. Only one sidecar at a time asks DOKU.
+// While another one does, a usable token in the store is taken at once: a renewal makes
+// nobody wait. If the store is away, obtain asks DOKU without it.
 func (s *Source) obtain(ctx context.Context, have *Token, rejected string, wantNew bool) (*Token, error) {
 	if s.store == nil {
 		return s.fetch(ctx)
 	}
 	ctx, cancel := context.WithTimeout(ctx, 2*fetchDeadline)
 	defer cancel()
-	lease, waited, err := s.leaseFetch(ctx)
-	switch {
-	case err != nil && ctx.Err() != nil:
-		return nil, s.ended(ctx)
-	case err != nil:
-		s.log.WarnContext(ctx, "the store is away, so this sidecar fetches a token by itself", "client_id", s.clientID, "error", err)
-		return s.fetch(ctx)
+	for {
+		lease, err := s.tryLease(ctx)
+		switch {
+		case err != nil && ctx.Err() != nil:
+			return nil, s.ended(ctx)
+		case err != nil:
+			s.log.WarnContext(ctx, "the store is away, so this sidecar fetches a token by itself", "client_id", s.clientID, "error", err)
+			return s.fetch(ctx)
+		}
+		// After the attempt to get the lease: an earlier holder stores its token first, and
+		// then ends its lease.
+		kept := s.kept(ctx, have, rejected)
+		if kept != nil && !wantNew {
+			if lease != nil {
+				_ = lease.Release(ctx) // without the store, the lease expires
+			}
+			return kept, nil
+		}
+		if lease != nil {
+			return s.fetchForAll(ctx, lease)
+		}
+		wantNew = false // the sidecar that has the lease is about to store a new one
+		select {
+		case <-time.After(fetchPoll):
+		case <-ctx.Done():
+			return nil, s.ended(ctx)
+		}
 	}
+}
+
+// tryLease returns the right to fetch, or nil while another sidecar has it.
+func (s *Source) tryLease(ctx context.Context) (*store.Lease, error) {
+	lease, _, err := s.locks.TryAcquire(ctx, tokenLabel, tokenFetchKey)
+	if errors.Is(err, store.ErrInFlight) || errors.Is(err, store.ErrOtherUse) { // earlier versions lease without a label
+		return nil, nil
+	}
+	return lease, err
+}
+
+// fetchForAll fetches a token and stores it, and then ends the lease. If the lease
+// expires meanwhile, two sidecars may fetch: an extra token, no harm.
+func (s *Source) fetchForAll(ctx context.Context, lease *store.Lease) (*Token, error) {
 	defer func() { _ = lease.Release(ctx) }() // without the store, the lease expires
-	if kept := s.kept(ctx, have, rejected); kept != nil && (waited || !wantNew) {
-		return kept, nil
-	}
 	t, err := s.fetch(ctx)
 	if err != nil {
 		return nil, err
@@ -63,27 +95,6 @@ func (s *Source) obtain(ctx context.Context, have *Token, rejected string, wantN
 		s.log.WarnContext(ctx, "the new token could not be shared with other sidecars", "client_id", s.clientID, "error", err)
 	}
 	return t, nil
-}
-
-// leaseFetch waits for the right to fetch. waited says that another sidecar has fetched
-// meanwhile, or tried to. If the lease expires, two may fetch: an extra token, no harm.
-func (s *Source) leaseFetch(ctx context.Context) (lease *store.Lease, waited bool, err error) {
-	lease, _, err = s.locks.TryAcquire(ctx, tokenLabel, tokenFetchKey)
-	for err != nil && ctx.Err() == nil {
-		switch {
-		case errors.Is(err, store.ErrInFlight):
-		case errors.Is(err, store.ErrOtherUse): // a sidecar of an earlier version, whose leases have no label
-			select {
-			case <-time.After(fetchPoll):
-			case <-ctx.Done():
-			}
-		default:
-			return nil, waited, err
-		}
-		waited = true
-		lease, _, err = s.locks.Acquire(ctx, tokenLabel, tokenFetchKey)
-	}
-	return lease, waited, err
 }
 
 func (s *Source) ended(ctx context.Context) error {

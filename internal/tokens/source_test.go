@@ -598,3 +598,70 @@ func TestASidecarWaitsForOneOfTheVersionBeforeThatFetches(t *testing.T) {
 		}
 	})
 }
+
+func TestAWaitingSidecarTakesTheTokenSoonAfterAnotherOneHasIt(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		memory := store.NewMemory()
+		defer memory.Close()
+		doku := dokuFor(t, 0)
+		doku.SetFault(Path, &simulator.Fault{Delay: 3200 * time.Millisecond, Normal: true})
+		fetching, _ := sourceOf(t, doku, memory)
+		defer fetching.Close()
+		waiting, _ := sourceOf(t, doku, memory)
+		defer waiting.Close()
+		var fetched, taken time.Time
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if _, err := fetching.Token(t.Context()); err != nil {
+				t.Error(err)
+			}
+			fetched = time.Now()
+		})
+		synctest.Wait() // the first one has the lease
+		wg.Go(func() {
+			if _, err := waiting.Token(t.Context()); err != nil {
+				t.Error(err)
+			}
+			taken = time.Now()
+		})
+		wg.Wait()
+		if late := taken.Sub(fetched); late > fetchPoll {
+			t.Errorf("it took the token %s after it was there, expected at most %s", late, fetchPoll)
+		}
+		if n := requests(doku); n != 1 {
+			t.Errorf("%d token requests, expected one", n)
+		}
+	})
+}
+
+func TestAStartingSidecarUsesTheSharedTokenWhileAnotherOneRenewsIt(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		memory := store.NewMemory()
+		defer memory.Close()
+		doku := dokuFor(t, 0)
+		renewing, _ := sourceOf(t, doku, memory)
+		defer renewing.Close()
+		shared, err := renewing.Token(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(12 * time.Minute) // it is due for renewal, and good for 3 minutes more
+		doku.SetFault(Path, &simulator.Fault{Delay: 7 * time.Second, Normal: true})
+		if _, ok := renewing.Current(t.Context()); !ok {
+			t.Fatal("the token is not used until it expires")
+		}
+		synctest.Wait() // the renewal has the lease
+		starting, _ := sourceOf(t, doku, memory)
+		defer starting.Close()
+		start := time.Now()
+		got, err := starting.Token(t.Context())
+		if err != nil || got.Value != shared.Value {
+			t.Errorf("found another token than the shared one, error %v", err)
+		}
+		if waited := time.Since(start); waited > 0 {
+			t.Errorf("a call waited %s for a token that was there", waited)
+		}
+	})
+}
