@@ -2,6 +2,8 @@ package signer_test
 
 import (
 	"bytes"
+	"crypto/rand"
+	"crypto/rsa"
 	"fmt"
 	"net/http"
 	"time"
@@ -34,4 +36,19 @@ func Example() {
 	}
 	fmt.Println(req.Header.Get("X-TIMESTAMP"), len(req.Header.Get("X-SIGNATURE")))
 	// Output: 2026-08-27T09:00:00+07:00 88
+}
+
+// A token request is signed with the merchant's RSA key. Its body is not signed.
+func ExampleSignTokenRequest() {
+	key, err := rsa.GenerateKey(rand.Reader, 2048) // see ParsePrivateKey for one from a file
+	if err != nil {
+		panic(err)
+	}
+	h := make(http.Header)
+	err = signer.SignTokenRequest(h, key, "BRN-0211-1696919651918", time.Date(2026, 8, 27, 9, 0, 0, 0, snap.WIB))
+	if err != nil {
+		panic(err)
+	}
+	fmt.Println(h.Get("X-CLIENT-KEY"), h.Get("X-TIMESTAMP"), len(h.Get("X-SIGNATURE")))
+	// Output: BRN-0211-1696919651918 2026-08-27T09:00:00+07:00 344
 }

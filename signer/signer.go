@@ -34,7 +34,7 @@ type Signer struct {
 // New returns a signer for a client id, such as "BRN-0211-1696919651918", and the
 // secret key that belongs to it. Both are required; see [ErrIncomplete].
 func New(clientID string, secret *snap.Secret) (*Signer, error) {
-	if clientID == "" || secret == nil {
+	if clientID == "" || secret == nil || len(secret.Bytes()) == 0 {
 		return nil, fmt.Errorf("signer: %w: expected a client id and a secret", ErrIncomplete)
 	}
 	return &Signer{clientID, secret}, nil
@@ -56,6 +56,9 @@ type Request struct {
 // string to sign (DOKU, "Symmetric Signature"). Sign each attempt anew: DOKU refuses an
 // old time. The error is [ErrIncomplete]; then h is unchanged.
 func (s *Signer) Sign(h http.Header, r Request) error {
+	if s.secret == nil {
+		return fmt.Errorf("signing a request: %w: the signer has no secret; make it with New", ErrIncomplete)
+	}
 	if r.Method == "" || r.Target == "" || r.Token == "" || r.Time.IsZero() || r.ExternalID == "" || r.ChannelID == "" {
 		return fmt.Errorf("signing a request: %w: expected method, target, token, time, external id and channel id", ErrIncomplete)
 	}

@@ -57,14 +57,18 @@ func TestWhatIsIncompleteIsNotSigned(t *testing.T) {
 	secret := snap.NewSecret([]byte("SK-test"))
 	_, noClient := New("", secret)
 	_, noSecret := New(client, nil)
+	_, emptySecret := New(client, snap.NewSecret(nil))
 	s, err := New(client, secret)
 	if err != nil {
 		t.Fatal(err)
 	}
 	h := make(http.Header)
+	complete := Request{Method: "GET", Target: "/", Token: "token", Time: time.Now(), ExternalID: "1", ChannelID: "H2H"}
 	for name, err := range map[string]error{
 		"a signer without a client id":       noClient,
 		"a signer without a secret":          noSecret,
+		"a signer with an empty secret":      emptySecret,
+		"a signer that New has not made":     new(Signer).Sign(h, complete),
 		"a request without anything":         s.Sign(h, Request{}),
 		"a request without a token":          s.Sign(h, Request{Method: "GET", Target: "/", Time: time.Now(), ExternalID: "1", ChannelID: "H2H"}),
 		"a token request without a key":      SignTokenRequest(h, nil, client, time.Now()),

@@ -1,11 +1,14 @@
 package verifier_test
 
 import (
+	"crypto/rand"
+	"crypto/rsa"
 	"errors"
 	"fmt"
 	"net/http"
 	"time"
 
+	"github.com/caddy-doku/caddy-doku/signer"
 	"github.com/caddy-doku/caddy-doku/snap"
 	"github.com/caddy-doku/caddy-doku/verifier"
 )
@@ -46,4 +49,44 @@ func Example() {
 	// Output:
 	// 1 received <nil>
 	// true signature
+}
+
+// DOKU asks for a token before it calls. The request is verified by its RSA signature,
+// and gets a token that the issuer recognizes later.
+func ExampleTokenRequest() {
+	now := time.Date(2026, 8, 27, 9, 0, 0, 0, snap.WIB)
+	doku, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		panic(err)
+	}
+	requests, err := verifier.NewTokenRequest("BRN-1", []*rsa.PublicKey{&doku.PublicKey}, verifier.Window{})
+	if err != nil {
+		panic(err)
+	}
+	issuer, err := verifier.NewIssuer("BRN-1", []*snap.Secret{snap.NewSecret([]byte("SK-secret"))}, func() time.Time { return now })
+	if err != nil {
+		panic(err)
+	}
+
+	// DOKU sends this. It signs as a merchant does, with its own key.
+	h := make(http.Header)
+	if err := signer.SignTokenRequest(h, doku, "BRN-1", now); err != nil {
+		panic(err)
+	}
+	body := []byte(`{"grantType":"client_credentials"}`)
+
+	if err := requests.Verify(h, body, now); err != nil {
+		panic(err)
+	}
+	token, err := issuer.Issue()
+	if err != nil {
+		panic(err)
+	}
+	fmt.Println(issuer.Check(token), verifier.TokenLife)
+
+	err = requests.Verify(h, body, now.Add(time.Hour))
+	fmt.Println(verifier.Reason(err))
+	// Output:
+	// <nil> 15m0s
+	// timestamp_old
 }

@@ -38,6 +38,9 @@ func NewTokenRequest(clientKey string, keys []*rsa.PublicKey, window Window) (*T
 	if clientKey == "" || len(keys) == 0 || slices.Contains(keys, nil) {
 		return nil, fmt.Errorf("%w: token requests need a client key and a public key of DOKU", ErrConfig)
 	}
+	if err := window.valid(); err != nil {
+		return nil, err
+	}
 	return &TokenRequest{clientKey, keys, window}, nil
 }
 
@@ -132,10 +135,11 @@ type goodToken struct {
 }
 
 // NewIssuer returns the issuer of the account clientID. The first of secrets
-// signs new tokens, all of them recognize earlier ones. now is the clock.
+// signs new tokens, all of them recognize earlier ones. now is the clock. The error is
+// [ErrConfig] if one of them is missing.
 func NewIssuer(clientID string, secrets []*snap.Secret, now func() time.Time) (*Issuer, error) {
-	if clientID == "" || len(secrets) == 0 {
-		return nil, errors.New("token issuer: a client id and a secret are required")
+	if clientID == "" || !usable(secrets) || now == nil {
+		return nil, fmt.Errorf("%w: a token issuer needs a client id, a secret and a clock", ErrConfig)
 	}
 	i := &Issuer{clientID: clientID, now: now}
 	for _, secret := range secrets {
@@ -153,6 +157,9 @@ func NewIssuer(clientID string, secrets []*snap.Secret, now func() time.Time) (*
 
 // Issue returns a new token, good for [TokenLife].
 func (i *Issuer) Issue() (string, error) {
+	if len(i.keys) == 0 {
+		return "", fmt.Errorf("%w: the token issuer has no secret; make it with NewIssuer", ErrConfig)
+	}
 	now := i.now()
 	token, err := jwt.NewWithClaims(jwt.SigningMethodHS256, jwt.RegisteredClaims{
 		Issuer:    tokenIssuer,

@@ -121,6 +121,14 @@ func (w Window) orDefault() Window {
 	return w
 }
 
+// valid returns [ErrConfig] for a window that could be empty.
+func (w Window) valid() error {
+	if w.Past < 0 || w.Future < 0 {
+		return fmt.Errorf("%w: expected a window of positive durations, found %s and %s", ErrConfig, w.Past, w.Future)
+	}
+	return nil
+}
+
 func (w Window) check(text string, now time.Time) (time.Time, error) {
 	w = w.orDefault()
 	t, err := snap.ParseTimestamp(text)

@@ -98,9 +98,9 @@ func New(cfg Config) (*Verifier, error) {
 	}
 	for _, form := range cfg.Signatures {
 		switch {
-		case form == Symmetric && (len(cfg.Secrets) == 0 || slices.Contains(cfg.Secrets, nil)):
+		case form == Symmetric && !usable(cfg.Secrets):
 			return nil, fmt.Errorf("%w: symmetric signatures need a secret", ErrConfig)
-		case form == Symmetric && cfg.Token == TokenIssued && cfg.Tokens == nil:
+		case form == Symmetric && cfg.Token == TokenIssued && (cfg.Tokens == nil || len(cfg.Tokens.keys) == 0):
 			return nil, fmt.Errorf("%w: the token mode %q needs the issuer of the tokens", ErrConfig, TokenIssued)
 		case form == Asymmetric && (len(cfg.Keys) == 0 || slices.Contains(cfg.Keys, nil)):
 			return nil, fmt.Errorf("%w: asymmetric signatures need a public key of DOKU", ErrConfig)
@@ -115,12 +115,23 @@ func New(cfg Config) (*Verifier, error) {
 	default:
 		return nil, fmt.Errorf("%w: expected the token mode %q, %q or %q, found %q", ErrConfig, TokenIssued, TokenAny, TokenNone, cfg.Token)
 	}
+	if err := cfg.Window.valid(); err != nil {
+		return nil, err
+	}
 	return &Verifier{cfg}, nil
 }
 
-// Verify checks a call whose body is there already. method and target are those that
-// DOKU has called, before any rewrite; target is the path with its query. The error is a
-// [*Refusal]. To read a body only if the headers are right, use [Verifier.Head].
+// usable reports whether there are secrets, and none is empty: everybody can sign with
+// an empty one.
+func usable(secrets []*snap.Secret) bool {
+	empty := func(secret *snap.Secret) bool { return secret == nil || len(secret.Bytes()) == 0 }
+	return len(secrets) > 0 && !slices.ContainsFunc(secrets, empty)
+}
+
+// Verify checks a whole call at the instant now. method and target are those that DOKU
+// has called, before any rewrite; target is the path with its query. The body must be
+// JSON. The error is a [*Refusal]. To read the body only if the headers are right, use
+// [Verifier.Head].
 func (v *Verifier) Verify(method, target string, h http.Header, body []byte, now time.Time) (Verified, error) {
 	head, err := v.Head(method, target, h, now)
 	if err != nil {
@@ -153,14 +164,11 @@ type Verified struct {
 	Signature SignatureForm // which matched
 	BodyForm  BodyForm      // for which it matched
 
-	// Digest identifies the body whatever its white space and escapes: the
-	// SHA-256 of its canonical form, or of the body as it is if it has none.
+	// Digest identifies the body whatever its white space and escapes: it is the SHA-256
+	// of the canonical form.
 	Digest [sha256.Size]byte
 
-	// Valid is nil if the body is JSON, else what is wrong with it.
-	Valid error
-
-	// Canonical is the body in canonical form, if it is JSON.
+	// Canonical is the body in canonical form; see [snap.AppendCanonical].
 	Canonical []byte
 }
 
@@ -246,18 +254,25 @@ func (v *Verifier) decode(form SignatureForm, sent string) ([]byte, error) {
 	return nil, err
 }
 
-// Verify checks the signature with the body. memory is empty, with spare capacity
-// for [Verified.Canonical] to use; it may be nil. The error is a [*Refusal].
+// Verify checks the signature with the body, and then that the body is JSON, else
+// [ErrBodyFormat]. memory is empty, with spare
+// capacity for [Verified.Canonical] to use; it may be nil. The error is a [*Refusal].
 func (h *Head) Verify(body, memory []byte) (Verified, error) {
+	if h.signature == nil {
+		return Verified{}, refuse(snap.Unauthorized, "%w: its headers were not checked, or not accepted", ErrSignature)
+	}
 	canonical, _, invalid := snap.AppendCanonical(memory, body)
-	result := Verified{ExternalID: h.ExternalID, Timestamp: h.Timestamp, Signature: h.form, Valid: invalid, Canonical: canonical}
-	if !h.match(&result, body) {
+	result := Verified{ExternalID: h.ExternalID, Timestamp: h.Timestamp, Signature: h.form, Canonical: canonical}
+	if !h.match(&result, body, invalid == nil) {
 		return Verified{}, refuse(snap.Unauthorized,
 			"%w: %s, for %.20s %.200q, body of %d bytes, at %s; is %s the one of this environment, and does anything in front of the sidecar change path or body?",
 			ErrSignature, h.form, h.method, h.target, len(body), h.timestamp,
 			map[SignatureForm]string{Symmetric: "secret_key", Asymmetric: "doku_public_key"}[h.form])
 	}
-	if h.form == Asymmetric && invalid == nil {
+	if invalid != nil {
+		return Verified{}, refuse(snap.BadRequest, "%w: %w", ErrBodyFormat, invalid)
+	}
+	if h.form == Asymmetric {
 		if err := h.verifier.own(canonical); err != nil {
 			return Verified{}, err
 		}
@@ -279,17 +294,17 @@ func (v *Verifier) own(body []byte) error {
 
 // match looks for the form of the body under which the signature is right, and
 // completes result.
-func (h *Head) match(result *Verified, body []byte) bool {
-	isCanonical := result.Valid == nil && bytes.Equal(result.Canonical, body)
+func (h *Head) match(result *Verified, body []byte, isJSON bool) bool {
+	isCanonical := isJSON && bytes.Equal(result.Canonical, body)
 	received := snap.Digest(body)
 	result.Digest = received
-	if result.Valid == nil && !isCanonical {
+	if isJSON && !isCanonical {
 		result.Digest = snap.Digest(result.Canonical)
 	}
 	if result.BodyForm = BodyAsReceived; h.signed(received) {
 		return true
 	}
-	if result.Valid != nil || isCanonical {
+	if !isJSON || isCanonical {
 		return false
 	}
 	result.BodyForm = BodyMinified
