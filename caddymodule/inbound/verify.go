@@ -289,9 +289,6 @@ func (v *Verify) check(in *call, w http.ResponseWriter, r *http.Request) *reason
 
 // identify completes the identity of a call whose signature matches.
 func (v *Verify) identify(in *call, head *verifier.Head) *reasons.Rejection {
-	if invalid := in.verified.Valid; invalid != nil {
-		return reject(reasons.BodyFormat, "", fmt.Errorf("%w: %w", verifier.ErrBodyFormat, invalid))
-	}
 	if in.service == snap.ServiceUnknown {
 		return reject(
 			reasons.ServiceUnknown,
