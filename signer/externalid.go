@@ -10,14 +10,13 @@ import (
 const (
 	externalIDTime    = 13 // digits of the time in milliseconds
 	externalIDRandom  = 19 // digits, so 32 in all
-	externalIDLongest = 36 // what DOKU takes; that it be numeric is the standard's word
+	externalIDLongest = 36 // DOKU's limit; the SNAP standard asks for digits
 )
 
 // ExternalID returns a new X-EXTERNAL-ID: 32 digits, the time now in
-// milliseconds followed by 19 random ones read from random. Sidecars need not
-// agree on anything to stay apart: two ids made in the same millisecond are
-// equal once in 10^19, and ids made in different milliseconds never are. The
-// error is random's.
+// milliseconds followed by 19 random ones read from random. Sidecars
+// need no coordination: two ids of the same millisecond are equal once in 10^19, and
+// ids of different milliseconds never are. An error comes from random.
 func ExternalID(now time.Time, random io.Reader) (string, error) {
 	const space = uint64(1e19)
 	var b [8]byte

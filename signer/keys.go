@@ -36,21 +36,20 @@ var (
 const (
 	smallestKey = 2048 // bits
 	largestKey  = 64 << 10
-	mostRounds  = 10_000_000 // of a key derivation, lest a file keep the machine busy
+	mostRounds  = 10_000_000 // of a key derivation, so that no file keeps the machine busy
 )
 
 const howToConvert = "convert it with `openssl pkcs8 -topk8 -nocrypt -in <file> -out <new file>`"
 
 // ParsePrivateKey reads an RSA private key of 2048 bits or more: PKCS#1, PKCS#8,
-// or PKCS#8 encrypted with passphrase, be it the usual way (PBES2) or the one of
+// or PKCS#8 encrypted with passphrase: by PBES2, which is usual, or by
 // `openssl pkcs8 -v1 PBE-SHA1-3DES`, which DOKU's guide uses. The key may be PEM,
 // with any text or other PEM around it, with line ends of any kind, with "\n"
 // written out as backslash and n, or on a single line; the base64 of PEM alone; or
-// DER. The passphrase is not looked at if the key is not encrypted.
+// DER. A key that is not encrypted needs no passphrase, and ignores it.
 //
-// Of PBES2 it knows AES-CBC and 3DES with PBKDF2 and SHA-1 or SHA-256, what openssl
-// makes unless told otherwise. For other encryptions the error tells the openssl
-// command that takes them off.
+// Of PBES2 it reads AES-CBC and 3DES with PBKDF2 and SHA-1 or SHA-256, the defaults of
+// openssl. For another encryption, the error has the openssl command that removes it.
 func ParsePrivateKey(data, passphrase []byte) (*rsa.PrivateKey, error) {
 	kind, der, err := unwrap(data, beginPrivate)
 	if err != nil {
@@ -93,7 +92,7 @@ func privateFromDER(der []byte) (*rsa.PrivateKey, error) {
 	return key, nil
 }
 
-// notPrivate says what der is, when it is not an RSA private key.
+// notPrivate returns the error for der, which is not an RSA private key. It names the kind.
 func notPrivate(der []byte) error {
 	if _, err := x509.ParseECPrivateKey(der); err == nil {
 		return fmt.Errorf("%w: expected an RSA private key, found an elliptic curve one", ErrKeyKind)
@@ -151,8 +150,7 @@ func bigEnough(key *rsa.PublicKey) error {
 	return nil
 }
 
-// Fingerprint returns what tells a public key from others and may be logged:
-// "SHA256:" and the base64 of the SHA-256 of its SubjectPublicKeyInfo.
+// Fingerprint identifies a public key in logs: it is "SHA256:" and the base64 of the SHA-256 of its SubjectPublicKeyInfo.
 func Fingerprint(key *rsa.PublicKey) string {
 	der, err := x509.MarshalPKIXPublicKey(key)
 	if err != nil {

@@ -52,7 +52,7 @@ func TestSignTokenRequest(t *testing.T) {
 	}
 }
 
-func TestWhatIsIncompleteIsNotSigned(t *testing.T) {
+func TestAnIncompleteRequestIsNotSigned(t *testing.T) {
 	t.Parallel()
 	secret := snap.NewSecret([]byte("SK-test"))
 	_, noClient := New("", secret)

@@ -30,8 +30,8 @@ type TokenRequest struct {
 	window    Window
 }
 
-// NewTokenRequest returns a check of token requests. clientKey is what X-CLIENT-KEY must
-// be: the client id, unless DOKU was given another. keys are DOKU's; one must match,
+// NewTokenRequest returns a check of token requests. X-CLIENT-KEY must be clientKey:
+// the client id, unless DOKU was given another. keys are DOKU's; one must match,
 // several during a change of keys. A zero window is [DefaultWindow]. The error is
 // [ErrConfig].
 func NewTokenRequest(clientKey string, keys []*rsa.PublicKey, window Window) (*TokenRequest, error) {
@@ -194,7 +194,7 @@ func (i *Issuer) Check(token string) error {
 			i.last.Store(&goodToken{strings.Clone(token), claims.ExpiresAt.Time})
 			return nil
 		case errors.Is(err, jwt.ErrTokenExpired):
-			// Only a token whose signature is right gets this far.
+			// The parser checks the signature first, so this token is ours.
 			return refuse(snap.InvalidToken, "%w; DOKU has to ask for another", ErrTokenExpired)
 		}
 		failed = refuse(snap.InvalidToken, "%w: %w", ErrTokenInvalid, err)

@@ -1,11 +1,11 @@
-// Package verifier proves that a call to a merchant is DOKU's, unaltered and
+// Package verifier proves that a call to a merchant comes from DOKU, unaltered and
 // fresh.
 //
 // It is a plain library: it knows nothing of Caddy, reads no environment and no
 // global clock. The pieces, in the order in which a call meets them:
 //
 //   - [TokenRequest]: DOKU asks the merchant for a token, signed with DOKU's RSA key;
-//   - [Issuer]: the token that is given, and recognized again, without shared state;
+//   - [Issuer]: gives that token, and recognizes it again, without shared state;
 //   - [Verifier]: headers, time, token and signature of an inquiry or notification.
 //
 // Every refusal is a [*Refusal]: it wraps one of the sentinel errors below, and
@@ -89,7 +89,7 @@ func Reason(err error) string {
 }
 
 // Refusal is the error of a call that must not reach the app. Its text is for
-// the operator's log; DOKU is told the Case only.
+// the operator's log. Answer DOKU with the Case only.
 type Refusal struct {
 	Case snap.Case
 	Err  error
@@ -103,14 +103,14 @@ func refuse(c snap.Case, format string, args ...any) *Refusal {
 }
 
 // Window is how far the X-TIMESTAMP of a call may lie from the clock. The zero value is
-// [DefaultWindow]. DOKU's own tolerance is not documented.
+// [DefaultWindow]; if only one of the two is zero, it allows nothing on that side. DOKU's own tolerance is not documented.
 type Window struct {
 	Past   time.Duration
 	Future time.Duration
 }
 
-// DefaultWindow allows ten minutes back, for a call that was held up, and two
-// ahead, for clocks that differ.
+// DefaultWindow allows ten minutes back, for a call that was delayed, and two ahead, for
+// clocks that differ.
 var DefaultWindow = Window{Past: 10 * time.Minute, Future: 2 * time.Minute}
 
 // orDefault returns w, or [DefaultWindow] if w is zero.
@@ -135,7 +135,7 @@ func (w Window) check(text string, now time.Time) (time.Time, error) {
 	if err != nil {
 		return time.Time{}, refuseTimestamp("%w: %w", ErrTimestampFormat, err)
 	}
-	switch { // times are compared, and not durations, whose range ends after 292 years
+	switch { // it compares times, because a duration ends at 292 years
 	case t.Before(now.Add(-w.Past)):
 		return t, refuseTimestamp("%w: %s is %s before this machine's clock, at most %s is allowed", ErrTimestampOld, text,
 			now.Sub(t).Round(time.Second), w.Past)

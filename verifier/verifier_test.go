@@ -48,7 +48,7 @@ func issue(t testing.TB, i *Issuer) string {
 	return token
 }
 
-// Call is a call of DOKU's.
+// Call is a DOKU call.
 type Call struct {
 	Method, Target string
 	Header         http.Header

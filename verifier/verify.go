@@ -18,13 +18,13 @@ import (
 	"github.com/caddy-doku/caddy-doku/snap"
 )
 
-// TokenMode is what the bearer token of a call has to be.
+// TokenMode says which bearer token a call must have.
 type TokenMode string
 
 // The modes.
 const (
 	TokenIssued TokenMode = "issued" // one that the [Issuer] gave to DOKU for this account
-	TokenAny    TokenMode = "any"    // any; it is part of the string to sign, whose place is empty if there is none
+	TokenAny    TokenMode = "any"    // any or none; its place in the string to sign is empty if there is none
 	TokenNone   TokenMode = "none"   // none; its place in the string to sign is empty
 )
 
@@ -37,10 +37,10 @@ const (
 	Symmetric SignatureForm = "symmetric"
 
 	// Asymmetric is SHA256withRSA, by which DOKU signed in the past (DOKU,
-	// "Asymmetric Signature"; see [snap.AppendAsymmetricStringToSign]). It has no
-	// token in it, so none is looked for. Nor does anything else in it say for whom
-	// DOKU has signed, which may use one key for all merchants: the body must name a
-	// partner service id of the account's.
+	// "Asymmetric Signature"; see [snap.AppendAsymmetricStringToSign]). It covers
+	// neither a token, so that the verifier ignores one, nor a merchant, though DOKU may
+	// use one key for all of them. So the body must name a partner service id of the
+	// account.
 	Asymmetric SignatureForm = "asymmetric"
 )
 
@@ -56,16 +56,16 @@ const (
 
 // Config says which calls a [Verifier] accepts.
 type Config struct {
-	PartnerID string // what X-PARTNER-ID must be; required
+	PartnerID string // the value that X-PARTNER-ID must have; required
 
 	// Signatures are the accepted forms. Default: Symmetric.
 	Signatures []SignatureForm
 
-	// Secrets are the account's, for the symmetric form: one must match. Several during a
-	// change of secrets.
+	// Secrets are the account's, for the symmetric form: one must match. There are several
+	// during a change of secrets.
 	Secrets []*snap.Secret
 
-	// Token is what the bearer token must be, for the symmetric form. Default:
+	// Token says which bearer token a call must have, for the symmetric form. Default:
 	// TokenIssued, which needs Tokens.
 	Token  TokenMode
 	Tokens *Issuer
@@ -81,11 +81,12 @@ type Config struct {
 // Verifier checks DOKU's inquiries and notifications. It is safe for concurrent use.
 type Verifier struct{ cfg Config }
 
-// ErrConfig is the error of a configuration that could accept no call.
+// ErrConfig is the error of a configuration that would accept no call, or forged ones.
 var ErrConfig = errors.New("verifier: the configuration is not complete")
 
-// New returns a verifier. It fails with [ErrConfig] if a setting is unknown, or missing
-// for one of the accepted forms.
+// New returns a verifier. The error is [ErrConfig] if a setting is unknown, or missing for
+// one of the accepted forms, or if a secret is empty. It derives nothing, so that a
+// verifier for each request is cheap.
 func New(cfg Config) (*Verifier, error) {
 	if cfg.Token == "" {
 		cfg.Token = TokenIssued
@@ -156,7 +157,7 @@ type Head struct {
 	signature []byte
 }
 
-// Verified is a call that is DOKU's.
+// Verified is a call that comes from DOKU.
 type Verified struct {
 	ExternalID string
 	Timestamp  time.Time
@@ -172,8 +173,8 @@ type Verified struct {
 	Canonical []byte
 }
 
-// Head checks everything before the body at the instant now: the headers, then the
-// time, then the token. So a stranger is refused before its body is read. target is path
+// Head checks everything but the body at the instant now: the headers, then the time,
+// then the token. So a stranger is refused before its body is read. target is path
 // and query as DOKU called them, before any rewrite. The error is a [*Refusal]; the head
 // has the fields found until then all the same.
 func (v *Verifier) Head(method, target string, h http.Header, now time.Time) (head Head, err error) {

@@ -20,9 +20,9 @@ import (
 
 func of(body string) [32]byte { return CallDigest("POST", "/create-va", snap.Digest([]byte(body))) }
 
-// record are those of one account, in several sidecars that share a store. It
-// must be called in a bubble of synctest, whose end it lets come.
-func record(n int) (all []*Record, end func()) {
+// records returns the record of one account in n sidecars that share a store. end closes
+// the store, so that the synctest bubble can end.
+func records(n int) (all []*Record, end func()) {
 	memory := store.NewMemory()
 	for range n {
 		all = append(all, New(memory, 10*time.Second))
@@ -30,14 +30,14 @@ func record(n int) (all []*Record, end func()) {
 	return all, func() { _ = memory.Close() }
 }
 
-func keyed(key string, digest [32]byte, externalID string, own bool) Request {
-	return Request{Key: key, Digest: digest, ExternalID: externalID, CallerChosen: own}
+func request(key string, digest [32]byte, externalID string, callerChosen bool) Request {
+	return Request{Key: key, Digest: digest, ExternalID: externalID, CallerChosen: callerChosen}
 }
 
 // begin begins a call that is expected to be made.
-func begin(t *testing.T, r *Record, key, externalID string, own bool) *Attempt {
+func begin(t *testing.T, r *Record, key, externalID string, callerChosen bool) *Attempt {
 	t.Helper()
-	call, err := r.Begin(t.Context(), keyed(key, of("b"), externalID, own))
+	call, err := r.Begin(t.Context(), request(key, of("b"), externalID, callerChosen))
 	if err != nil || call.Answer != nil {
 		t.Fatalf("found %+v, error %v, expected to make the call", call, err)
 	}
@@ -63,13 +63,13 @@ func TestAnAnswerThatCannotBeReadLeavesTheExternalID(t *testing.T) {
 	t.Cleanup(func() { _ = memory.Close() })
 	r := New(unreadable{memory}, time.Minute)
 	must(t, begin(t, r, "k", "1", false).Complete(t.Context(), created))
-	call, err := r.Begin(t.Context(), keyed("k", of("b"), "2", false))
+	call, err := r.Begin(t.Context(), request("k", of("b"), "2", false))
 	if !errors.Is(err, store.ErrStore) || call.ExternalID != "1" || !call.MaybeSent {
 		t.Errorf("found %+v, error %v, expected the first one's external id", call, err)
 	}
 }
 
-// unreadable is a store whose answers nobody can read.
+// unreadable is a store that spoils answers.
 type unreadable struct{ store.Store }
 
 func (u unreadable) Commit(ctx context.Context, owner string, ttl time.Duration, entries ...store.Entry) (bool, error) {
@@ -82,7 +82,7 @@ func (u unreadable) Commit(ctx context.Context, owner string, ttl time.Duration,
 func TestARepeatHasTheSameExternalIDAndAnswer(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		all, end := record(2)
+		all, end := records(2)
 		defer end()
 		// Just before midnight; the bubble's clock begins at midnight UTC.
 		time.Sleep(16*time.Hour + 59*time.Minute)
@@ -94,7 +94,7 @@ func TestARepeatHasTheSameExternalIDAndAnswer(t *testing.T) {
 		}
 		must(t, call.Complete(t.Context(), created))
 		time.Sleep(24 * time.Hour)
-		again, err := all[0].Begin(t.Context(), keyed("k", of("b"), "3", false))
+		again, err := all[0].Begin(t.Context(), request("k", of("b"), "3", false))
 		if err != nil || !reflect.DeepEqual(again.Answer, &created) {
 			t.Errorf("a repeat within the window: %+v, %v", again, err)
 		}
@@ -104,9 +104,9 @@ func TestARepeatHasTheSameExternalIDAndAnswer(t *testing.T) {
 func TestWhetherAnEarlierAttemptMayHaveReachedDOKUIsKnown(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		all, end := record(2)
+		all, end := records(2)
 		defer end()
-		for i, step := range []struct{ sent, uncertain bool }{
+		for i, step := range []struct{ sent, maybeSent bool }{
 			{false, false}, // nothing was sent the first time,
 			{false, false}, // nor the second,
 			{true, false},  // but the third,
@@ -114,8 +114,8 @@ func TestWhetherAnEarlierAttemptMayHaveReachedDOKUIsKnown(t *testing.T) {
 			{true, true}, {false, true},
 		} {
 			call := begin(t, all[i%2], "k", "1", false)
-			if call.MaybeSent != step.uncertain {
-				t.Errorf("attempt %d: uncertain %v", i+1, call.MaybeSent)
+			if call.MaybeSent != step.maybeSent {
+				t.Errorf("attempt %d: maybe sent: %v", i+1, call.MaybeSent)
 			}
 			must(t, call.Abort(t.Context(), step.sent))
 		}
@@ -141,9 +141,9 @@ func (g gate) Claim(ctx context.Context, owner string, lease time.Duration, keys
 	return g.Store.Claim(ctx, owner, lease, keys...)
 }
 
-// TestWhatAnEarlierAttemptHasLeftIsReadWhenItsTurnHasEnded: whoever came first, but
-// got the lease second, knows of the attempt that was made meanwhile.
-func TestWhatAnEarlierAttemptHasLeftIsReadWhenItsTurnHasEnded(t *testing.T) {
+// The caller that came first, but got the lease second, knows of the attempt that was made
+// meanwhile.
+func TestTheNoteOfAnEarlierAttemptIsReadWhenItsLeaseHasEnded(t *testing.T) {
 	t.Parallel()
 	for _, sent := range []bool{true, false} {
 		t.Run(fmt.Sprint("sent: ", sent), func(t *testing.T) {
@@ -160,7 +160,7 @@ func TestWhatAnEarlierAttemptHasLeftIsReadWhenItsTurnHasEnded(t *testing.T) {
 			close(g.opened)
 			wg.Wait()
 			if slow.MaybeSent != sent || slow.ExternalID != quick.ExternalID {
-				t.Errorf("uncertain %v with external id %s, the other attempt had %s", slow.MaybeSent, slow.ExternalID, quick.ExternalID)
+				t.Errorf("maybe sent: %v with external id %s, the other attempt had %s", slow.MaybeSent, slow.ExternalID, quick.ExternalID)
 			}
 			must(t, slow.Abort(t.Context(), false))
 		})
@@ -172,14 +172,14 @@ type failing struct{ store.Store }
 
 func (failing) Set(context.Context, string, []byte, time.Duration) error { return store.ErrStore }
 
-func TestWithAStoreThatFailsComesWhatIsKnownOfTheCall(t *testing.T) {
+func TestAnErrorOfTheStoreLeavesWhatIsKnownOfTheCall(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		name       string
 		store      func(store.Store) store.Store
 		sent       bool // the earlier attempt
 		externalID string
-		uncertain  bool
+		maybeSent  bool
 	}{
 		{"the note cannot be read", func(store.Store) store.Store { return storetest.Away{} }, false, "2", true},
 		{"the note can be read, and nothing was sent", func(s store.Store) store.Store { return failing{s} }, false, "1", false},
@@ -189,8 +189,8 @@ func TestWithAStoreThatFailsComesWhatIsKnownOfTheCall(t *testing.T) {
 			memory := store.NewMemory()
 			t.Cleanup(func() { _ = memory.Close() })
 			must(t, begin(t, New(memory, time.Minute), "k", "1", false).Abort(t.Context(), test.sent))
-			call, err := New(test.store(memory), time.Minute).Begin(t.Context(), keyed("k", of("b"), "2", false))
-			if !errors.Is(err, store.ErrStore) || call.ExternalID != test.externalID || call.MaybeSent != test.uncertain {
+			call, err := New(test.store(memory), time.Minute).Begin(t.Context(), request("k", of("b"), "2", false))
+			if !errors.Is(err, store.ErrStore) || call.ExternalID != test.externalID || call.MaybeSent != test.maybeSent {
 				t.Errorf("error %v, with %+v", err, call)
 			}
 			// It holds nothing up.
@@ -202,7 +202,7 @@ func TestWithAStoreThatFailsComesWhatIsKnownOfTheCall(t *testing.T) {
 func TestAKeyIsForOneCall(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		all, end := record(1)
+		all, end := records(1)
 		defer end()
 		call := begin(t, all[0], "k", "1", false)
 		for _, other := range [][32]byte{
@@ -210,7 +210,7 @@ func TestAKeyIsForOneCall(t *testing.T) {
 			CallDigest("PUT", "/create-va", snap.Digest([]byte("b"))),
 			CallDigest("POST", "/update-va", snap.Digest([]byte("b"))),
 		} {
-			if _, err := all[0].Begin(t.Context(), keyed("k", other, "2", false)); !errors.Is(err, ErrKeyReused) {
+			if _, err := all[0].Begin(t.Context(), request("k", other, "2", false)); !errors.Is(err, ErrKeyReused) {
 				t.Errorf("error %v", err)
 			}
 		}
@@ -223,17 +223,17 @@ func TestAKeyIsForOneCall(t *testing.T) {
 	})
 }
 
-func TestTheAppsOwnExternalIDWins(t *testing.T) {
+func TestTheExternalIDThatTheAppChoosesWins(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		all, end := record(1)
+		all, end := records(1)
 		defer end()
 		for _, use := range []struct {
-			given string
-			own   bool
-			want  string
+			given        string
+			callerChosen bool
+			want         string
 		}{{"1", false, "1"}, {"77", true, "77"}, {"2", false, "77"}} {
-			call := begin(t, all[0], "k", use.given, use.own)
+			call := begin(t, all[0], "k", use.given, use.callerChosen)
 			if call.ExternalID != use.want {
 				t.Errorf("external id %s, expected %s", call.ExternalID, use.want)
 			}
@@ -245,13 +245,13 @@ func TestTheAppsOwnExternalIDWins(t *testing.T) {
 func TestARepeatInFlightWaitsForTheAnswer(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		all, end := record(3)
+		all, end := records(3)
 		defer end()
 		var made atomic.Int32
 		var wg sync.WaitGroup
 		for i := range 30 {
 			wg.Go(func() {
-				call, err := all[i%3].Begin(t.Context(), keyed("k", of("b"), fmt.Sprint(i), false))
+				call, err := all[i%3].Begin(t.Context(), request("k", of("b"), fmt.Sprint(i), false))
 				if err != nil {
 					t.Error(err)
 					return
@@ -267,7 +267,7 @@ func TestARepeatInFlightWaitsForTheAnswer(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()
 		synctest.Wait()
-		if _, err := all[0].Begin(ctx, keyed("k", of("b"), "x", false)); !errors.Is(err, store.ErrInFlight) {
+		if _, err := all[0].Begin(ctx, request("k", of("b"), "x", false)); !errors.Is(err, store.ErrInFlight) {
 			t.Errorf("a repeat that cannot wait: %v", err)
 		}
 		wg.Wait()
@@ -287,11 +287,11 @@ func TestOnlyFinalAnswersAreKept(t *testing.T) {
 		t.Run(fmt.Sprint(status), func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				all, end := record(1)
+				all, end := records(1)
 				defer end()
 				call := begin(t, all[0], "k", "1", false)
 				must(t, call.Complete(t.Context(), store.Answer{Status: status, Body: []byte("{}")}))
-				again, err := all[0].Begin(t.Context(), keyed("k", of("b"), "2", false))
+				again, err := all[0].Begin(t.Context(), request("k", of("b"), "2", false))
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -307,7 +307,7 @@ func TestOnlyFinalAnswersAreKept(t *testing.T) {
 	t.Run("too large", func(t *testing.T) {
 		t.Parallel()
 		synctest.Test(t, func(t *testing.T) {
-			all, end := record(1)
+			all, end := records(1)
 			defer end()
 			call := begin(t, all[0], "k", "1", false)
 			must(t, call.Complete(t.Context(), store.Answer{Status: 200, Body: make([]byte, AnswerLargest+1)}))
@@ -323,7 +323,7 @@ func TestOnlyFinalAnswersAreKept(t *testing.T) {
 func TestWithoutItsStoreNothingIsPromised(t *testing.T) {
 	t.Parallel()
 	r := New(storetest.Away{}, time.Second)
-	if _, err := r.Begin(t.Context(), keyed("k", of("b"), "1", false)); !errors.Is(err, store.ErrStore) {
+	if _, err := r.Begin(t.Context(), request("k", of("b"), "1", false)); !errors.Is(err, store.ErrStore) {
 		t.Errorf("error %v", err)
 	}
 }
@@ -341,7 +341,7 @@ func TestKeys(t *testing.T) {
 	}
 }
 
-// stuck is a store that does not write over a value, and does not say so.
+// stuck is a store that never answers when a value is replaced.
 type stuck struct{ store.Store }
 
 func (stuck) Set(ctx context.Context, _ string, _ []byte, _ time.Duration) error {
@@ -349,7 +349,7 @@ func (stuck) Set(ctx context.Context, _ string, _ []byte, _ time.Duration) error
 	return ctx.Err()
 }
 
-func TestWhatIsNotedOfAFailureIsNotWaitedForForever(t *testing.T) {
+func TestAbortDoesNotWaitForAStuckStore(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		memory := store.NewMemory()
@@ -365,7 +365,7 @@ func TestWhatIsNotedOfAFailureIsNotWaitedForForever(t *testing.T) {
 	})
 }
 
-// cutOff is a store whose leases can no longer be prolonged.
+// cutOff is a store that renews no lease while off is set.
 type cutOff struct {
 	store.Store
 	off *atomic.Bool
@@ -378,7 +378,7 @@ func (c cutOff) Claim(ctx context.Context, owner string, lease time.Duration, ke
 	return c.Store.Claim(ctx, owner, lease, keys...)
 }
 
-func TestWhoHasBeenOvertakenDoesNotSayThatNothingWasSent(t *testing.T) {
+func TestAnAttemptWhoseLeaseHasExpiredDoesNotNoteThatNothingWasSent(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		memory := store.NewMemory()

@@ -10,10 +10,10 @@ import (
 )
 
 const (
-	clockSamples     = 9                // of which the offset is the median
-	clockWorst       = 10 * time.Second // round trip that says nothing of the time any more
-	clockTolerable   = 30 * time.Second // offset that is not worth a word
-	clockSaysAgain   = 10 * time.Minute
+	clockSamples     = 9                // the offset is their median
+	clockWorst       = 10 * time.Second // a longer round trip is no sample
+	clockTolerable   = 30 * time.Second // a larger offset is logged
+	clockLogInterval = 10 * time.Minute
 	clockCorrectMost = 5 * time.Minute
 )
 
@@ -28,19 +28,19 @@ type Clock struct {
 
 	mu      sync.Mutex
 	date    string          // the last Date that could be read; empty before the first
-	read    time.Time       // what it says
+	read    time.Time       // the same, parsed
 	samples []time.Duration // the latest ones, in a ring
 	next    int
-	said    time.Time // when the log was last told of an offset
+	logged  time.Time // when an offset was last logged
 }
 
-// SetCorrect says whether [Clock.Time] is corrected by the offset, by 5 minutes at
-// the most. It is not unless this is called.
+// SetCorrect sets whether [Clock.Time] is corrected by the offset, by at most 5 minutes.
+// The default is no.
 func (c *Clock) SetCorrect(correct bool) { c.correct.Store(correct) }
 
-// Observe takes note of an answer to a request that was sent at sent and
-// answered at received, by this machine's clock. Answers without a Date, and
-// those that took long, are left out.
+// Observe takes a sample from an answer to a request that was sent at sent and answered
+// at received, by this machine's clock. It ignores an answer without a Date, and one that
+// took longer than 10 s.
 func (c *Clock) Observe(sent, received time.Time, h http.Header) {
 	date, trip := h.Get("Date"), received.Sub(sent)
 	if date == "" || trip < 0 || trip > clockWorst {
@@ -55,8 +55,8 @@ func (c *Clock) Observe(sent, received time.Time, h http.Header) {
 		}
 		c.date, c.read = date, read
 	}
-	// Date is cut to whole seconds, so on average the time was half a second
-	// later, and it was taken about halfway between sending and receiving.
+	// Date has whole seconds, so on average the time was half a second later. DOKU read
+	// its clock about halfway between sending and receiving.
 	sample := c.read.Add(time.Second / 2).Sub(sent.Add(trip / 2))
 	if len(c.samples) < clockSamples {
 		c.samples = append(c.samples, sample)
@@ -65,10 +65,10 @@ func (c *Clock) Observe(sent, received time.Time, h http.Header) {
 		c.next = (c.next + 1) % clockSamples
 	}
 	offset := c.median()
-	if offset.Abs() <= clockTolerable || !c.said.IsZero() && received.Sub(c.said) < clockSaysAgain {
+	if offset.Abs() <= clockTolerable || !c.logged.IsZero() && received.Sub(c.logged) < clockLogInterval {
 		return
 	}
-	c.said = received
+	c.logged = received
 	if c.Logger == nil {
 		return
 	}
@@ -95,10 +95,10 @@ func (c *Clock) median() time.Duration {
 // it is behind: the median of the last answers. It is 0 before the first.
 func (c *Clock) Offset() time.Duration { return c.Status().Offset }
 
-// ClockStatus is the state of a [Clock], for whoever looks after it.
+// ClockStatus is the state of a [Clock].
 type ClockStatus struct {
 	Offset  time.Duration // see [Clock.Offset]
-	Samples int           // answers that it is the median of; 0: it is not known
+	Samples int           // number of answers that Offset is the median of; 0: the offset is not known
 	Correct bool          // whether X-TIMESTAMP is corrected by it
 }
 

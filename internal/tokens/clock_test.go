@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// answered has c observe an answer of a DOKU whose clock is ahead by offset.
+// answered makes c observe an answer from a DOKU whose clock is ahead by offset.
 func answered(c *Clock, now time.Time, trip, offset time.Duration) {
 	at := now.Add(trip / 2).Add(offset)
 	c.Observe(now, now.Add(trip), http.Header{"Date": {at.UTC().Format(http.TimeFormat)}})
@@ -79,7 +79,7 @@ func TestCorrectionOfTheClock(t *testing.T) {
 	}
 }
 
-func TestALargeOffsetIsSaidNowAndThen(t *testing.T) {
+func TestALargeOffsetIsLoggedEveryTenMinutes(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2024, 3, 26, 12, 0, 0, 0, time.UTC)
 	log := new(bytes.Buffer)

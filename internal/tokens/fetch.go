@@ -24,7 +24,7 @@ import (
 const (
 	Path = "/authorization/v1/access-token/b2b"
 
-	defaultLife = 900 * time.Second // what DOKU documents; used if the answer names none
+	defaultLife = 900 * time.Second // DOKU documents this; used if the answer names none
 	longestLife = 24 * time.Hour
 
 	fetchDeadline   = 20 * time.Second // for all attempts of one fetch
@@ -92,8 +92,8 @@ func (s *Source) sign(req *http.Request) error {
 	return signer.SignTokenRequest(req.Header, s.key.Load(), s.clientID, s.clock.Time())
 }
 
-// answerKey carries a *tokenAnswer from fetch to check, which sees every
-// response and so is the place where its body is read.
+// answerKey carries a *tokenAnswer from fetch to check, which sees every response and
+// reads its body.
 type answerKey struct{}
 
 type tokenAnswer struct {
@@ -103,8 +103,8 @@ type tokenAnswer struct {
 }
 
 // check reads an answer and decides whether to try again: yes if DOKU could
-// not be reached, is overloaded or failing, or answered 200 without a token;
-// no if it refused, for then the next attempt would be refused too.
+// not be reached, is overloaded or failing, or answered 200 without a token; no if it
+// refused, because it would refuse the next attempt too.
 func (s *Source) check(ctx context.Context, resp *http.Response, err error) (bool, error) {
 	if ctx.Err() != nil {
 		return false, ctx.Err()
@@ -122,7 +122,7 @@ func (s *Source) check(ctx context.Context, resp *http.Response, err error) (boo
 	return answer.err != nil && !errors.Is(answer.err, ErrRefused), nil
 }
 
-// read turns an answer of DOKU's, to a request made at asked, into a token.
+// read returns the token in a DOKU answer to a request made at asked.
 func (s *Source) read(resp *http.Response, asked time.Time) (*Token, error) {
 	body, err := io.ReadAll(io.LimitReader(resp.Body, answerLargest+1))
 	switch {
@@ -215,7 +215,7 @@ func lifetime(raw json.RawMessage) (time.Duration, error) {
 	return time.Duration(min(seconds, longestLife.Seconds())) * time.Second, nil
 }
 
-// retryAfter returns how long DOKU wants to be left alone, or 0.
+// retryAfter returns the Retry-After of a 429 or 503, or 0.
 func retryAfter(resp *http.Response) time.Duration {
 	if resp == nil || resp.Header.Get("Retry-After") == "" {
 		return 0
@@ -223,7 +223,7 @@ func retryAfter(resp *http.Response) time.Duration {
 	return retryablehttp.DefaultBackoff(0, 0, 0, resp)
 }
 
-// laterError is err, with for how long DOKU wants to be left alone.
+// laterError is err, with the Retry-After of the answer.
 type laterError struct {
 	err   error
 	after time.Duration
@@ -233,7 +233,7 @@ func (e *laterError) Error() string { return e.err.Error() }
 func (e *laterError) Unwrap() error { return e.err }
 
 // backoff doubles from backoffShortest to backoffLongest with jitter of up to
-// half of it, or waits as long as DOKU has asked for and a little more.
+// half of it, or is a little more than Retry-After.
 func backoff(shortest, longest time.Duration, attempt int, resp *http.Response) time.Duration {
 	if wait := retryAfter(resp); wait > 0 {
 		return wait + rand.N(shortest) //nolint:gosec // spreads load, guards nothing
