@@ -255,9 +255,9 @@ func (v *Verifier) decode(form SignatureForm, sent string) ([]byte, error) {
 	return nil, err
 }
 
-// Verify checks the signature with the body, and then that the body is JSON, else
-// [ErrBodyFormat]. memory is empty, with spare
-// capacity for [Verified.Canonical] to use; it may be nil. The error is a [*Refusal].
+// Verify checks the signature with the body, and then that the body is JSON; otherwise
+// the error is [ErrBodyFormat]. memory is empty, with spare capacity for
+// [Verified.Canonical] to use; it may be nil. Every error is a [*Refusal].
 func (h *Head) Verify(body, memory []byte) (Verified, error) {
 	if h.signature == nil {
 		return Verified{}, refuse(snap.Unauthorized, "%w: its headers were not checked, or not accepted", ErrSignature)
