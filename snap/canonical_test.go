@@ -58,13 +58,13 @@ func TestAppendCanonical(t *testing.T) {
 		},
 		{"invalid UTF-8 stays", "[\"\xff\"]", "[\"\xff\"]", []string{"$[0]: invalid UTF-8"}},
 		{"duplicate keys", `{"x":{"a":1,"b":2,"a":3}}`, `{"x":{"a":1,"b":2,"a":3}}`, []string{"$.x.a: duplicate key"}},
-		{"duplicate keys by meaning", `{"a":1,"\u0061":2}`, `{"a":1,"a":2}`, []string{`$.\u0061: duplicate key`}},
+		{"duplicate keys by meaning", `{"a":1,"\u0061":2}`, `{"a":1,"a":2}`, []string{"$.a: duplicate key"}},
 		{"duplicate keys with a kept escape", "{\"\\u2028\":1,\"\u2028\":2}", "{\"\\u2028\":1,\"\u2028\":2}", []string{
 			`$["\u2028"]: U+2028 or U+2029`, `$["\u2028"]: duplicate key`, `$["\u2028"]: U+2028 or U+2029`,
 		}},
 		{"the same key in different objects is no duplicate", `[{"a":1},{"a":{"a":2}}]`, `[{"a":1},{"a":{"a":2}}]`, nil},
 		{"keys like array indexes", `{"0":1,"12":2,"012":3,"4294967295":4}`, `{"0":1,"12":2,"012":3,"4294967295":4}`, []string{
-			"$.0: key that looks like an array index", "$.12: key that looks like an array index",
+			`$["0"]: key that looks like an array index`, `$["12"]: key that looks like an array index`,
 		}},
 	}
 	for _, test := range tests {
@@ -81,12 +81,11 @@ func TestAppendCanonical(t *testing.T) {
 			for _, h := range hazards {
 				found = append(found, h.Path+": "+h.Kind.String())
 			}
-			// The path of a key's own hazard is where the key before it was, or its own.
 			if len(found) != len(test.hazards) {
 				t.Fatalf("hazards %q, expected %q", found, test.hazards)
 			}
 			for i := range found {
-				if kind(found[i]) != kind(test.hazards[i]) {
+				if found[i] != test.hazards[i] {
 					t.Errorf("hazard %q, expected %q", found[i], test.hazards[i])
 				}
 			}
@@ -98,10 +97,6 @@ func TestAppendCanonical(t *testing.T) {
 			}
 		})
 	}
-}
-
-func kind(hazard string) string {
-	return hazard[strings.LastIndex(hazard, ": "):]
 }
 
 func TestAppendCanonicalRefuses(t *testing.T) {
