@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -81,13 +82,8 @@ func TestAppendCanonical(t *testing.T) {
 			for _, h := range hazards {
 				found = append(found, h.Path+": "+h.Kind.String())
 			}
-			if len(found) != len(test.hazards) {
-				t.Fatalf("hazards %q, expected %q", found, test.hazards)
-			}
-			for i := range found {
-				if found[i] != test.hazards[i] {
-					t.Errorf("hazard %q, expected %q", found[i], test.hazards[i])
-				}
+			if !slices.Equal(found, test.hazards) {
+				t.Errorf("hazards %q, expected %q", found, test.hazards)
 			}
 			if len(found) == 0 {
 				var compact bytes.Buffer
@@ -133,11 +129,11 @@ func TestAppendCanonicalRefuses(t *testing.T) {
 				t.Fatal("json.Valid takes it")
 			}
 			out, _, err := AppendCanonical([]byte("x"), []byte(test.in))
-			var syntax *SyntaxError
+			var syntax *syntaxError
 			if !errors.As(err, &syntax) {
 				t.Fatalf("error %v", err)
 			}
-			if syntax.Offset != test.offset {
+			if syntax.offset != test.offset {
 				t.Errorf("%v, expected offset %d", err, test.offset)
 			}
 			if string(out) != "x" {
@@ -182,8 +178,8 @@ func checkCanonical(t *testing.T, src []byte) {
 	out, hazards, err := AppendCanonical(nil, src)
 	minified, minifyErr := AppendMinified(nil, src)
 	if !json.Valid(src) {
-		var syntax *SyntaxError
-		if !errors.As(err, &syntax) || syntax.Offset < 0 || syntax.Offset > len(src) {
+		var syntax *syntaxError
+		if !errors.As(err, &syntax) || syntax.offset < 0 || syntax.offset > len(src) {
 			t.Fatalf("not JSON, but error %v", err)
 		}
 		if minifyErr == nil {

@@ -4,15 +4,20 @@
 // SNAP is Bank Indonesia's national open API payment standard; DOKU's pages
 // under "Signature Component SNAP" say how DOKU applies it. The pieces:
 //
-//   - [AppendStringToSign] and [TokenStringToSign]: what is signed;
+//   - [AppendStringToSign], [AppendAsymmetricStringToSign] and [TokenStringToSign]: the text
+//     that is signed;
+//   - [Secret]: the key of the symmetric signature;
+//   - [HeaderKey] and [HeaderValues]: the headers of a call;
 //   - [AppendCanonical], [AppendMinified] and [Digest]: the body as it is sent and hashed;
 //   - [Timestamp] and [ParseTimestamp]: X-TIMESTAMP;
 //   - [RequestTarget]: the path and query as they stand on the request line;
 //   - [ServiceOf]: the two-digit service code of a method and path;
-//   - [PaymentID], [OrderedBy], [Acknowledge] and [ReferenceOf]: what a call from DOKU is about;
-//   - [Case], [ResponseCode] and [AnswerStatus]: response codes, their bodies, and what they mean.
+//   - [PaymentID], [OrderedBy], [Acknowledge] and [ReferenceOf]: the subject of a DOKU call, and the
+//     answer that accepts it;
+//   - [Case], [ResponseCode], [AnswerStatus] and [Retryable]: response codes, their bodies and
+//     their meaning.
 //
-// Everything here is a pure function of its arguments: no clock, no key, no
-// network, no global state that a caller could notice. All of it is safe for
+// Every function depends on its arguments only: no clock, no network, no global
+// state that a caller could notice. All of it is safe for
 // concurrent use.
 package snap

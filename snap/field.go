@@ -8,9 +8,9 @@ import (
 )
 
 // StringField returns the member called name of the JSON object body, if it is
-// there and a string without escapes. body must be what [AppendCanonical] has
-// put out. Of members with the same name it takes the last, as most readers do.
-// It is much faster than decoding the whole.
+// there and a string without escapes, and "" otherwise. body must be a result of
+// [AppendCanonical]. If members have the same name, the last one counts, as for most
+// readers. It is much faster than decoding body.
 func StringField(body []byte, name string) string {
 	value := member(body, name)
 	if len(value) < 2 || value[0] != '"' || bytes.IndexByte(value, '\\') >= 0 {
@@ -45,7 +45,7 @@ func member(body []byte, name string) (value []byte) {
 }
 
 // nesting returns how many brackets text opens, less those that it closes. It must
-// not begin within a string.
+// not begin inside a string.
 func nesting(text []byte) (depth int) {
 	for i := 0; i < len(text); i++ {
 		switch text[i] {
@@ -120,10 +120,6 @@ func scalar(text []byte) []byte {
 // high bit of a byte of the word is set if that byte is of the kind looked for.
 // Borrows can set the bit of a later byte wrongly, never that of the first.
 func care(src []byte, i int) int {
-	const (
-		ones  = 0x0101010101010101
-		highs = 0x8080808080808080
-	)
 	for ; i+8 <= len(src); i += 8 {
 		w := binary.LittleEndian.Uint64(src[i:])
 		quote := w ^ ('"' * ones)

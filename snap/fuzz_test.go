@@ -14,14 +14,15 @@ func FuzzParseTimestamp(f *testing.F) {
 	for _, seed := range []string{
 		"2024-03-26T16:01:41+07:00", "2024-03-26T09:01:41Z", "2020-12-21T07:56:11.000Z", "2024-03-26T16:01:41.123456789+07:00",
 		"2024-03-26T16:01:41,5Z", "2024-03-26T16:01:41-00:00", "2024-03-26t16:01:41z", "2024-02-30T00:00:00Z", "2024-03-26T24:00:00Z",
-		"2024-03-26T16:01:60Z", "2024-03-26T16:01:41+5.5:30", "2024-03-26T08:59:47-03:-30", "0000-01-01T00:00:00Z", "9999-12-31T23:59:59+23:59", "",
+		"2024-03-26T16:01:60Z", "2024-03-26T16:01:41+5.5:30", "2024-03-26T08:59:47-03:-30", "0000-01-01T00:00:00Z",
+		"9999-12-31T23:59:59+23:59", "",
 	} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
 		at, err := ParseTimestamp(text)
 		if err != nil {
-			if !errors.Is(err, ErrTimestamp) {
+			if !errors.Is(err, errTimestamp) {
 				t.Fatalf("error %v", err)
 			}
 			return
@@ -63,9 +64,12 @@ func FuzzRequestTarget(f *testing.F) {
 // FuzzStringField compares the search in the text with decoding it.
 func FuzzStringField(f *testing.F) {
 	for _, seed := range []string{
-		`{"paymentRequestId":"1"}`, `{"a":{"paymentRequestId":"2"},"paymentRequestId":"1"}`, `["paymentRequestId","x"]`, `{"a":"paymentRequestId","b":"x"}`,
-		`{"paymentRequestId":1}`, `{"paymentRequestId":"a\"b"}`, `{"paymentRequestId":"1","paymentRequestId":"2"}`, `{"paymentRequestId":["x"]}`,
-		`{"x":"\\","paymentRequestId":"é"}`, `{"paymentRequestId":"1","paymentRequestId":2}`, `{}`, `"paymentRequestId"`, `{"\"paymentRequestId":"x"}`,
+		`{"paymentRequestId":"1"}`, `{"a":{"paymentRequestId":"2"},"paymentRequestId":"1"}`,
+		`["paymentRequestId","x"]`, `{"a":"paymentRequestId","b":"x"}`,
+		`{"paymentRequestId":1}`, `{"paymentRequestId":"a\"b"}`, `{"paymentRequestId":["x"]}`,
+		`{"paymentRequestId":"1","paymentRequestId":"2"}`,
+		`{"x":"\\","paymentRequestId":"é"}`, `{"paymentRequestId":"1","paymentRequestId":2}`, `{}`,
+		`"paymentRequestId"`, `{"\"paymentRequestId":"x"}`,
 	} {
 		f.Add([]byte(seed))
 	}
@@ -94,8 +98,10 @@ func FuzzStringField(f *testing.F) {
 
 func FuzzAnswerStatus(f *testing.F) {
 	for _, seed := range []string{
-		`{"responseCode":"2002500"}`, `{"responseCode" : "2002500","a":{"responseCode":"4042512"}}`, `{"a":"responseCode","responseCode":"4042512"}`,
-		`{"responseCode":"2002500","responseCode":"4042512"}`, `{"\u0072esponseCode":"4042512","responseCode":"2002500"}`, `{"a":["responseCode","2002500"]}`,
+		`{"responseCode":"2002500"}`, `{"responseCode" : "2002500","a":{"responseCode":"4042512"}}`,
+		`{"a":"responseCode","responseCode":"4042512"}`,
+		`{"responseCode":"2002500","responseCode":"4042512"}`, `{"a":["responseCode","2002500"]}`,
+		`{"\u0072esponseCode":"4042512","responseCode":"2002500"}`,
 		`{"a":{"responseCode":"2002500"}}`, `"responseCode":"2002500"`, `{"responseCode":2002500}`, `{"responseCode":"2002500`,
 	} {
 		f.Add([]byte(seed))
@@ -107,10 +113,10 @@ func FuzzAnswerStatus(f *testing.F) {
 		if json.Unmarshal(body, &fields) == nil {
 			var code ResponseCode
 			if raw := fields["responseCode"]; raw != nil && json.Unmarshal(raw, &code) == nil {
-				switch told, _, ok := code.Case(); {
-				case !ok || told/100 == 2:
-				case 400 <= told && told <= 599:
-					want = told
+				switch coded, _, ok := code.Case(); {
+				case !ok || coded/100 == 2:
+				case 400 <= coded && coded <= 599:
+					want = coded
 				default:
 					want = http.StatusInternalServerError
 				}

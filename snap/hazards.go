@@ -9,8 +9,8 @@ import (
 // HazardKind is a kind of [Hazard].
 type HazardKind uint8
 
-// JSON encoders write these differently. A receiver that re-encodes a body before it
-// hashes it gets another hash.
+// JSON encoders write these differently, so a receiver that re-encodes a body before it
+// hashes the body gets another hash.
 const (
 	DuplicateKey     HazardKind = iota + 1 // readers keep the last one, or the first, or both
 	FloatLiteral                           // any with '.', 'e' or 'E', and -0: 10000.00 is rewritten as 10000.0 or 10000
@@ -33,7 +33,7 @@ var hazardNames = [...]string{
 	IntegerKey:       "key that looks like an array index",
 }
 
-// String returns what k is, in words.
+// String returns a description of k, such as "duplicate key".
 func (k HazardKind) String() string {
 	if int(k) < len(hazardNames) && hazardNames[k] != "" {
 		return hazardNames[k]
@@ -68,9 +68,9 @@ func (s *scanner) hazard(kind HazardKind, start, offset int) {
 	s.hazards = append(s.hazards, hazard{kind, offset})
 }
 
-// locate returns found in the order of the text with the paths, which it gets
-// by going through src, a valid text, a second time: bodies that have hazards
-// pay for paths, others do not.
+// locate returns found in the order of the text, with paths. To find the paths it
+// reads src, a valid text, a second time, so that only bodies with hazards pay for
+// paths.
 func locate(src []byte, found []hazard) []Hazard {
 	if len(found) == 0 {
 		return nil

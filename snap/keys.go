@@ -18,8 +18,8 @@ type key struct {
 // seeds make it impossible to choose keys that have the same hash.
 var seeds = [2]uint64{rand.Uint64(), rand.Uint64()} //nolint:gosec // seeded by the system, and only against keys made to collide
 
-// mix takes eight more bytes of a key into its hash, which begins as seeds[0]:
-// the halves of a product, both of which depend on all bits of hash and w.
+// mix adds eight more bytes of a key to its hash, which begins as seeds[0]. The result
+// combines both halves of a product, so it depends on all bits of hash and w.
 func mix(hash, w uint64) uint64 {
 	high, low := bits.Mul64(hash, w^seeds[1])
 	return high ^ low
@@ -53,10 +53,9 @@ func (s *scanner) oddKey(i, start int) (int, uint64, error) {
 	return end, keyHash(text), nil
 }
 
-// addKey adds a key whose bit in the filter is taken to the innermost open
-// object, or reports it if it is a duplicate. It returns the new filter. Keys
-// are compared one by one while they are few, and put into a hash table when
-// they are many.
+// addKey adds a key to the innermost open object, or reports it if it is a
+// duplicate, and returns the new filter. It is for keys whose bit in the filter is
+// set already. Few keys are compared one by one, many are kept in a hash table.
 func (s *scanner) addKey(f *frame, filter, h uint64, start int) uint64 {
 	mine := s.keys[f.keys:]
 	if len(s.slots) == f.slots {

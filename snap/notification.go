@@ -22,18 +22,21 @@ type notification struct {
 	acknowledge func(body []byte) []byte
 }
 
-// The services of DOKU's notifications ("HTTP Notification Sample for SNAP"). DOKU
-// repeats each until the merchant answers 2xx: after 30 minutes, 6 hours and 12 hours
-// ("Retry Notification").
+// The notifications that DOKU documents, with their paths and bodies ("HTTP Notification
+// Sample for SNAP"). DOKU repeats each until the merchant answers 2xx: after 30 minutes,
+// 6 hours and 12 hours ("Retry Notification"). It looks at the HTTP status only. DOKU does
+// not say which member identifies a payment, or within which member order matters: those
+// are inferred from the bodies.
 var notifications = map[Service]notification{
-	// The payment of a virtual account.
+	// The payment of a virtual account. All banks send the same body, says DOKU. The
+	// acknowledgement has the form of its sample.
 	ServiceVAPayment: {
 		paymentID:   func(body []byte) string { return StringField(body, "paymentRequestId") },
 		orderedBy:   "virtualAccountNo",
 		acknowledge: acknowledgeVAPayment,
 	},
-	// Direct debit and e-wallets. One transaction has several notifications, one for each
-	// status.
+	// Direct debit and e-wallets. One transaction has one notification for each status. The
+	// approvalCode in DOKU's sample of an answer is left out: the notification has none.
 	ServiceDebitNotify: {
 		paymentID: func(body []byte) string {
 			id := StringField(body, "originalExternalId")
@@ -67,7 +70,8 @@ func PaymentID(service Service, canonical []byte) string {
 
 // OrderedBy returns what the order of notifications is kept within: notifications with
 // the same text are about one virtual account or transaction. It is "" under the same
-// conditions as [PaymentID]. The two are apart, because each reads the whole body.
+// conditions as [PaymentID]. It is a function of its own, because each reads the whole
+// body, and not every caller needs both.
 func OrderedBy(service Service, canonical []byte) string {
 	row, found := notifications[service]
 	if !found {
@@ -86,7 +90,7 @@ func Acknowledge(service Service, body []byte) []byte {
 	return Successful.Answer(service)
 }
 
-// paymentEcho is what the answer to a payment notification repeats of it, as DOKU's
+// paymentEcho has the members of a payment notification that its answer repeats, as DOKU's
 // sample shows ("HTTP Notification Sample for SNAP").
 type paymentEcho struct {
 	PartnerServiceID      json.RawMessage `json:"partnerServiceId,omitempty"`
@@ -104,7 +108,7 @@ func acknowledgeVAPayment(notification []byte) []byte {
 	if json.Unmarshal(notification, &fields) != nil {
 		return Successful.Answer(ServiceVAPayment)
 	}
-	// Not into the struct, which would take partnerserviceid for partnerServiceId.
+	// A map, because decoding into the struct would also accept partnerserviceid.
 	body, err := json.Marshal(struct {
 		Answer
 		VirtualAccountData paymentEcho `json:"virtualAccountData"`
@@ -127,13 +131,14 @@ func acknowledgeVAPayment(notification []byte) []byte {
 // about. Fields that the body does not have are empty.
 type Reference struct {
 	VirtualAccountNo string // without the padding in front: spaces in some of DOKU's pages, zeros in others
-	CustomerNo       string // the part of it that tells customers apart
+	CustomerNo       string // the part of the number behind the merchant's prefix
 	TrxID            string
 	Expires          time.Time // of the virtual account
 }
 
-// ReferenceOf reads a body, at its top and in virtualAccountData, where answers have
-// it. A body that cannot be read has no reference.
+// ReferenceOf returns the reference in body: its members at the top level, or else those
+// in virtualAccountData, where answers keep them. The trxId may also be in additionalInfo
+// of either. The reference is empty if body is not a JSON object.
 func ReferenceOf(body []byte) Reference {
 	type fields struct {
 		Number   string `json:"virtualAccountNo"`

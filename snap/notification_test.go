@@ -8,7 +8,10 @@ import (
 
 func TestAcknowledge(t *testing.T) {
 	t.Parallel()
-	const plain = `{"responseCode":"2002500","responseMessage":"Successful"}`
+	const (
+		plain = `{"responseCode":"2002500","responseMessage":"Successful"}`
+		paid  = `"paidAmount":{"value":"11500.00","currency":"IDR"},"additionalInfo":{"channel":"VIRTUAL_ACCOUNT_BANK_PERMATA"}`
+	)
 	tests := []struct {
 		name         string
 		service      Service
@@ -17,8 +20,9 @@ func TestAcknowledge(t *testing.T) {
 	}{
 		{
 			"a payment is repeated, white space in its texts too", ServiceVAPayment,
-			`{"partnerServiceId":"    8808","customerNo":"1","virtualAccountNo":"    88081","trxId":"T","paymentRequestId":"P","paidAmount":{"value":"11500.00","currency":"IDR"},"additionalInfo":{"channel":"VIRTUAL_ACCOUNT_BANK_PERMATA"}}`,
-			`{"responseCode":"2002500","responseMessage":"Successful","virtualAccountData":{"partnerServiceId":"    8808","customerNo":"1","virtualAccountNo":"    88081","paymentRequestId":"P","paidAmount":{"value":"11500.00","currency":"IDR"},"additionalInfo":{"channel":"VIRTUAL_ACCOUNT_BANK_PERMATA"}}}`,
+			`{"partnerServiceId":"    8808","customerNo":"1","virtualAccountNo":"    88081","trxId":"T","paymentRequestId":"P",` + paid + `}`,
+			`{"responseCode":"2002500","responseMessage":"Successful","virtualAccountData":{"partnerServiceId":"    8808",` +
+				`"customerNo":"1","virtualAccountNo":"    88081","paymentRequestId":"P",` + paid + `}}`,
 		},
 		{
 			"a name in other letters is another name", ServiceVAPayment, `{"paymentrequestid":"X","paymentRequestId":"P"}`,
@@ -100,17 +104,33 @@ func TestReferenceOf(t *testing.T) {
 	t.Parallel()
 	expires := time.Date(2026, 8, 28, 9, 0, 0, 0, time.UTC)
 	want := Reference{VirtualAccountNo: "88081", CustomerNo: "1", TrxID: "T-1", Expires: expires}
+	const number, end = `"virtualAccountNo":"    88081","customerNo":"1",`, `"expiredDate":"2026-08-28T09:00:00Z"`
 	for name, body := range map[string]string{
-		"a call":                     `{"virtualAccountNo":"    88081","customerNo":"1","trxId":"T-1","expiredDate":"2026-08-28T09:00:00Z"}`,
-		"an answer":                  `{"virtualAccountData":{"virtualAccountNo":"000088081","customerNo":"1","trxId":"T-1","expiredDate":"2026-08-28T09:00:00Z"}}`,
-		"an id in additionalInfo":    `{"virtualAccountNo":"88081","customerNo":"1","additionalInfo":{"trxId":"T-1"},"expiredDate":"2026-08-28T09:00:00Z"}`,
-		"an end that cannot be read": `{"virtualAccountNo":"88081","customerNo":"1","trxId":"T-1","expiredDate":"tomorrow"}`,
+		"a call":                  `{` + number + `"trxId":"T-1",` + end + `}`,
+		"an answer":               `{"virtualAccountData":{"virtualAccountNo":"000088081","customerNo":"1","trxId":"T-1",` + end + `}}`,
+		"an id in additionalInfo": `{` + number + `"additionalInfo":{"trxId":"T-1"},` + end + `}`,
 	} {
-		if got := ReferenceOf([]byte(body)).Or(Reference{Expires: expires}); got != want {
-			t.Errorf("%s: found %+v", name, got)
+		if got := ReferenceOf([]byte(body)); got != want {
+			t.Errorf("%s: found %+v, expected %+v", name, got, want)
 		}
+	}
+	got := ReferenceOf([]byte(`{` + number + `"trxId":"T-1","expiredDate":"tomorrow"}`))
+	if got != (Reference{VirtualAccountNo: "88081", CustomerNo: "1", TrxID: "T-1"}) {
+		t.Errorf("found %+v with an end that cannot be read", got)
 	}
 	if got := ReferenceOf([]byte("no JSON")); got != (Reference{}) {
 		t.Errorf("found %+v in a body without JSON", got)
+	}
+}
+
+func TestAReferenceIsCompletedByAnother(t *testing.T) {
+	t.Parallel()
+	call := Reference{VirtualAccountNo: "88081", Expires: time.Unix(1, 0)}
+	answer := Reference{VirtualAccountNo: "88082", CustomerNo: "1", TrxID: "T-1", Expires: time.Unix(2, 0)}
+	if got, want := call.Or(answer), (Reference{"88081", "1", "T-1", time.Unix(1, 0)}); got != want {
+		t.Errorf("found %+v, expected %+v", got, want)
+	}
+	if got := (Reference{}).Or(answer); got != answer {
+		t.Errorf("found %+v, expected %+v", got, answer)
 	}
 }

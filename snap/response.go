@@ -38,8 +38,7 @@ var (
 	Timeout            = Case{http.StatusGatewayTimeout, 0, "Timeout"}
 )
 
-// With returns c with a detail behind its message, such as the field's name
-// in "Invalid Mandatory Field X-TIMESTAMP".
+// With returns c with detail after its message, such as the name of the field in "Invalid Mandatory Field X-TIMESTAMP".
 func (c Case) With(detail string) Case {
 	c.Message += " " + detail
 	return c
@@ -112,32 +111,32 @@ func Retryable(status int) bool {
 	return status >= 500
 }
 
-// AnswerStatus returns the HTTP status for DOKU of a merchant's answer to a DOKU call.
-// DOKU looks at nothing else. It is status, unless status says yes (2xx) and the
-// responseCode in body says no: then it is the code's status, or 500 if that is neither
-// 4xx nor 5xx.
+// AnswerStatus returns the HTTP status that DOKU gets when a merchant answers a DOKU call
+// with status and body. DOKU looks at nothing else. It is status, unless status is 2xx and
+// the responseCode in body reports a failure: then it is the status in the code, or 500 if
+// that is neither 4xx nor 5xx.
 func AnswerStatus(status int, body []byte) int {
-	if status < 200 || status > 299 || saysYes(body) {
+	if status < 200 || status > 299 || succeeded(body) {
 		return status
 	}
 	canonical, _, err := AppendCanonical(nil, body)
 	if err != nil {
 		return status
 	}
-	told, _, ok := ResponseCode(bytes.Trim(member(canonical, "responseCode"), `"`)).Case()
+	coded, _, ok := ResponseCode(bytes.Trim(member(canonical, "responseCode"), `"`)).Case()
 	switch {
-	case !ok || 200 <= told && told <= 299:
+	case !ok || 200 <= coded && coded <= 299:
 		return status
-	case 400 <= told && told <= 599:
-		return told
+	case 400 <= coded && coded <= 599:
+		return coded
 	}
 	return http.StatusInternalServerError
 }
 
-// saysYes reports whether body has one place only that can be a responseCode, and that
-// says yes. Then nothing else in body can say no, so it need not be read. It is false if
-// this is not certain.
-func saysYes(body []byte) bool {
+// succeeded reports whether body has only one place that can be a responseCode, and the
+// code there is 2xx. Then the rest of body need not be read. If this is not certain, it is
+// false.
+func succeeded(body []byte) bool {
 	const name = `"responseCode"`
 	i := bytes.Index(body, []byte(name))
 	if i < 0 || bytes.IndexByte(body, '\\') >= 0 || bytes.LastIndex(body, []byte(name)) != i {
@@ -148,6 +147,6 @@ func saysYes(body []byte) bool {
 	if !quoted || len(text) < 8 || text[7] != '"' {
 		return false
 	}
-	told, _, ok := ResponseCode(text[:7]).Case()
-	return ok && 200 <= told && told <= 299
+	coded, _, ok := ResponseCode(text[:7]).Case()
+	return ok && 200 <= coded && coded <= 299
 }

@@ -10,18 +10,17 @@ import (
 
 // scanner is the state of one pass over a text. How it is made fast:
 //
-//   - Eight bytes at a time. Strings and numbers are searched for their end by
-//     arithmetic on 64-bit words; see [stringEnds] and [nonDigits].
-//   - Nothing is copied until something is left out. What is put out is src in
-//     runs as long as can be; of a text that is canonical already, one.
-//   - No end of input. Past the end, [at] and [word] see zero bytes, which are
-//     not allowed anywhere in JSON: they take the path of any other wrong byte,
-//     and only there is the difference made.
-//   - Keys are hashed by the word, and a filter of 64 bits per object tells
-//     mostly at once that a key is new. The hash is off the way: while it is
-//     being computed, a processor goes on with the value.
-//   - The calls in the loop are for what is rare in compact JSON.
-//   - Memory is kept for the next text.
+//   - It reads eight bytes at a time: arithmetic on 64-bit words finds the end of
+//     strings and numbers; see [stringEnds] and [nonDigits].
+//   - It copies src in runs, each as long as possible. A text that is canonical
+//     already is one run.
+//   - It does not test for the end of input. Past the end, [at] and [word] return
+//     zero bytes. JSON allows them nowhere, so they take the path of a wrong byte.
+//   - It hashes keys by the word. For most keys, a filter of 64 bits per object
+//     shows at once that they are new. Nothing waits for the hash: the processor
+//     goes on with the value meanwhile.
+//   - The loop calls functions only for what is rare in compact JSON.
+//   - Its buffers are pooled.
 type scanner struct {
 	src  []byte
 	out  []byte // len(src) bytes, of which used are put out
@@ -57,8 +56,8 @@ func (s *scanner) run(dst, src []byte, bare bool) ([]byte, error) {
 	return dst[:n+s.used], err
 }
 
-// release returns s to the pool, without the caller's memory, unless an unusual
-// text has made it large.
+// release returns s to the pool without references to the caller's memory, unless an
+// unusual text has made its buffers large.
 func (s *scanner) release() {
 	s.src, s.out = nil, nil
 	if max(cap(s.frames), cap(s.keys), cap(s.slots), cap(s.texts)) > maxKept {
@@ -71,8 +70,8 @@ func (s *scanner) release() {
 // values, each with the key before it and the brackets after it, and keeps open
 // objects and arrays in s.frames: deep nesting costs no stack.
 //
-// What compact JSON is mostly made of is tried first; what is not that comes to
-// the complete tests after it.
+// It tries the forms that compact JSON mostly consists of first. All others come to
+// the complete tests behind them.
 func (s *scanner) scan(src []byte) (err error) {
 	const object, array = '}', ']'
 	var (
@@ -250,7 +249,7 @@ func (s *scanner) deepen() []frame {
 }
 
 func (s *scanner) fail(offset int, format string, args ...any) error {
-	return &SyntaxError{Offset: offset, msg: fmt.Sprintf(format, args...)}
+	return &syntaxError{offset: offset, msg: fmt.Sprintf(format, args...)}
 }
 
 func (s *scanner) unexpected(i int, expected string) error {

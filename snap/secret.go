@@ -20,15 +20,15 @@ type Secret struct {
 	key  []byte
 }
 
-// mac is a keyed HMAC-SHA512 with memory to work in: what is given to a
-// [hash.Hash] is on the heap.
+// mac is a keyed HMAC-SHA512 with its buffers. They are pooled with it, because the
+// arguments of a [hash.Hash] escape to the heap.
 type mac struct {
 	hash.Hash
 	message []byte
 	sum     [SignatureSize]byte
 }
 
-// messageKept is the longest message whose memory is kept for the next one.
+// messageKept is the capacity in bytes up to which a message buffer returns to the pool.
 const messageKept = 8 << 10
 
 // NewSecret returns the secret whose bytes are key, as the dashboard shows it,
@@ -54,7 +54,7 @@ func (s *Secret) MAC(message []byte) [SignatureSize]byte {
 	return sum
 }
 
-// Signature returns the X-SIGNATURE of the string to sign, message: [Secret.MAC]
+// Signature returns the X-SIGNATURE header for message, the string to sign: [Secret.MAC]
 // in standard base64 with padding.
 func (s *Secret) Signature(message []byte) string {
 	sum := s.MAC(message)
@@ -64,7 +64,7 @@ func (s *Secret) Signature(message []byte) string {
 }
 
 // Bytes returns the key itself, to derive other keys from. The caller must not
-// change it or show it.
+// change or print it.
 func (s *Secret) Bytes() []byte { return s.key }
 
 const redacted = "[redacted]"

@@ -18,8 +18,8 @@ const (
 	HeaderAuthorization = "Authorization"
 )
 
-// HeaderKey returns the key under which [net/http] has the header with one of the
-// names above in an [http.Header], without spelling it anew for each call.
+// HeaderKey returns the key of a header in an [http.Header]. For the names above it
+// allocates nothing, unlike [http.CanonicalHeaderKey].
 func HeaderKey(name string) string {
 	switch name {
 	case HeaderTimestamp:
@@ -38,7 +38,8 @@ func HeaderKey(name string) string {
 	return http.CanonicalHeaderKey(name)
 }
 
-// HeaderValues returns the values in h of the header with one of the names above.
+// HeaderValues returns the values of the header with this name in h. The caller must not
+// change them.
 func HeaderValues(h http.Header, name string) []string { return h[HeaderKey(name)] }
 
 // Digest returns the SHA-256 of body, which enters the string to sign in
@@ -68,14 +69,13 @@ func AppendStringToSign(dst []byte, method, target, token string, digest [sha256
 	return append(dst, timestamp...)
 }
 
-// AppendAsymmetricStringToSign appends the string to sign of a call, other than a
-// token request, that is signed asymmetrically, and returns the extended slice
-// (DOKU, "Asymmetric Signature"). It is that of [AppendStringToSign] without the
-// token:
+// AppendAsymmetricStringToSign appends the string to sign of an asymmetric signature, but
+// that of a token request, and returns the extended slice (DOKU, "Asymmetric Signature").
+// It is the text of [AppendStringToSign] without the token:
 //
 //	method ":" target ":" lower(hex(digest)) ":" timestamp
 //
-// DOKU signed its notifications so in the past.
+// A notification sample of 2023 in DOKU's former documents is signed this way.
 func AppendAsymmetricStringToSign(dst []byte, method, target string, digest [sha256.Size]byte, timestamp string) []byte {
 	dst = append(dst, method...)
 	dst = append(dst, ':')

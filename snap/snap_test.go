@@ -84,7 +84,7 @@ func TestTimestamps(t *testing.T) {
 		"2024-03-26T16:01:41+07:00\x00x": false,
 	} {
 		got, err := ParseTimestamp(text)
-		if (err == nil) != ok || err != nil && !errors.Is(err, ErrTimestamp) {
+		if (err == nil) != ok || err != nil && !errors.Is(err, errTimestamp) {
 			t.Errorf("ParseTimestamp(%q): %v", text, err)
 		}
 		if ok && got.Truncate(time.Second).Unix() != at.Unix() {

@@ -47,8 +47,8 @@ func (s *scanner) text(i, start int) (end int, asIs bool, err error) {
 	}
 }
 
-// decodeRune is [utf8.DecodeRune] for a character that is not ASCII, and
-// quicker for those of two and three bytes.
+// decodeRune is [utf8.DecodeRune] for a character that is not ASCII. It is faster for
+// those of two and three bytes.
 func decodeRune(text []byte) (rune, int) {
 	if len(text) >= 4 {
 		switch w := binary.LittleEndian.Uint32(text); {
@@ -162,8 +162,8 @@ func pair(src []byte, r rune, i int) (rune, int) {
 	return utf8.RuneError, i
 }
 
-// appendMeaning appends what the inside of a valid string means to dst, as
-// encoding/json has it: what is not a character becomes U+FFFD.
+// appendMeaning decodes the inside of a valid string as encoding/json does, and appends
+// the result to dst: a byte that is part of no character becomes U+FFFD.
 func appendMeaning(dst, text []byte) []byte {
 	tail := tailOf(text) // of all the rests of text, too
 	for {

@@ -11,9 +11,8 @@ import (
 // X-EXTERNAL-ID must be unique within one WIB day.
 var WIB = time.FixedZone("WIB", 7*60*60)
 
-// ErrTimestamp is returned for an X-TIMESTAMP that is not of the form that
-// [ParseTimestamp] accepts.
-var ErrTimestamp = errors.New("invalid timestamp")
+// errTimestamp is in every error of [ParseTimestamp].
+var errTimestamp = errors.New("invalid timestamp")
 
 const timestampLayout = "2006-01-02T15:04:05-07:00"
 
@@ -23,23 +22,21 @@ const timestampLayout = "2006-01-02T15:04:05-07:00"
 func Timestamp(t time.Time) string { return timestamps.of(t, 1, timestampLayout) }
 
 // ParseTimestamp reads an X-TIMESTAMP: RFC 3339 with "T", seconds, an optional
-// fraction after a point, and "Z" or an offset. It is for judging the age of a
-// call only; what is signed is always the header's own text. The error wraps
-// [ErrTimestamp].
+// fraction after a point, and "Z" or an offset. Use the result to check the age
+// of a call only: the string to sign has the header's own text.
 func ParseTimestamp(s string) (time.Time, error) {
 	const shortest, longest = len("2006-01-02T15:04:05Z"), len("2006-01-02T15:04:05.123456789+07:00")
 	if len(s) < shortest || len(s) > longest {
 		return time.Time{}, fmt.Errorf("%w: expected %d to %d characters such as 2024-03-26T16:01:41+07:00, found %d",
-			ErrTimestamp, shortest, longest, len(s))
+			errTimestamp, shortest, longest, len(s))
 	}
-	// time.Parse takes a comma before the fraction and a lower-case offset is
-	// refused by it already; RFC 3339 knows the point only.
+	// time.Parse also accepts a comma before the fraction, RFC 3339 does not.
 	if s[19] == ',' {
-		return time.Time{}, fmt.Errorf("%w: a comma before the fraction", ErrTimestamp)
+		return time.Time{}, fmt.Errorf("%w: a comma before the fraction", errTimestamp)
 	}
 	t, err := time.Parse(time.RFC3339, s)
 	if err != nil {
-		return time.Time{}, fmt.Errorf("%w: expected a form such as 2024-03-26T16:01:41+07:00, found %q", ErrTimestamp, s)
+		return time.Time{}, fmt.Errorf("%w: expected a form such as 2024-03-26T16:01:41+07:00, found %q", errTimestamp, s)
 	}
 	return t, nil
 }
@@ -47,8 +44,8 @@ func ParseTimestamp(s string) (time.Time, error) {
 // Day returns the WIB day of t, such as "2024-03-26".
 func Day(t time.Time) string { return days.of(t, 24*60*60, time.DateOnly) }
 
-// period is a second or a day of WIB as text. Many calls are of the same one, so the
-// text of the last one is kept.
+// period keeps the text of the last second or WIB day, because many calls are in the same
+// one. It is safe for concurrent use.
 type period struct{ last atomic.Pointer[periodText] }
 
 type periodText struct {
@@ -58,7 +55,7 @@ type periodText struct {
 
 var timestamps, days period
 
-// of returns the text of the period of so many seconds that t is in.
+// of returns the text for t. A period lasts so many seconds.
 func (p *period) of(t time.Time, seconds int64, layout string) string {
 	t = t.In(WIB)
 	begin := t.Unix() + 7*60*60

@@ -43,9 +43,9 @@ func tailOf(src []byte) (tail uint64) {
 }
 
 // Words as eight bytes. To find bytes of a kind, an expression sets the high
-// bit of each byte that is one. A borrow or carry out of such a byte can spoil
+// bit of each byte of that kind. A borrow or carry out of such a byte can spoil
 // the bytes above it, never those below: the lowest bit found is always right,
-// and it is the only one that is used.
+// and only that one is used.
 const (
 	ones  = 0x0101010101010101
 	highs = 0x8080808080808080
@@ -56,8 +56,8 @@ const (
 )
 
 // stringEnds finds the bytes of w that stop a simple string: the quote, the
-// backslash, control characters, and what is not ASCII. It is what the search
-// for the end of a string waits for, so every operation counts:
+// backslash, control characters, and what is not ASCII. The search for the end of
+// a string waits for the result, so every operation counts:
 //
 //   - c^2 - 0x21 is negative for control characters, which stay such under ^2,
 //     and for the quote, which becomes a blank; two tests for the price of one.
