@@ -26,7 +26,7 @@ var (
 	channel = regexp.MustCompile(`^[A-Za-z0-9]{1,5}$`)
 )
 
-// single returns a header that must be there once, or why it is not.
+// single returns the value of a header that a call must have exactly once, or a reason.
 func single(h http.Header, name string) (string, string) {
 	switch values := h.Values(name); {
 	case len(values) == 0 || values[0] == "":
@@ -38,7 +38,7 @@ func single(h http.Header, name string) (string, string) {
 	}
 }
 
-// checkTime returns why a timestamp is not acceptable, or "".
+// checkTime returns the reason to refuse a timestamp, or "".
 func (s *Simulator) checkTime(text string) string {
 	t, err := time.Parse(time.RFC3339, text)
 	if err != nil {
@@ -118,7 +118,7 @@ func (s *Simulator) check(r *http.Request, body []byte, service string) *reply {
 		return new(refuse(http.StatusUnauthorized, service, "00", "Unauthorized. [Signature]", "the string to sign here is "+toSign))
 	}
 	if service == "26" {
-		return nil // asking twice is harmless; whether DOKU refuses it is not known
+		return nil // a repeated question is harmless; DOKU does not document whether it refuses one
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -17,33 +17,34 @@ import (
 	"time"
 )
 
-// Why the bank does not take a payment. Test for them with [errors.Is].
+// Reasons for the bank to refuse a payment. Test for them with [errors.Is].
 var (
 	ErrNotFound = errors.New("no such virtual account")
-	ErrAmount   = errors.New("the virtual account does not take this amount")
+	ErrAmount   = errors.New("the virtual account does not accept this amount")
 	ErrExpired  = errors.New("the virtual account has expired or is inactive")
 	ErrPaid     = errors.New("the virtual account is paid already")
-	ErrMerchant = errors.New("the merchant's answer is not as it should be")
+	ErrMerchant = errors.New("the merchant's answer is wrong")
 )
 
-// Receipt tells what a payment has led to.
+// Receipt is the result of a payment.
 type Receipt struct {
 	PaymentRequestID string
-	Inquired         bool // the merchant was asked first (DIPC)
-	Notification     Answer
+	Inquired         bool   // DOKU asked the merchant for the bill first (DIPC)
+	Notification     Answer // to the first attempt
 }
 
-// Answer is the merchant's answer to a call of DOKU's.
+// Answer is the merchant's answer to a DOKU call.
 type Answer struct {
 	Status int
 	Header http.Header
 	Body   []byte
 }
 
-// OK reports whether DOKU counts the call as done: any 2xx.
+// OK reports whether the call succeeded for DOKU, which looks at the HTTP status only: any
+// 2xx.
 func (a Answer) OK() bool { return 200 <= a.Status && a.Status < 300 }
 
-// retry is a notification that the merchant has not taken.
+// retry is a notification that the merchant has not acknowledged.
 type retry struct {
 	first      time.Time
 	next       int // index into retryAfter
@@ -55,10 +56,11 @@ type retry struct {
 // ("Retry Notification").
 var retryAfter = []time.Duration{30 * time.Minute, 6 * time.Hour, 12 * time.Hour}
 
-// Pay is a customer paying value, such as "10000.00", at the bank. A number
-// that DOKU does not hold but that has the merchant's prefix is asked of the
-// merchant (DIPC). Then the merchant is notified; if it does not take it, DOKU
-// tries again: see [Simulator.RunDue].
+// Pay plays a customer who pays value, such as "10000.00", at the bank. If DOKU does not
+// hold the virtual account and its number has the merchant's prefix, DOKU asks the merchant
+// for the bill (DIPC). Then DOKU notifies the merchant, and keeps a notification that the
+// merchant does not answer with 2xx; see [Simulator.RunDue]. The error is nil for any HTTP
+// status of that answer.
 func (s *Simulator) Pay(ctx context.Context, virtualAccountNo, value string) (Receipt, error) {
 	paid, ok := amount(value)
 	if !ok {
@@ -92,15 +94,15 @@ func (s *Simulator) Pay(ctx context.Context, virtualAccountNo, value string) (Re
 	return receipt, err
 }
 
-// charge books a payment on a VA that DOKU holds and returns what the
-// notification says of it.
+// charge books a payment on a VA that DOKU holds and returns the members of the
+// notification that are the VA's.
 func (va *virtualAccount) charge(now time.Time, paid *big.Rat, value, requestID string) (map[string]any, error) {
 	switch {
 	case va.inactive || !va.expires.IsZero() && !now.Before(va.expires):
 		return nil, ErrExpired
 	case len(va.paid) > 0 && !va.reusable:
 		return nil, ErrPaid
-	case !va.terms.takes(paid):
+	case !va.terms.accept(paid):
 		return nil, ErrAmount
 	}
 	va.paid = append(va.paid, payment{requestID, value})
@@ -140,26 +142,28 @@ func (s *Simulator) inquire(ctx context.Context, virtualAccountNo, requestID str
 	if err != nil {
 		return nil, err
 	}
-	var told struct {
+	var read struct {
 		ResponseCode string         `json:"responseCode"`
 		Data         map[string]any `json:"virtualAccountData"`
 	}
-	if err := json.Unmarshal(answer.Body, &told); err != nil || !answer.OK() || told.ResponseCode != "2002400" {
-		return nil, fmt.Errorf("%w: inquiry answered HTTP %d, response code %q", ErrMerchant, answer.Status, told.ResponseCode)
+	if err := json.Unmarshal(answer.Body, &read); err != nil || !answer.OK() || read.ResponseCode != "2002400" {
+		return nil, fmt.Errorf("%w: inquiry: expected HTTP 2xx and response code 2002400, found HTTP %d and %q",
+			ErrMerchant, answer.Status, read.ResponseCode)
 	}
 	for _, name := range []string{"partnerServiceId", "customerNo", "virtualAccountNo", "inquiryRequestId"} {
-		if told.Data[name] != asked[name] {
-			return nil, fmt.Errorf("%w: inquiry: expected %s %q to come back unchanged, found %v", ErrMerchant, name, asked[name], told.Data[name])
+		if read.Data[name] != asked[name] {
+			return nil, fmt.Errorf("%w: inquiry: expected the same %s as in the request, %q, found %v",
+				ErrMerchant, name, asked[name], read.Data[name])
 		}
 	}
-	t, missing, wrong := readTerms(told.Data)
+	t, missing, wrong := readTerms(read.Data)
 	if missing+wrong != "" {
-		return nil, fmt.Errorf("%w: inquiry: %s", ErrMerchant, missing+wrong)
+		return nil, fmt.Errorf("%w: inquiry: %s is missing or wrong", ErrMerchant, missing+wrong)
 	}
-	if !t.takes(paid) {
+	if !t.accept(paid) {
 		return nil, ErrAmount
 	}
-	data := told.Data
+	data := read.Data
 	trxID := text(object(data, "additionalInfo"), "trxId")
 	if trxID == "" {
 		return nil, fmt.Errorf("%w: inquiry: additionalInfo.trxId is missing", ErrMerchant)
@@ -171,8 +175,8 @@ func (s *Simulator) inquire(ctx context.Context, virtualAccountNo, requestID str
 	}, nil
 }
 
-// notify sends a notification and, unless the merchant took it, puts its next
-// attempt on the list. Retries keep the X-EXTERNAL-ID; whether DOKU's do is not known.
+// notify sends a notification. If the merchant does not acknowledge it, notify schedules
+// the next attempt. Retries keep the X-EXTERNAL-ID; DOKU does not document whether its do.
 func (s *Simulator) notify(ctx context.Context, r retry) (Answer, error) {
 	s.mu.Lock()
 	to := s.cfg.Merchant.NotificationURL
@@ -186,8 +190,9 @@ func (s *Simulator) notify(ctx context.Context, r retry) (Answer, error) {
 	return answer, err
 }
 
-// RunDue sends the notifications whose retry is due by the clock, and returns
-// the merchant's answers.
+// RunDue repeats the notifications whose next attempt is due by [Config].Now: 30 minutes, 6
+// hours and 12 hours after the first attempt. It returns the merchant's answers. The error
+// joins those of all attempts without an answer.
 func (s *Simulator) RunDue(ctx context.Context) ([]Answer, error) {
 	now := s.cfg.Now()
 	s.mu.Lock()
@@ -211,33 +216,34 @@ func (s *Simulator) RunDue(ctx context.Context) ([]Answer, error) {
 	return answers, errors.Join(errs...)
 }
 
-// Due returns how many notifications wait for their retry.
+// Due returns the number of notifications that wait for their next attempt.
 func (s *Simulator) Due() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.due)
 }
 
-// Outgoing is a call of DOKU's to the merchant.
+// Outgoing is a DOKU call to the merchant.
 type Outgoing struct {
 	URL        string
 	Body       []byte
-	ExternalID string // default: made up
+	ExternalID string // default: a random one
 
-	Bearer    string // default: a token got from the merchant
+	Bearer    string // default: a token that the merchant issues
 	Timestamp string // default: now
 
-	// How the call is signed, if not by HMAC with a token: without a token at all
-	// (Tokenless), or the way of old, with DOKU's RSA key (Asymmetric).
+	// The default is an HMAC with a token. Tokenless signs with an empty token and sends no
+	// Authorization. Asymmetric signs with DOKU's RSA key, as DOKU did in the past.
 	Tokenless, Asymmetric bool
 
-	// For tests of what the merchant refuses: Sent goes out in place of Body,
-	// which is signed; Mutate changes the signed request.
+	// For tests of forged calls. Sent is the body on the wire, in place of the signed Body.
+	// Mutate changes the request after it is signed. Both may be nil.
 	Sent   []byte
 	Mutate func(*http.Request)
 }
 
-// Call signs and sends a call, with a token that the merchant issued.
+// Call signs out and sends it to the merchant. It asks the merchant for a token first if it
+// needs a new one. The error is nil for any HTTP status of the answer.
 func (s *Simulator) Call(ctx context.Context, out Outgoing) (Answer, error) {
 	var err error
 	if out.Bearer == "" && !out.Tokenless && !out.Asymmetric {
@@ -286,7 +292,8 @@ func (s *Simulator) Call(ctx context.Context, out Outgoing) (Answer, error) {
 	return s.send(req, out.Sent)
 }
 
-// RequestToken asks the merchant for a token (service 73). mutate may be nil.
+// RequestToken asks the merchant for a token (service 73). mutate changes the request after
+// it is signed; it may be nil.
 func (s *Simulator) RequestToken(ctx context.Context, mutate func(*http.Request)) (Answer, error) {
 	s.mu.Lock()
 	to := s.cfg.Merchant.TokenURL
@@ -311,7 +318,7 @@ func (s *Simulator) RequestToken(ctx context.Context, mutate func(*http.Request)
 	return s.send(req, body)
 }
 
-// merchantToken returns the merchant's token, asking for one if need be.
+// merchantToken returns a valid token of the merchant. It asks for a new one if necessary.
 func (s *Simulator) merchantToken(ctx context.Context) (string, error) {
 	s.mu.Lock()
 	token, valid := s.bearer, s.cfg.Now().Before(s.bearerEnds)
@@ -323,24 +330,24 @@ func (s *Simulator) merchantToken(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	var told struct {
+	var read struct {
 		AccessToken string `json:"accessToken"`
 		ExpiresIn   any    `json:"expiresIn"` // a number or a string
 	}
-	if err := json.Unmarshal(answer.Body, &told); err != nil || !answer.OK() || told.AccessToken == "" {
+	if err := json.Unmarshal(answer.Body, &read); err != nil || !answer.OK() || read.AccessToken == "" {
 		return "", fmt.Errorf("%w: token request answered HTTP %d: %.200s", ErrMerchant, answer.Status, answer.Body)
 	}
-	seconds, err := strconv.ParseFloat(fmt.Sprint(told.ExpiresIn), 64)
+	seconds, err := strconv.ParseFloat(fmt.Sprint(read.ExpiresIn), 64)
 	if err != nil {
-		return "", fmt.Errorf("%w: expiresIn is %v", ErrMerchant, told.ExpiresIn)
+		return "", fmt.Errorf("%w: token request: expected expiresIn in seconds, found %v", ErrMerchant, read.ExpiresIn)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.bearer, s.bearerEnds = told.AccessToken, s.cfg.Now().Add(time.Duration(seconds)*time.Second)
+	s.bearer, s.bearerEnds = read.AccessToken, s.cfg.Now().Add(time.Duration(seconds)*time.Second)
 	return s.bearer, nil
 }
 
-// send sends a call and records it with its answer.
+// send sends a call and records the exchange.
 func (s *Simulator) send(req *http.Request, body []byte) (Answer, error) {
 	e := Exchange{Method: req.Method, Target: req.URL.RequestURI(), Header: req.Header.Clone(), Body: body}
 	resp, err := s.cfg.Client.Do(req)
@@ -359,7 +366,7 @@ func (s *Simulator) send(req *http.Request, body []byte) (Answer, error) {
 	return Answer{resp.StatusCode, resp.Header, answer}, nil
 }
 
-// encode writes a body as DOKU would: without HTML escapes.
+// encode encodes a body without HTML escapes, as DOKU does.
 func encode(v any) ([]byte, error) {
 	var b bytes.Buffer
 	encoder := json.NewEncoder(&b)
@@ -370,12 +377,13 @@ func encode(v any) ([]byte, error) {
 	return bytes.TrimSpace(b.Bytes()), nil
 }
 
-// Bank returns what a person with curl uses to play the customer:
+// Bank returns a handler for people with curl, who play the customer:
 //
 //	POST /pay {"virtualAccountNo":"…","amount":"10000.00"}
 //	POST /retry
 //
-// It has no protection; serve it on a loopback address only.
+// It calls [Simulator.Pay] and [Simulator.RunDue]. It has no protection; serve it on a
+// loopback address only.
 func (s *Simulator) Bank() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /pay", func(w http.ResponseWriter, r *http.Request) {
@@ -406,8 +414,9 @@ func (s *Simulator) Bank() http.Handler {
 	return mux
 }
 
-// Resend sends a notification that waits for its retry at once, as DOKU's Back
-// Office can do by hand.
+// Resend sends a waiting notification at once, as a manual resend in DOKU's Back Office does.
+// If it fails, its next attempt is due as before. The error wraps [ErrNotFound] if no
+// notification with this paymentRequestId waits.
 func (s *Simulator) Resend(ctx context.Context, paymentRequestID string) (Answer, error) {
 	s.mu.Lock()
 	var found *retry

@@ -10,12 +10,11 @@ import (
 	"strings"
 )
 
-// It is not known whether DOKU hashes a body as it arrives, or decodes it first
-// and encodes it again before hashing; and its own SDKs, in five languages, do
-// the latter in five ways. The simulator takes the first for granted, and notes
-// in each exchange for which of the others the hash would be another.
+// DOKU does not document whether it hashes a body as it arrives, or decodes and re-encodes
+// it first. Its own SDKs re-encode, in five languages and five ways. The simulator hashes a
+// body as it arrives, and records in each exchange the languages that give another hash.
 
-// reading is how a language's usual JSON library writes what it has read.
+// reading is the way in which a language's usual JSON library re-encodes a text.
 type reading struct {
 	language string
 	number   func(json.Number) string
@@ -32,8 +31,8 @@ var readings = []reading{
 
 func none(rune) bool { return false }
 
-// double writes numbers as a 64-bit floating-point number does, with suffix
-// behind whole ones that were not written as integers.
+// double encodes numbers as 64-bit floating-point numbers, with suffix after whole ones
+// that are not integers in the text.
 func double(suffix string) func(json.Number) string {
 	return func(n json.Number) string {
 		f, err := n.Float64()
@@ -48,8 +47,8 @@ func double(suffix string) func(json.Number) string {
 	}
 }
 
-// fragile returns the languages whose reading of body, written again, is not
-// body without its white space.
+// fragile returns the languages that re-encode body to something other than body without
+// its white space.
 func fragile(body []byte) []string {
 	var compact bytes.Buffer
 	if json.Compact(&compact, body) != nil {
@@ -66,7 +65,7 @@ func fragile(body []byte) []string {
 	return languages
 }
 
-// value reads the next value and returns it as written again.
+// value reads the next value and returns it re-encoded.
 func (r reading) value(d *json.Decoder) (string, error) {
 	token, err := d.Token()
 	if err != nil {

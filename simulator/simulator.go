@@ -1,11 +1,16 @@
-// Package simulator plays DOKU, for tests and for trying things out: the API
-// that merchants call, as an [http.Handler], and the calls that DOKU makes to
-// merchants when a customer pays at the bank.
+// Package simulator plays DOKU, for tests and experiments:
 //
-// It is strict where DOKU's documents are clear, and says in its comments where
-// they are not and it had to choose. It shares no code with the signer and the
-// verifier: its signatures are written straight from DOKU's pages, so that a
-// mistake on one side shows. A Simulator has no global state; use one per test.
+//   - [Simulator] is a [net/http.Handler], the API that merchants call: tokens, and
+//     virtual accounts to create, update, delete and ask for their status;
+//   - [Simulator.Pay] plays a customer at the bank: DOKU calls the merchant's inquiry and
+//     notification URLs; [Simulator.RunDue] repeats notifications that failed;
+//   - [Simulator.Call] sends any other call to the merchant, also a forged one;
+//   - [Simulator.SetFault] makes DOKU fail; [Simulator.Exchanges] has what was sent.
+//
+// The simulator is strict where DOKU's documents are clear. Where they are not, a comment
+// says what it does. It shares no code with the packages that sign and verify: it is
+// written from DOKU's pages, so that a mistake on one side shows. A Simulator has no
+// global state; use one per test.
 package simulator
 
 import (
@@ -24,41 +29,43 @@ import (
 	"time"
 )
 
-// Config says whom the simulator knows.
+// Config is the configuration of a [Simulator].
 type Config struct {
 	Merchant Merchant
 	Now      func() time.Time // default: time.Now
-	Client   *http.Client     // for calls to the merchant; default: 30 s, no redirects
-	Observe  func(Exchange)   // called after each exchange, in both directions; may be nil
+	Client   *http.Client     // for calls to the merchant; default: a timeout of 30 s, no redirects
+	Observe  func(Exchange)   // called after each exchange, in both directions and concurrently; may be nil
 
-	TokenLife time.Duration // of the B2B tokens that it issues; default: 900 s
+	TokenLife time.Duration // of the B2B tokens that DOKU issues; default: 900 s
 }
 
-// Merchant is the merchant as registered with DOKU.
+// Merchant is the merchant as registered with DOKU. Only the URLs may be empty, until DOKU
+// calls them.
 type Merchant struct {
 	ClientID         string
 	SecretKey        string
-	PublicKey        *rsa.PublicKey  // the merchant's, checks its token requests
-	DOKUKey          *rsa.PrivateKey // DOKU's, signs its token requests
+	PublicKey        *rsa.PublicKey  // verifies the merchant's token requests
+	DOKUKey          *rsa.PrivateKey // signs DOKU's token requests
 	PartnerServiceID string          // prefix of the merchant's numbers, 8 characters, padded with spaces on the left
-	TokenURL         string          // the merchant's URLs as set in the dashboard
+	TokenURL         string          // the merchant's URLs, as in DOKU's dashboard
 	InquiryURL       string
 	NotificationURL  string
 }
 
-// Exchange is one request with its answer, as it was on the wire.
+// Exchange is one request with its answer, as on the wire.
 type Exchange struct {
-	Inbound bool // to DOKU; else from DOKU to the merchant
+	Inbound bool // from the merchant to DOKU; if not, from DOKU to the merchant
 	Method  string
 	Target  string
 	Header  http.Header
 	Body    []byte
 	Status  int
 	Answer  []byte
-	Reason  string // for a person: why a call was refused; DOKU itself does not tell
+	Reason  string // why the call failed, for people; not part of the answer
 
-	// Fragile has the languages in which a DOKU that decodes a body and encodes it
-	// again before hashing it would have come to another hash. Of calls to DOKU only.
+	// Fragile lists the languages whose JSON libraries re-encode the body differently. If
+	// DOKU re-encoded bodies in one of them, their hash would differ from the signed one.
+	// Only calls to DOKU have it.
 	Fragile []string
 }
 
@@ -67,10 +74,10 @@ type Simulator struct {
 	cfg Config
 
 	mu          sync.Mutex
-	token       string // the latest one issued: only it is valid
+	token       string // the latest one issued; no other is valid
 	tokenEnds   time.Time
 	tokens      int                        // issued so far
-	externalIDs map[string]string          // WIB day and X-EXTERNAL-ID
+	externalIDs map[string]string          // call by WIB day and X-EXTERNAL-ID
 	accounts    map[string]*virtualAccount // by number without padding
 	serial      int
 	bearer      string // the merchant's token for DOKU
@@ -81,17 +88,17 @@ type Simulator struct {
 	exchanges   []Exchange
 }
 
-// Fault makes the simulator misbehave for calls to a path.
+// Fault replaces or disturbs DOKU's answers; see [Simulator.SetFault].
 type Fault struct {
-	Status int // 0: the connection is dropped without an answer
+	Status int // 0 drops the connection without an answer
 	Header http.Header
 	Body   string
-	Times  int // how often; 0 is for good
+	Times  int // for how many calls; 0 means all
 
-	Delay  time.Duration // before the answer, or the drop
+	Delay  time.Duration // before the answer or the drop
 	Drip   time.Duration // between the bytes of the answer's body
-	Cut    int           // the connection is dropped after so many bytes of the body
-	Normal bool          // the answer is the usual one, in place of Status, Header and Body
+	Cut    int           // drops the connection after so many bytes of the body; 0 means never
+	Normal bool          // sends the usual answer instead of Status, Header and Body
 }
 
 const (
@@ -100,7 +107,8 @@ const (
 	tokenPath   = "/authorization/v1/access-token/b2b"
 )
 
-// New returns a simulator that knows one merchant.
+// New returns a simulator that knows one merchant. The error says which part of cfg is
+// missing or wrong.
 func New(cfg Config) (*Simulator, error) {
 	m := cfg.Merchant
 	if m.ClientID == "" || m.SecretKey == "" || m.PublicKey == nil || m.DOKUKey == nil {
@@ -130,7 +138,7 @@ func New(cfg Config) (*Simulator, error) {
 	}, nil
 }
 
-// SetMerchantURLs sets where DOKU calls the merchant, which often is known only
+// SetMerchantURLs sets the URLs at which DOKU calls the merchant. Tests often know them only
 // after the simulator has started.
 func (s *Simulator) SetMerchantURLs(token, inquiry, notification string) {
 	s.mu.Lock()
@@ -138,7 +146,8 @@ func (s *Simulator) SetMerchantURLs(token, inquiry, notification string) {
 	s.cfg.Merchant.TokenURL, s.cfg.Merchant.InquiryURL, s.cfg.Merchant.NotificationURL = token, inquiry, notification
 }
 
-// SetFault makes calls to path misbehave; nil ends it.
+// SetFault applies f to the next calls to path. It replaces an earlier fault of that path;
+// nil removes it.
 func (s *Simulator) SetFault(path string, f *Fault) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -150,8 +159,8 @@ func (s *Simulator) SetFault(path string, f *Fault) {
 	s.faults[path] = &copied
 }
 
-// Pending returns how many calls to path are being answered right now, or are
-// held up by a fault.
+// Pending returns the number of calls to path that have no complete answer yet, for example
+// because of a fault's delay.
 func (s *Simulator) Pending(path string) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -171,14 +180,15 @@ func (s *Simulator) ExpireToken() {
 	s.token = ""
 }
 
-// Tokens returns how many B2B tokens were issued.
+// Tokens returns the number of B2B tokens issued so far.
 func (s *Simulator) Tokens() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.tokens
 }
 
-// Exchanges returns all exchanges so far, in the order in which they ended.
+// Exchanges returns all exchanges so far, in the order in which they ended. The caller must
+// not change headers and bodies.
 func (s *Simulator) Exchanges() []Exchange {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -194,7 +204,7 @@ func (s *Simulator) record(e Exchange) {
 	}
 }
 
-// fault returns the fault set for path, if one is left, and uses it up by one.
+// fault returns the fault of path, or nil, and counts one call for it.
 func (s *Simulator) fault(path string) *Fault {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -211,7 +221,7 @@ func (s *Simulator) fault(path string) *Fault {
 	return &copied
 }
 
-// reply is an answer: a JSON object, or with raw set any bytes.
+// reply is an answer. Its body is the JSON object body, or raw if body is nil.
 type reply struct {
 	status int
 	body   map[string]any
@@ -219,7 +229,7 @@ type reply struct {
 	reason string
 }
 
-// refuse is a reply that says no; reason is for the record only.
+// refuse returns a reply with an error; reason is for the record only.
 func refuse(status int, service, number, message, reason string) reply {
 	return reply{status: status, reason: reason, body: map[string]any{
 		"responseCode": fmt.Sprintf("%d%s%s", status, service, number), "responseMessage": message,
@@ -230,7 +240,7 @@ func success(service string) map[string]any {
 	return map[string]any{"responseCode": "200" + service + "00", "responseMessage": "Successful"}
 }
 
-// ServeHTTP is DOKU's API.
+// ServeHTTP answers a call to DOKU's API.
 func (s *Simulator) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.count(r.URL.Path, 1)
 	defer s.count(r.URL.Path, -1)
@@ -242,7 +252,7 @@ func (s *Simulator) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		f = &Fault{Normal: true}
 	}
 	if !pause(r.Context(), f.Delay) {
-		e.Reason = "the caller has gone"
+		e.Reason = "the caller closed the connection"
 		s.record(e)
 		return
 	}
@@ -277,7 +287,7 @@ func (s *Simulator) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.write(r.Context(), w, e.Answer, f)
 }
 
-// write sends an answer's body, whole and at once unless the fault says otherwise.
+// write sends the body of an answer, at once unless f has a drip or cut.
 func (s *Simulator) write(ctx context.Context, w http.ResponseWriter, body []byte, f *Fault) {
 	if f.Cut > 0 && f.Cut < len(body) {
 		_, _ = w.Write(body[:f.Cut]) // the caller may be gone
@@ -294,7 +304,7 @@ func (s *Simulator) write(ctx context.Context, w http.ResponseWriter, body []byt
 	}
 }
 
-// pause waits, and reports whether ctx has not ended meanwhile.
+// pause waits for d and reports whether ctx is still valid.
 func pause(ctx context.Context, d time.Duration) bool {
 	if d == 0 {
 		return true
@@ -307,14 +317,14 @@ func pause(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// operations of the API by the end of their path; what is in front of it
-// differs between DOKU's pages.
+// operations are those of the API, by the end of their path. The part before it differs
+// between DOKU's pages.
 var operations = []struct {
 	path, method, service string
 	run                   func(*Simulator, map[string]any) reply
 }{
 	{"/transfer-va/create-va", http.MethodPost, "27", (*Simulator).create},
-	{"/transfe-va/create-va", http.MethodPost, "27", (*Simulator).create}, // so spelt on an old page
+	{"/transfe-va/create-va", http.MethodPost, "27", (*Simulator).create}, // spelled this way on an old page
 	{"/transfer-va/update-va", http.MethodPut, "28", (*Simulator).update},
 	{"/transfer-va/delete-va", http.MethodDelete, "31", (*Simulator).remove},
 	{"/transfer-va/status", http.MethodPost, "26", (*Simulator).status},
@@ -347,8 +357,8 @@ func (s *Simulator) route(r *http.Request, body []byte) reply {
 	return refuse(http.StatusNotFound, "00", "00", "Not Found", "no such path: "+r.URL.Path)
 }
 
-// issueToken answers "Get Token B2B". The new token ends the one before: DOKU
-// says that only the latest is processed.
+// issueToken answers "Get Token B2B". A new token invalidates the one before: DOKU says
+// that it processes only the latest.
 func (s *Simulator) issueToken(h http.Header, body []byte) reply {
 	if refused := s.checkTokenRequest(h, body); refused != nil {
 		return *refused

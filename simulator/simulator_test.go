@@ -18,8 +18,8 @@ import (
 	"github.com/caddy-doku/caddy-doku/snap"
 )
 
-// testEnv is a simulator with a clock that the test moves and a merchant that
-// answers as told.
+// testEnv is a simulator with a clock that the test moves and a merchant whose answers the
+// test sets.
 type testEnv struct {
 	*Simulator
 	mu     sync.Mutex
@@ -94,18 +94,19 @@ func (st *testEnv) call(t *testing.T, body, externalID string, change func(*http
 	}
 	w := httptest.NewRecorder()
 	st.ServeHTTP(w, r)
-	var told struct {
+	var answer struct {
 		Code string `json:"responseCode"`
 	}
-	if err := json.Unmarshal(w.Body.Bytes(), &told); err != nil {
+	if err := json.Unmarshal(w.Body.Bytes(), &answer); err != nil {
 		t.Fatalf("%v: %s", err, w.Body)
 	}
-	return told.Code
+	return answer.Code
 }
 
 func bill(customer, trx string) string {
 	return fmt.Sprintf(`{"partnerServiceId":"    8808","customerNo":%q,"virtualAccountNo":%q,"virtualAccountName":"Toru","trxId":%q,`+
-		`"totalAmount":{"value":"10000.00","currency":"IDR"},"virtualAccountTrxType":"C","additionalInfo":{"channel":"VIRTUAL_ACCOUNT_BANK_PERMATA"}}`,
+		`"totalAmount":{"value":"10000.00","currency":"IDR"},"virtualAccountTrxType":"C",`+
+		`"additionalInfo":{"channel":"VIRTUAL_ACCOUNT_BANK_PERMATA"}}`,
 		customer, "    8808"+customer, trx)
 }
 

@@ -21,7 +21,7 @@ type virtualAccount struct {
 	paid     []payment
 }
 
-// terms say which amounts a VA takes.
+// terms are the amounts that a VA accepts.
 type terms struct {
 	trxType  string // C closed, O open, V variable
 	total    *big.Rat
@@ -118,8 +118,8 @@ func readTerms(m map[string]any) (t terms, mandatory, format string) {
 	return t, "", ""
 }
 
-// takes reports whether a payment of value is within the terms.
-func (t terms) takes(value *big.Rat) bool {
+// accept reports whether value is an amount that the VA accepts.
+func (t terms) accept(value *big.Rat) bool {
 	switch {
 	case value.Sign() <= 0:
 		return false
@@ -129,16 +129,15 @@ func (t terms) takes(value *big.Rat) bool {
 	return (t.min == nil || value.Cmp(t.min) >= 0) && (t.max == nil || value.Cmp(t.max) <= 0)
 }
 
-// validate checks the fields that create and update share. What the name may
-// hold is not known of DOKU's own checks, so any text of 1 to 255 characters is
-// taken.
+// validate checks the fields that create and update share. DOKU does not document which
+// characters a name may have, so it accepts any text of 1 to 255 characters.
 func (s *Simulator) validate(m map[string]any, service string) (terms, time.Time, *reply) {
 	mandatory := func(name string) *reply {
 		return new(refuse(http.StatusBadRequest, service, "02", "Invalid Mandatory Field {"+name+"}", name+" is missing"))
 	}
 	format := func(name string) *reply {
 		return new(refuse(http.StatusBadRequest, service, "01", "Invalid Field Format {"+name+"}",
-			fmt.Sprintf("%s is not as it should be", name)))
+			fmt.Sprintf("%s has a wrong form", name)))
 	}
 	for _, name := range []string{"partnerServiceId", "virtualAccountName", "trxId"} {
 		if text(m, name) == "" {
@@ -165,7 +164,7 @@ func (s *Simulator) validate(m map[string]any, service string) (terms, time.Time
 	case !channels[channel]:
 		return terms{}, time.Time{}, format("additionalInfo.channel")
 	}
-	for _, name := range []string{"freeText", "freeTexts"} { // DOKU's pages have the one, its software the other
+	for _, name := range []string{"freeText", "freeTexts"} { // DOKU's pages have the former, its software the latter
 		if m[name] != nil && !freeTexts(m[name]) {
 			return terms{}, time.Time{}, format(name)
 		}
@@ -187,7 +186,8 @@ func (s *Simulator) validate(m map[string]any, service string) (terms, time.Time
 	return t, expires, nil
 }
 
-// freeTexts reports whether v is a list of texts of 1 to 64 characters in both languages.
+// freeTexts reports whether v is a list of texts in both languages, of 1 to 64 characters
+// each.
 func freeTexts(v any) bool {
 	list, ok := v.([]any)
 	for _, item := range list {
@@ -201,11 +201,11 @@ func freeTexts(v any) bool {
 	return ok
 }
 
-// number returns the key of a VA: its number without padding.
+// number returns the number of a VA without padding: its key in the accounts.
 func number(virtualAccountNo string) string { return strings.TrimSpace(virtualAccountNo) }
 
-// create makes a VA. With no customer number, or 0, DOKU makes one (DGPC);
-// otherwise the number is the merchant's (MGPC).
+// create adds a VA. Without a customer number, or with 0, DOKU chooses one (DGPC);
+// otherwise the merchant has chosen it (MGPC).
 func (s *Simulator) create(m map[string]any) reply {
 	t, expires, refused := s.validate(m, "27")
 	if refused != nil {

@@ -8,13 +8,12 @@ import (
 	"sync"
 )
 
-// ErrDropped is what a client sees when the simulator drops a connection, with
-// [Simulator.RoundTrip].
-var ErrDropped = errors.New("simulator: connection dropped")
+// errDropped is the error of [Simulator.RoundTrip] for a dropped connection.
+var errDropped = errors.New("simulator: connection dropped")
 
-// RoundTrip lets a client call the simulator without a network, as its
-// [http.RoundTripper]: in tests with a clock that is not the machine's, nothing
-// else may wait.
+// RoundTrip makes the simulator an [http.RoundTripper], so that an [http.Client] reaches it
+// without a network. Tests in a [testing/synctest] bubble need this: time stands still there
+// while a goroutine waits for the network.
 func (s *Simulator) RoundTrip(req *http.Request) (*http.Response, error) {
 	r := req.Clone(req.Context())
 	r.RequestURI = req.URL.RequestURI()
@@ -26,7 +25,7 @@ func (s *Simulator) RoundTrip(req *http.Request) (*http.Response, error) {
 	go func() {
 		defer r.Body.Close()
 		defer func() {
-			// As a server does for http.ErrAbortHandler, and a client for a short body.
+			// The same error as from a server with http.ErrAbortHandler, or for a short body.
 			if recover() != nil || w.sent != nil && strconv.Itoa(w.written) != w.sent.Get("Content-Length") {
 				writer.CloseWithError(io.ErrUnexpectedEOF)
 			} else {
@@ -43,7 +42,7 @@ func (s *Simulator) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, req.Context().Err()
 	}
 	if w.status == 0 {
-		return nil, ErrDropped
+		return nil, errDropped
 	}
 	stop := make(chan struct{})
 	go func() { // ends with the body
@@ -63,7 +62,7 @@ func (s *Simulator) RoundTrip(req *http.Request) (*http.Response, error) {
 type wire struct {
 	header http.Header
 	body   *io.PipeWriter
-	begun  chan struct{} // closed when status and sent are set, or nothing will come
+	begun  chan struct{} // closed once status and sent are set, or there is no answer
 	once   sync.Once
 	status int
 	sent   http.Header
