@@ -44,6 +44,8 @@ func (i *Inbox) scheduleRetry(c *callstore.Call, answer store.Answer, err error)
 		c.GiveUp = latest(c.GiveUp, now.Add(min(pauseGrace, i.cfg.MaxAge)))
 	}
 	c.Error, c.Tried, c.Dead = err.Error(), now, !now.Before(c.GiveUp)
+	// 429 is one here: the success of another call must not make an app retry at once that
+	// asks for fewer calls.
 	c.Refused = answer.Status >= 400 && answer.Status < 500 && (!snap.Retryable(answer.Status) || answer.Status == http.StatusTooManyRequests)
 	c.Due = now.Add(max(retryDelay(c.Attempts-c.ForegroundAttempts), min(retryAfter(answer.Header, now), retryDelays[len(retryDelays)-1])))
 }
