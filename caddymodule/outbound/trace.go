@@ -6,7 +6,7 @@ import (
 	"net/url"
 
 	"go.opentelemetry.io/otel/attribute"
-	semconv "go.opentelemetry.io/otel/semconv/v1.23.0"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/reasons"
