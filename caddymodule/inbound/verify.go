@@ -284,19 +284,15 @@ func (v *Verify) check(in *call, w http.ResponseWriter, r *http.Request) *reason
 	if in.verified, err = head.Verify(in.body, httpio.GetBuffer(len(in.body))); err != nil {
 		return rejectionOf(err)
 	}
-	return v.identify(in, &head)
+	return in.identify(&head)
 }
 
 // identify completes the identity of a call whose signature matches.
-func (v *Verify) identify(in *call, head *verifier.Head) *reasons.Rejection {
+func (in *call) identify(head *verifier.Head) *reasons.Rejection {
 	if in.service == snap.ServiceUnknown {
-		return reject(
-			reasons.ServiceUnknown,
-			"",
-			fmt.Errorf(
-				"the path %.200q does not tell which service a genuine call is of; write it in doku_verify, such as `service %s` for payment notifications",
-				in.target, snap.ServiceVAPayment),
-		)
+		return reject(reasons.ServiceUnknown, "", fmt.Errorf(
+			"the path %.200q does not tell which service a genuine call is of; write it in doku_verify, such as `service %s` for payment notifications",
+			in.target, snap.ServiceVAPayment))
 	}
 	in.id = ledger.Identity{
 		Account: in.account.Name, Service: in.service, ExternalID: head.ExternalID, Day: snap.Day(head.Timestamp), Digest: in.verified.Digest,

@@ -3,11 +3,7 @@
 // Metrics, hints and the tables in docs/operations.md come from it.
 package reasons
 
-import (
-	"errors"
-
-	"github.com/caddy-doku/caddy-doku/snap"
-)
+import "github.com/caddy-doku/caddy-doku/snap"
 
 // Rejection is why a call got no answer from the other side: the SNAP case to answer
 // with, and the precise reason for the operator.
@@ -25,17 +21,6 @@ func (r *Rejection) Unwrap() error { return r.Err }
 type Rejecter interface {
 	error
 	Rejection() *Rejection
-}
-
-// Of returns the rejection in the chain of err, if there is one.
-func Of(err error) (*Rejection, bool) {
-	if rejection, ok := errors.AsType[*Rejection](err); ok {
-		return rejection, true
-	}
-	if rejecter, ok := errors.AsType[Rejecter](err); ok {
-		return rejecter.Rejection(), true
-	}
-	return nil, false
 }
 
 // Reason is a row of the table.

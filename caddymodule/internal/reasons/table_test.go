@@ -49,10 +49,10 @@ func TestARejectionHasTheCaseOfItsReason(t *testing.T) {
 	if rejection.Case != snap.InvalidMandatory.With("X-TIMESTAMP") || rejection.Reason != HeaderMissing || !errors.Is(rejection, cause) {
 		t.Errorf("found %+v", rejection)
 	}
-	if found, ok := Of(fmt.Errorf("wrapped: %w", rejection)); !ok || found != rejection {
+	if found, ok := errors.AsType[*Rejection](fmt.Errorf("wrapped: %w", rejection)); !ok || found != rejection {
 		t.Errorf("found %v, %v", found, ok)
 	}
-	if _, ok := Of(cause); ok {
+	if _, ok := errors.AsType[*Rejection](cause); ok {
 		t.Error("an error without a rejection has one")
 	}
 }
