@@ -25,12 +25,12 @@ import (
 // Account is one DOKU client id with its keys.
 //
 // Files that are named by a path, or by a placeholder `{file./path}` and nothing
-// else, are watched: a new key or secret is taken up within seconds, without a
-// reload, and logged by its fingerprint. A new file that is of no use changes
-// nothing but for an error in the log and the counter
-// `caddy_doku_credential_loads_total`.
+// else, are watched: the sidecar uses a new key or secret within seconds, without a
+// reload, and logs its fingerprint. If a new file cannot be used, the keys and
+// secrets in use stay; the log has an error, and the counter
+// `caddy_doku_credential_loads_total` counts it.
 type Account struct {
-	// What the account is called in this configuration. Default: `default`.
+	// The account's name in this configuration. Default: `default`.
 	Name string `json:"name,omitempty"`
 
 	// The account's environment, if it is not that of the app.

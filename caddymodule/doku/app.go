@@ -1,6 +1,6 @@
 // Package doku is the Caddy app "doku": the accounts with their credentials, what
-// outlives a reload (stores, tokens, clocks), and the checks and the status of both.
-// The handlers of the other rooms find their account here.
+// outlives a reload (stores, tokens, clocks), and the checks of both. The handlers in
+// the other packages find their account here.
 package doku
 
 import (
@@ -32,8 +32,8 @@ func init() {
 // when the configuration loads; everything that can be checked without it is.
 //
 // Every text accepts the placeholders `{env.NAME}` and `{file./path}`, resolved
-// when the configuration loads. Use them for secrets: what is written out stands
-// in the configuration for everybody who may read it.
+// when the configuration loads. Use them for secrets: everybody who may read the
+// configuration can read a secret that is written in it.
 type App struct {
 	// Which DOKU to talk to: `sandbox`, `production`, or a base URL such as
 	// `https://api.doku.com`. A base URL must be https unless its host is a
@@ -47,15 +47,15 @@ type App struct {
 	// the same account must share a store. Default: `memory`.
 	StoreRaw json.RawMessage `json:"store,omitempty" caddy:"namespace=doku.stores inline_key=store"`
 
-	// What becomes of a call that needs the store while the store is away:
+	// What to do with a call that needs the store while the store is away.
 	// `refuse` (the default) answers DOKU's calls with 500, so that DOKU tries
-	// again, and the app's calls that have an idempotency key with 503; `continue`
+	// again, and the app's calls that have an idempotency key with 503. `continue`
 	// carries them out, without protection against repeats.
 	OnStoreError string `json:"on_store_error,omitempty"`
 
 	// Whether X-TIMESTAMP is corrected by the difference between this machine's
-	// clock and DOKU's, by 5 minutes at the most. DOKU's calls are judged by this
-	// machine's clock in any case. Default: false.
+	// clock and DOKU's, by 5 minutes at the most. The times in DOKU's
+	// calls are always compared with this machine's clock. Default: false.
 	ClockCorrection bool `json:"clock_correction,omitempty"`
 
 	store      store.Store
@@ -81,11 +81,11 @@ type Part interface {
 	Close() error
 }
 
-// newParts make one part each for every configuration.
+// newParts are the functions that make the parts of a configuration.
 var newParts []func(*App) Part
 
-// RegisterPart has every configuration get a part, from its provisioning on. It is for
-// init functions.
+// RegisterPart adds a part to every configuration that is provisioned afterwards. Call
+// it in an init function.
 func RegisterPart(newPart func(*App) Part) { newParts = append(newParts, newPart) }
 
 // PartOf returns the configuration's part of type P, which is registered.

@@ -64,11 +64,11 @@ const (
 	storeSet     = "set"
 	storeAdd     = "add"
 	storeClaim   = "claim"
-	storeFinish  = "finish"
+	storeCommit  = "finish"
 	storeRelease = "release"
 )
 
-var storeOperations = []string{storeGet, storeSet, storeAdd, storeClaim, storeFinish, storeRelease}
+var storeOperations = []string{storeGet, storeSet, storeAdd, storeClaim, storeCommit, storeRelease}
 
 // countingStore counts a store's errors.
 type countingStore struct{ store.Store }
@@ -104,10 +104,10 @@ func (s countingStore) Claim(ctx context.Context, owner string, lease time.Durat
 	return claim, s.failed(ctx, storeClaim, err)
 }
 
-// Finish implements [store.Store].
+// Commit implements [store.Store].
 func (s countingStore) Commit(ctx context.Context, owner string, ttl time.Duration, entries ...store.Entry) (bool, error) {
 	done, err := s.Store.Commit(ctx, owner, ttl, entries...)
-	return done, s.failed(ctx, storeFinish, err)
+	return done, s.failed(ctx, storeCommit, err)
 }
 
 // Release implements [store.Store].
@@ -134,10 +134,10 @@ func (g gauges) Collect(to chan<- prometheus.Metric) {
 		to <- prometheus.MustNewConstMetric(telemetry.ClockOffset, prometheus.GaugeValue, account.runtime.clock.Offset().Seconds(), account.Name)
 		keys := account.Credentials().Summary()
 		to <- prometheus.MustNewConstMetric(telemetry.KeyInfo, prometheus.GaugeValue, 1, account.Name, "merchant", keys.Merchant)
-		told := make(map[string]bool, len(keys.DOKU)) // the same key may be given twice
+		seen := make(map[string]bool, len(keys.DOKU)) // the same key may be given twice
 		for _, fingerprint := range keys.DOKU {
-			if !told[fingerprint] {
-				told[fingerprint] = true
+			if !seen[fingerprint] {
+				seen[fingerprint] = true
 				to <- prometheus.MustNewConstMetric(telemetry.KeyInfo, prometheus.GaugeValue, 1, account.Name, "doku", fingerprint)
 			}
 		}

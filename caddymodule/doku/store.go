@@ -26,9 +26,9 @@ type Store interface {
 	Open() (store.Store, string, error)
 }
 
-// MemoryStore keeps everything in the process: no set-up, and right for a single
-// sidecar. Reloads lose nothing; when the process ends, all is gone, so after a
-// restart a token is fetched anew, and a repeat is taken for a new call.
+// MemoryStore keeps everything in the memory of the process. It needs no set-up. Use
+// it for a single sidecar. A reload loses nothing; a restart loses everything: the
+// sidecar then fetches a new token, and does not recognize the repeat of a call.
 type MemoryStore struct{ references pool.References }
 
 // CaddyModule returns the Caddy module information.
@@ -51,27 +51,27 @@ func (m *MemoryStore) Open() (store.Store, string, error) {
 func (m *MemoryStore) Cleanup() error { return m.references.Release() }
 
 // RedisStore keeps everything in a Redis server, which all sidecars of a merchant
-// share: one token for all of them, and a repeat is recognized whichever of them
-// it comes to. What is kept is encrypted with a key derived from the account's
+// share: all use one token, and each recognizes the repeat of a call that another
+// one got. What is kept is encrypted with a key derived from the account's
 // secret, and everything has a time to live.
 //
-// Without Redis, calls to DOKU go on with the token at hand, while for calls that
-// need the store, `on_store_error` of the app decides.
+// While Redis is away, calls to DOKU use the token that the sidecar holds;
+// `on_store_error` of the app says what happens to calls that need the store.
 type RedisStore struct {
 	// Where Redis is: a URL such as `redis://user:password@host:6379/0`,
 	// `rediss://…` for TLS, or `unix:///path`. With the parameter `master_name` it
 	// names Sentinels, with `addr=host:port`, for each further node, a cluster.
 	// Timeouts and the size of the pool are parameters, too, as go-redis reads
 	// them: `dial_timeout` (2s), `read_timeout` and `write_timeout` (1s),
-	// `max_retries` (1), `dialer_retries` (1), `pool_size`. Whatever they are, a
-	// Redis that takes longer than 2 s counts as away. Accepts the placeholders `{env.NAME}` and
-	// `{file./path}`. Required.
+	// `max_retries` (1), `dialer_retries` (1), `pool_size`. A Redis that takes
+	// longer than 2 s counts as away, whatever their values. Accepts the
+	// placeholders `{env.NAME}` and `{file./path}`. Required.
 	URL string `json:"url,omitempty"`
 
 	// Whether the URL names a cluster by one of its nodes.
 	Cluster bool `json:"cluster,omitempty"`
 
-	// What the keys begin with. Default: `doku:`.
+	// The beginning of all keys. Default: `doku:`.
 	Prefix string `json:"prefix,omitempty"`
 
 	references pool.References

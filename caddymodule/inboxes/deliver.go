@@ -114,7 +114,7 @@ func (b *instance) startAttempt(r *http.Request, c callstore.Call) (*http.Reques
 	}
 }
 
-// startRedelivery starts the trace of handing a kept notification over again,
+// startRedelivery starts the trace of the redelivery of a kept notification,
 // which is linked with the trace of the request that brought it.
 func startRedelivery(ctx context.Context, provider trace.TracerProvider, c callstore.Call) (context.Context, trace.Span) {
 	options := []trace.SpanStartOption{trace.WithNewRoot()}

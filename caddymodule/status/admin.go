@@ -54,8 +54,8 @@ func (*Admin) Routes() []caddy.AdminRoute {
 	return append(accountHandlers.Routes(), adminapi.NotFound("/doku/"))
 }
 
-// withApp finds the running app. The module is there before any app is, and stays
-// the same whichever configuration comes.
+// withApp finds the app of the configuration in use. Caddy makes this module before
+// any app, and keeps it when the configuration changes.
 func withApp(handle func(app *doku.App, w http.ResponseWriter, r *http.Request) error) caddy.AdminHandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		app, err := doku.Find(caddy.ActiveContext())
@@ -71,8 +71,8 @@ type accountsStatus struct {
 	Accounts []accountStatus `json:"accounts"`
 }
 
-// accountStatus is the state of an account. Times that lie ahead or back are in
-// seconds; what does not apply is left out.
+// accountStatus is the state of an account. Spans of time are in
+// seconds. What does not apply is left out.
 type accountStatus struct {
 	Name     string      `json:"name"`
 	ClientID string      `json:"client_id"`
@@ -83,7 +83,7 @@ type accountStatus struct {
 	Store    storeStatus `json:"store"`
 
 	// What else the account needs for its work, such as its inbox, by name: `ok`,
-	// or what is the matter.
+	// or what is wrong.
 	Checks map[string]string `json:"checks,omitempty"`
 }
 
@@ -105,7 +105,7 @@ type fetchStatus struct {
 	Error              string   `json:"error,omitempty"`
 	Hint               string   `json:"hint,omitempty"`
 	Failures           uint     `json:"failures,omitempty"`             // in a row
-	NextAttemptSeconds *float64 `json:"next_attempt_seconds,omitempty"` // after a failure, DOKU is left alone until then
+	NextAttemptSeconds *float64 `json:"next_attempt_seconds,omitempty"` // after a failure, the sidecar does not ask DOKU before
 }
 
 type clockStatus struct {
