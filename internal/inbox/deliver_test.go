@@ -35,11 +35,9 @@ func (f *forgetful) Update(ctx context.Context, c callstore.Call) error {
 
 func TestWhileTheStoreCannotBeWritten(t *testing.T) {
 	t.Parallel()
-	folder := t.TempDir()
-	synctest.Test(t, func(t *testing.T) {
-		s := &forgetful{Store: openBolt(t, folder)}
-		leases := store.NewMemory()
-		defer func() { _, _ = s.Store.(*callstore.Bolt).Close(), leases.Close() }()
+	inBubbleWith(t, func(t *testing.T, b *callstore.Bolt, leases store.Store) {
+		t.Helper()
+		s := &forgetful{Store: b}
 		e := newEnv(t, s, leases)
 		defer e.run(t.Context())()
 		s.broken.Store(true)
@@ -110,10 +108,8 @@ func TestByHand(t *testing.T) {
 
 func TestStoppingAndStarting(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		b := openBolt(t, t.TempDir())
-		leases := store.NewMemory()
-		defer func() { _, _ = b.Close(), leases.Close() }()
+	inBubbleWith(t, func(t *testing.T, b *callstore.Bolt, leases store.Store) {
+		t.Helper()
 		e := newEnv(t, b, leases)
 		stop := e.run(t.Context())
 		e.app.set(down)
@@ -164,11 +160,9 @@ func TestStoppingAndStarting(t *testing.T) {
 
 func TestOthersTakeOverAfterAReload(t *testing.T) {
 	t.Parallel()
-	folder := t.TempDir()
-	synctest.Test(t, func(t *testing.T) {
-		s := &forgetful{Store: openBolt(t, folder)}
-		leases := store.NewMemory()
-		defer func() { _, _ = s.Store.(*callstore.Bolt).Close(), leases.Close() }()
+	inBubbleWith(t, func(t *testing.T, b *callstore.Bolt, leases store.Store) {
+		t.Helper()
+		s := &forgetful{Store: b}
 		before, after := newEnv(t, s, leases), newEnv(t, s, leases)
 		after.cfg.Slots, after.cfg.Deliver = before.cfg.Slots, before.app.deliver
 		s.broken.Store(true)

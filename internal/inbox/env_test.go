@@ -159,15 +159,24 @@ func now(key, orderingKey string) callstore.Call {
 	return c
 }
 
-// inBubble runs a test within synctest, with an inbox in a file.
-func inBubble(t *testing.T, test func(t *testing.T, e *env)) {
+// inBubbleWith runs a test within synctest, with a file of calls and a store of leases.
+func inBubbleWith(t *testing.T, test func(t *testing.T, calls *callstore.Bolt, leases store.Store)) {
 	t.Helper()
 	folder := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
-		b := openBolt(t, folder)
+		calls := openBolt(t, folder)
 		leases := store.NewMemory()
-		defer func() { _, _ = b.Close(), leases.Close() }()
-		e := newEnv(t, b, leases)
+		defer func() { _, _ = calls.Close(), leases.Close() }()
+		test(t, calls, leases)
+	})
+}
+
+// inBubble runs a test within synctest, with an inbox in a file that is at work.
+func inBubble(t *testing.T, test func(t *testing.T, e *env)) {
+	t.Helper()
+	inBubbleWith(t, func(t *testing.T, calls *callstore.Bolt, leases store.Store) {
+		t.Helper()
+		e := newEnv(t, calls, leases)
 		defer e.run(t.Context())()
 		test(t, e)
 	})

@@ -34,11 +34,8 @@ func TestWhenACallIsGivenUp(t *testing.T) {
 
 func notGivenUpAfterAPause(t *testing.T) {
 	t.Helper()
-	folder := t.TempDir()
-	synctest.Test(t, func(t *testing.T) {
-		b := openBolt(t, folder)
-		leases := store.NewMemory()
-		defer func() { _, _ = b.Close(), leases.Close() }()
+	inBubbleWith(t, func(t *testing.T, b *callstore.Bolt, leases store.Store) {
+		t.Helper()
 		e := newEnv(t, b, leases)
 		e.app.set(down)
 		stop := e.run(t.Context())
@@ -64,11 +61,8 @@ func notGivenUpAfterAPause(t *testing.T) {
 
 func notGivenUpByStopping(t *testing.T) {
 	t.Helper()
-	folder := t.TempDir()
-	synctest.Test(t, func(t *testing.T) {
-		b := openBolt(t, folder)
-		leases := store.NewMemory()
-		defer func() { _, _ = b.Close(), leases.Close() }()
+	inBubbleWith(t, func(t *testing.T, b *callstore.Bolt, leases store.Store) {
+		t.Helper()
 		e := newEnv(t, b, leases)
 		e.app.set(down)
 		stop := e.run(t.Context())

@@ -55,11 +55,8 @@ func TestSlotsAreLeased(t *testing.T) {
 
 func slotsOfASlowStore(t *testing.T) {
 	t.Helper()
-	folder := t.TempDir()
-	synctest.Test(t, func(t *testing.T) {
-		b := openBolt(t, folder)
-		leases := store.NewMemory()
-		defer func() { _, _ = b.Close(), leases.Close() }()
+	inBubbleWith(t, func(t *testing.T, b *callstore.Bolt, leases store.Store) {
+		t.Helper()
 		e := newEnv(t, b, &leaseStore{Store: leases, slow: time.Second})
 		defer e.run(t.Context())()
 		if err := e.Enqueue(t.Context(), now("k", "va")); err != nil {
@@ -74,11 +71,8 @@ func slotsOfASlowStore(t *testing.T) {
 
 func slotsOfAStoreThatIsAway(t *testing.T) {
 	t.Helper()
-	folder := t.TempDir()
-	synctest.Test(t, func(t *testing.T) {
-		b := openBolt(t, folder)
-		leases := store.NewMemory()
-		defer func() { _, _ = b.Close(), leases.Close() }()
+	inBubbleWith(t, func(t *testing.T, b *callstore.Bolt, leases store.Store) {
+		t.Helper()
 		l := &leaseStore{Store: leases}
 		l.away.Store(true)
 		e := newEnv(t, b, l)
@@ -102,11 +96,8 @@ func slotsOfAStoreThatIsAway(t *testing.T) {
 
 func forwardWithAnExpiredSlot(t *testing.T) {
 	t.Helper()
-	folder := t.TempDir()
-	synctest.Test(t, func(t *testing.T) {
-		b := openBolt(t, folder)
-		leases := store.NewMemory()
-		defer func() { _, _ = b.Close(), leases.Close() }()
+	inBubbleWith(t, func(t *testing.T, b *callstore.Bolt, leases store.Store) {
+		t.Helper()
 		l := &leaseStore{Store: leases}
 		e := newEnv(t, b, l)
 		e.cfg.AnswerWithin, e.cfg.AttemptTimeout = time.Hour, time.Minute
@@ -125,11 +116,8 @@ func forwardWithAnExpiredSlot(t *testing.T) {
 
 func workerWithAnExpiredSlot(t *testing.T) {
 	t.Helper()
-	folder := t.TempDir()
-	synctest.Test(t, func(t *testing.T) {
-		b := openBolt(t, folder)
-		leases := store.NewMemory()
-		defer func() { _, _ = b.Close(), leases.Close() }()
+	inBubbleWith(t, func(t *testing.T, b *callstore.Bolt, leases store.Store) {
+		t.Helper()
 		l := &leaseStore{Store: leases}
 		one, two := newEnv(t, b, l), newEnv(t, b, leases)
 		one.cfg.AttemptTimeout = time.Minute
