@@ -190,7 +190,7 @@ func TestDurableAcknowledgesWhatIsKept(t *testing.T) {
 	release := make(chan struct{})
 	env.app.setAnswer(func(appCall) (int, string) {
 		<-release
-		return http.StatusOK, ""
+		return answering(http.StatusOK)(appCall{})
 	})
 	got := env.notify(t, simulator.Outgoing{ExternalID: "E-1"})
 	got.expect(t, http.StatusOK, "2002500")
@@ -229,7 +229,7 @@ func TestTheOrderOfAVirtualAccountIsKept(t *testing.T) {
 		if strings.Contains(call.body, `"paymentRequestId":"P-0"`) && len(env.app.seen()) < 3 {
 			return http.StatusServiceUnavailable, "" // the first is refused for a while
 		}
-		return http.StatusOK, ""
+		return answering(http.StatusOK)(call)
 	})
 	for n := range 5 {
 		env.notify(t, simulator.Outgoing{Body: payment(fmt.Sprint("P-", n))}).expect(t, http.StatusOK, "2002500")

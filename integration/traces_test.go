@@ -91,6 +91,8 @@ func TestNothingSecretOrPersonalIsInAnySpan(t *testing.T) {
 	env.app.setAnswer(func(appCall) (int, string) { return http.StatusServiceUnavailable, customerName })
 	env.notify(t, simulator.Outgoing{URL: env.inward + inquiryPath, Body: []byte(about(`"inquiryRequestId":"D-2"`))})
 	env.notify(t, simulator.Outgoing{Body: bytes.Replace(paid, []byte("P-1"), []byte("P-2"), 1), ExternalID: external + "2"})
+	env.app.setAnswer(func(appCall) (int, string) { return http.StatusNotFound, `{"responseCode":"4042412"}` })
+	env.notify(t, simulator.Outgoing{URL: env.inward + inquiryPath, Body: []byte(about(`"inquiryRequestId":"D-3"`))})
 	env.app.setAnswer(nil)
 	doktest.Eventually(t, "the delivery", func() bool { waiting, _ := env.kept(t); return waiting == 0 })
 
@@ -114,7 +116,7 @@ func TestNothingSecretOrPersonalIsInAnySpan(t *testing.T) {
 	}
 	for _, outcome := range []string{
 		"succeeded", "declined", "replayed", "idempotency_key_reused", "body_not_json", "external_id", "outcome_unknown", "token_refused", "token",
-		"accepted", "conflict", "signature", "timestamp_old", "body_format", "client_unknown", "token_invalid", "app_refused", "kept",
+		"accepted", "conflict", "signature", "timestamp_old", "body_format", "client_unknown", "token_invalid", "app_refused", "app_undecided", "kept",
 	} {
 		if !strings.Contains(exported, `{"Key":"doku.outcome","Value":{"Type":"STRING","Value":"`+outcome+`"}}`) {
 			t.Errorf("no span tells of the outcome %s", outcome)

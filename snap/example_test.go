@@ -30,8 +30,8 @@ func ExampleAppendStringToSign() {
 
 func ExampleCase_Code() {
 	service, _ := snap.ServiceOf(http.MethodPost, "/v1.1/transfer-va/payment")
-	fmt.Println(service, snap.Unauthorized.Code(service), snap.AnswerStatus(http.StatusOK, []byte(`{"responseCode":"4042512"}`)))
-	// Output: 25 4012500 404
+	fmt.Println(service, snap.Unauthorized.Code(service))
+	// Output: 25 4012500
 }
 
 func ExamplePaymentID() {

@@ -1,6 +1,7 @@
 package snap
 
 import (
+	"encoding/json"
 	"net/http"
 	"testing"
 	"time"
@@ -94,8 +95,9 @@ func TestEveryNotificationHasAPathAndAnAcknowledgement(t *testing.T) {
 		if row.paymentID == nil || row.orderedBy == "" || row.acknowledge == nil {
 			t.Errorf("the row of service %s is not complete", service)
 		}
-		if got := AnswerStatus(http.StatusOK, Acknowledge(service, []byte(`{}`))); got != http.StatusOK {
-			t.Errorf("the acknowledgement of service %s counts as %d", service, got)
+		var answer Answer
+		if err := json.Unmarshal(Acknowledge(service, []byte(`{}`)), &answer); err != nil || answer.ResponseCode != Successful.Code(service) {
+			t.Errorf("the acknowledgement of service %s is %+v, %v", service, answer, err)
 		}
 	}
 }

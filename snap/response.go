@@ -1,7 +1,6 @@
 package snap
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -97,6 +96,14 @@ func (c ResponseCode) Case() (status, number int, ok bool) {
 	return int(n / 10000), int(n % 100), true
 }
 
+// Service returns the service code in c, or "" if c is not seven characters.
+func (c ResponseCode) Service() Service {
+	if len(c) != 7 {
+		return ""
+	}
+	return Service(c[3:5])
+}
+
 // Retryable reports whether an answer with this HTTP status says only that the other
 // side cannot do it now: 5xx, 408, 425 and 429. The same request may succeed later.
 //
@@ -109,44 +116,4 @@ func Retryable(status int) bool {
 		return true
 	}
 	return status >= 500
-}
-
-// AnswerStatus returns the HTTP status that DOKU gets when a merchant answers a DOKU call
-// with status and body. DOKU looks at nothing else. It is status, unless status is 2xx and
-// the responseCode in body reports a failure: then it is the status in the code, or 500 if
-// that is neither 4xx nor 5xx.
-func AnswerStatus(status int, body []byte) int {
-	if status < 200 || status > 299 || succeeded(body) {
-		return status
-	}
-	canonical, _, err := AppendCanonical(nil, body)
-	if err != nil {
-		return status
-	}
-	coded, _, ok := ResponseCode(bytes.Trim(member(canonical, "responseCode"), `"`)).Case()
-	switch {
-	case !ok || 200 <= coded && coded <= 299:
-		return status
-	case 400 <= coded && coded <= 599:
-		return coded
-	}
-	return http.StatusInternalServerError
-}
-
-// succeeded reports whether body has only one place that can be a responseCode, and the
-// code there is 2xx. Then the rest of body need not be read. If this is not certain, it is
-// false.
-func succeeded(body []byte) bool {
-	const name = `"responseCode"`
-	i := bytes.Index(body, []byte(name))
-	if i < 0 || bytes.IndexByte(body, '\\') >= 0 || bytes.LastIndex(body, []byte(name)) != i {
-		return false
-	}
-	value := bytes.TrimLeft(body[i+len(name):], " \t\r\n:")
-	text, quoted := bytes.CutPrefix(value, []byte{'"'})
-	if !quoted || len(text) < 8 || text[7] != '"' {
-		return false
-	}
-	coded, _, ok := ResponseCode(text[:7]).Case()
-	return ok && 200 <= coded && coded <= 299
 }

@@ -215,44 +215,9 @@ func TestResponseCodes(t *testing.T) {
 	if _, _, ok := ResponseCode("500700").Case(); ok {
 		t.Error("six digits were taken for a response code")
 	}
-}
-
-func TestAnAnswerIsJudgedByItsCodeToo(t *testing.T) {
-	t.Parallel()
-	for _, test := range []struct {
-		name   string
-		status int
-		body   string
-		want   int
-	}{
-		{"no body", 200, "", 200},
-		{"no JSON", 200, "OK", 200},
-		{"JSON, but no object", 200, `["5002500"]`, 200},
-		{"no code", 200, `{"responseMessage":"Successful"}`, 200},
-		{"a code that is null", 200, `{"responseCode":null}`, 200},
-		{"a code that is neither string nor number", 200, `{"responseCode":{"a":"5002500"}}`, 200},
-		{"yes, as a string", 200, `{"responseCode":"2002500"}`, 200},
-		{"yes, as a number", 200, `{"responseCode":2002500}`, 200},
-		{"yes, with another 2xx", 200, `{"responseCode":"2022500"}`, 200},
-		{"yes, with another service's code", 200, `{"responseCode":"2002700"}`, 200},
-		{"no, as a string", 200, `{"responseCode":"4042512","responseMessage":"Bill not found"}`, 404},
-		{"no, as a number", 200, `{"responseCode":4092500}`, 409},
-		{"no, with white space and other members", 201, "{ \"a\": [1],\n \"responseCode\" : \"5002500\" }\n", 500},
-		{"no, with a 5xx of its own", 200, `{"responseCode":"5042500"}`, 504},
-		{"no, though with no status of a refusal", 200, `{"responseCode":"3002500"}`, 500},
-		{"no, though with no status at all", 200, `{"responseCode":"0002500"}`, 500},
-		{"no, though with a status that HTTP has not", 200, `{"responseCode":"9992500"}`, 500},
-		{"six digits", 200, `{"responseCode":"500250"}`, 200},
-		{"eight digits", 200, `{"responseCode":"50025000"}`, 200},
-		{"three digits", 200, `{"responseCode":"500"}`, 200},
-		{"seven characters that are no digits", 200, `{"responseCode":"5002-00"}`, 200},
-		{"a signed number", 200, `{"responseCode":-500250}`, 200},
-		{"HTTP says no", 503, `{"responseCode":"2002500"}`, 503},
-		{"HTTP says no in another way", 404, `{"responseCode":"5002500"}`, 404},
-		{"a redirect", 302, `{"responseCode":"2002500"}`, 302},
-	} {
-		if got := AnswerStatus(test.status, []byte(test.body)); got != test.want {
-			t.Errorf("%s: HTTP %d, expected %d", test.name, got, test.want)
+	for code, want := range map[ResponseCode]Service{"4012703": ServiceVACreate, "500700": "", "": ""} {
+		if got := code.Service(); got != want {
+			t.Errorf("the service of %q is %q, expected %q", code, got, want)
 		}
 	}
 }

@@ -54,6 +54,7 @@ func parseVerify(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 //		max_body      <size>
 //		body_timeout  <duration>
 //		timeout       <duration>
+//		app_answers   strict|loose
 //	}
 func (v *Verify) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // consume the directive's name
@@ -76,6 +77,8 @@ func (v *Verify) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			return directive.Text(d, &v.PublicPrefix)
 		case "public_target":
 			return directive.Text(d, &v.PublicTarget)
+		case "app_answers":
+			return directive.Text(d, &v.AppAnswers)
 		case "body_timeout":
 			return directive.Duration(d, &v.BodyTimeout)
 		case "max_body":
@@ -84,7 +87,7 @@ func (v *Verify) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			return directive.Duration(d, &v.Timeout)
 		}
 		return directive.Unknown(d, "account", "service", "token", "signature", "enforce", "public_prefix", "public_target", "max_body",
-			"body_timeout", "timeout")
+			"body_timeout", "timeout", "app_answers")
 	})
 }
 

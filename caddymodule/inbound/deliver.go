@@ -39,10 +39,11 @@ func (v *Verify) deliver(in *call, rej rejecter, w http.ResponseWriter, r *http.
 	app := httpio.NewRecorder(w, buffer)
 	var rejection *reasons.Rejection // the app gave no answer
 	out, err := in.account.Ledger().Deliver(ctx, in.id, func() (store.Answer, error) {
-		if rejection = v.callApp(ctx, app, next, r, in); rejection != nil {
+		var answer store.Answer
+		if answer, rejection = v.callApp(ctx, app, next, r, in); rejection != nil {
 			return store.Answer{}, rejection
 		}
-		return app.Answer(), nil
+		return answer, nil
 	})
 	if err != nil {
 		app.Rollback()
@@ -72,7 +73,7 @@ func (v *Verify) deliver(in *call, rej rejecter, w http.ResponseWriter, r *http.
 	v.logOutcome(ctx, in, outcome, out.Answer.Status)
 	in.traceOutcome(r.Context(), outcome, out.Answer.Body)
 	telemetry.Observe(in.span, telemetry.AddedInbound, v.now().Sub(in.began)-in.waited)
-	return app.WriteTo(w, out.Answer.Status)
+	return httpio.Write(w, &out.Answer)
 }
 
 // ledgerRejection returns the rejection for an error of the ledger.
@@ -95,23 +96,24 @@ const (
 	SourceDurable = "durable"
 )
 
-// callApp calls the app. If it gives no answer, callApp returns why. Only callApp's own
-// calls are observed: an inbox observes its attempts by itself, and to keep a call is
-// the sidecar's own time.
-func (v *Verify) callApp(ctx context.Context, app *httpio.Recorder, next caddyhttp.Handler, r *http.Request, in *call) *reasons.Rejection {
+// callApp calls the app, and returns its answer for DOKU. If the app gives no answer, or
+// one that decides nothing, callApp returns why. Only callApp's own calls are observed: an
+// inbox observes its attempts by itself, and to keep a call is the sidecar's own time.
+func (v *Verify) callApp(ctx context.Context, app *httpio.Recorder, next caddyhttp.Handler, r *http.Request, in *call,
+) (store.Answer, *reasons.Rejection) {
 	began := v.now()
 	r, span := telemetry.StartAppCall(v.forApp(ctx, r, in), true, v.traces)
 	err := app.Record(func() error { return next.ServeHTTP(app, r) })
 	took := v.now().Sub(began)
 	if rejecter, ok := errors.AsType[reasons.Rejecter](err); ok {
-		return rejecter.Rejection()
+		return store.Answer{}, rejecter.Rejection()
 	}
 	switch app.Source() {
-	case SourceDurable:
-		return nil // the span is dropped: nobody has called the app
-	case SourceInbox:
+	case SourceDurable: // the span is dropped: nobody has called the app
+		return v.judge(ctx, in, app)
+	case SourceInbox: // the span is dropped: each attempt has its own
 		in.waited += took
-		return nil // the span is dropped: each attempt has its own
+		return v.judge(ctx, in, app)
 	}
 	telemetry.EndAppCall(span, r, app.Status(), err)
 	in.waited += took
@@ -119,7 +121,10 @@ func (v *Verify) callApp(ctx context.Context, app *httpio.Recorder, next caddyht
 	if rejection == nil || rejection.Reason == reasons.AppTimeout {
 		telemetry.Observe(in.span, telemetry.AppDuration.WithLabelValues(in.account.Name, string(in.service)), took)
 	}
-	return rejection
+	if rejection != nil {
+		return store.Answer{}, rejection
+	}
+	return v.judge(ctx, in, app)
 }
 
 // appRejection returns why the app gave no answer, or nil.
@@ -167,19 +172,6 @@ func (v *Verify) report(in *call, rejection *reasons.Rejection, rej rejecter, w 
 	return next.ServeHTTP(w, out)
 }
 
-// logAppRefusal warns of an answer other than 2xx. status is the one that DOKU gets.
-func (v *Verify) logAppRefusal(ctx context.Context, in *call, appStatus, status int) {
-	message := "the app has not taken a DOKU call"
-	hint := "the app's own log says why; if it was not asked, something in front of it answers, such as a `respond` without a matcher"
-	if status != appStatus {
-		message = "the app answered with an HTTP status that says yes and a responseCode that says no: DOKU gets the no"
-		hint = "the app must answer 2xx only with a responseCode of 2xx"
-	}
-	v.base.Log.LogAttrs(ctx, slog.LevelWarn, message, //nolint:sloglint // one of two
-		slog.String("account", in.account.Name), slog.String("service", string(in.service)), slog.String("external_id", in.id.ExternalID),
-		slog.Int("app_status", appStatus), slog.Int("status", status), slog.String("reason", reasons.AppRefused), slog.String("hint", hint))
-}
-
 // logOutcome logs a verified call with its outcome. status is the app's, or 0 if it is
 // not known.
 func (v *Verify) logOutcome(ctx context.Context, in *call, outcome string, status int) {
@@ -202,7 +194,9 @@ func (v *Verify) logOddities(ctx context.Context, in *call, out ledger.Outcome) 
 	}
 	if out.Changed {
 		telemetry.ChangedPayments.WithLabelValues(in.account.Name).Inc()
-		v.base.Log.LogAttrs(ctx, slog.LevelWarn,
+		v.base.Log.LogAttrs(
+			ctx,
+			slog.LevelWarn,
 			"a notification is about a payment that the app accepted with another body before; the app got it too, and has to tell them apart",
 			append(attrs, slog.String("payment_id", in.id.PaymentID))...)
 	}

@@ -61,7 +61,7 @@ func TestTheAppsTimeIsNotTheSidecars(t *testing.T) { //nolint:paralleltest // ot
 			})
 			app := httpio.NewRecorder(httptest.NewRecorder(), new(bytes.Buffer))
 			r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, moduletest.PaymentPath, http.NoBody)
-			_ = v.callApp(t.Context(), app, next, r, in)
+			_, _ = v.callApp(t.Context(), app, next, r, in)
 			after := moduletest.Measured(t, histogram)
 			observed := after.GetSampleCount() == before.GetSampleCount()+1 && after.GetSampleSum() == before.GetSampleSum()+1
 			if observed != test.observed || in.waited != test.waited {
@@ -82,7 +82,7 @@ func TestAnErrorThatKnowsItsRejectionIsRejectedForIt(t *testing.T) {
 	})
 	app := httpio.NewRecorder(httptest.NewRecorder(), new(bytes.Buffer))
 	r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, moduletest.PaymentPath, http.NoBody)
-	if rejection := v.callApp(t.Context(), app, next, r, in); rejection == nil || rejection.Reason != "kept" {
+	if _, rejection := v.callApp(t.Context(), app, next, r, in); rejection == nil || rejection.Reason != "kept" {
 		t.Errorf("found %v, expected the reason kept", rejection)
 	}
 }

@@ -1,6 +1,7 @@
 package inbound
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -87,7 +88,11 @@ func unknownClient(h http.Header, header string, err error) *reasons.Rejection {
 
 // reject reports the rejection and answers.
 func (rej rejecter) reject(w http.ResponseWriter, r *http.Request, why *reasons.Rejection) error {
-	rej.report(r, "call from DOKU not accepted", why.Reason, why)
+	message := "call from DOKU not accepted"
+	if why.Reason == reasons.Kept {
+		message = "a notification is kept: it is genuine, and the app has not taken it yet"
+	}
+	rej.report(r, message, why.Reason, why)
 	return httpio.Reject(w, rej.service, why.Case, reasons.Inbound.Outside(why.Reason))
 }
 
@@ -111,7 +116,7 @@ func (rej rejecter) report(r *http.Request, message, outcome string, why *reason
 		slog.String("response_code", why.Case.Code(rej.service)),
 		slog.String("reason", why.Reason),
 		slog.String("error", why.Err.Error()),
-		slog.String("hint", reasons.Inbound.Hint(why.Reason)),
+		slog.String("hint", rej.hint(why)),
 		slog.String("external_id", externalID),
 		slog.String("remote", r.RemoteAddr))
 	rej.Emit(eventRefused, func() map[string]any {
@@ -120,6 +125,19 @@ func (rej rejecter) report(r *http.Request, message, outcome string, why *reason
 			"reason": why.Reason, "external_id": externalID, "remote": r.RemoteAddr,
 		}
 	})
+}
+
+// hint says what the operator can do, and whether DOKU tries again.
+func (rej rejecter) hint(why *reasons.Rejection) string {
+	hint := cmp.Or(why.Hint, reasons.Inbound.Hint(why.Reason))
+	switch {
+	case why.Case.Status < http.StatusInternalServerError || why.Reason == reasons.Kept:
+	case rej.service.Notification():
+		hint += "; DOKU tries again after 30 minutes, 6 hours and 12 hours"
+	case rej.service == snap.ServiceVAInquiry:
+		hint += "; DOKU does not repeat an inquiry: a customer has got no answer at the bank"
+	}
+	return hint
 }
 
 // trace adds the rejection to the span of DOKU's request.

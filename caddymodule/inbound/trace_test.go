@@ -191,7 +191,7 @@ func TestATraceShowsAnAppThatFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	moduletest.Same(t, "the trace", tr.Tree(paid, telemetry.KeyOutcome, "http.response.status_code", "error.type"),
-		paid+" app_refused\n  doku.verify\n  doku.ledger\n    "+paid+" 503 503")
+		paid+" app_undecided\n  doku.verify\n  doku.ledger\n    "+paid+" 503 503")
 }
 
 func TestTracesGoToTheAppAlsoWhileNothingIsEnforced(t *testing.T) {

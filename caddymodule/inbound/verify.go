@@ -49,12 +49,17 @@ func init() {
 // | `X-Doku-Verified` | `true`; `false` only with `enforce report` |
 // | `Idempotency-Key` | the same text each time the app gets the same call |
 //
-// The app's answer is DOKU's answer. DOKU looks at the HTTP status only: if that says
-// yes (2xx) while the responseCode in the body says no, such as 4042512, DOKU gets the
-// status of the code, or 500. When DOKU repeats a call that the app answered with 2xx,
-// it gets that answer again, and the app is not called. A repeat of a call in flight
-// waits for its answer. If the app cannot be reached, takes too long or gives no
-// answer, DOKU gets a 5xx and tries again.
+// The app's answer is DOKU's answer, if it is a yes or a no:
+//
+//   - A yes is HTTP 2xx and a JSON object whose responseCode is a 2xx code, such as 2002500.
+//     When DOKU repeats the call, it gets that answer again, and the app is not called. A
+//     repeat of a call in flight waits for its answer.
+//   - A no is a JSON object whose responseCode is a 4xx or 5xx code, such as 4042512. Of HTTP
+//     status and responseCode, DOKU gets the worse as the HTTP status.
+//   - Anything else decides nothing, since DOKU looks at the HTTP status only and takes any
+//     2xx for "paid and booked": an empty 200, `OK`, a page, a redirect, a 404 without a SNAP
+//     body. DOKU gets a 5xx, as it does if the app cannot be reached or takes too long. It
+//     repeats notifications, but not inquiries.
 //
 // A refused call gets the SNAP code of the case, such as 4012500, and the header
 // `X-Doku-Error`. The precise reason is logged, counted, set as the placeholder
@@ -105,6 +110,11 @@ type Verify struct {
 	// How long the app may take to answer. Default: `20s`.
 	Timeout caddy.Duration `json:"timeout,omitempty"`
 
+	// Which answers of the app count as a yes to a notification. `strict` (the default) is
+	// described above. `loose`: also HTTP 2xx without a body or with plain text, for an app
+	// that cannot be changed. A page is never a yes. With `doku_inbox`, set it there.
+	AppAnswers string `json:"app_answers,omitempty"`
+
 	base     Base
 	app      *doku.App
 	selector *doku.Selector
@@ -146,6 +156,9 @@ func (v *Verify) Provision(ctx caddy.Context) error {
 	if v.Token == "" {
 		v.Token = string(verifier.TokenIssued)
 	}
+	if v.AppAnswers == AnswersLoose {
+		v.base.WarnOfLooseAnswers("doku_verify")
+	}
 	if len(v.Signatures) == 0 {
 		v.Signatures = []string{string(verifier.Symmetric)}
 	}
@@ -170,6 +183,9 @@ func (v *Verify) Provision(ctx caddy.Context) error {
 
 // Validate checks the options.
 func (v *Verify) Validate() error {
+	if err := ValidateAnswers(v.AppAnswers); err != nil {
+		return err
+	}
 	if v.Service != "" && !snap.Service(v.Service).Valid() {
 		return fmt.Errorf("service: expected two digits such as 25, found %q", v.Service)
 	}

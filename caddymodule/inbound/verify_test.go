@@ -250,9 +250,6 @@ func TestAnAnswerWithoutALengthThatBreaksOffIsNoAnswer(t *testing.T) {
 		{"in the middle of a number", `{"responseCode":2002`, 500},
 		{"not at all", `{"responseCode":"2002500"}`, 200},
 		{"not at all, with white space behind", "{\"responseCode\":\"2002500\"}\r\n", 200},
-		{"not at all, without a body", "", 200},
-		{"not at all, though it is no JSON", `{ok}`, 200},
-		{"not at all, though it is a text", `OK {"`, 200},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()

@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
-	"time"
 
 	"github.com/caddyserver/caddy/v2"
 
@@ -50,18 +49,6 @@ var inboxHandlers = adminapi.Handlers{
 // Routes returns the routes.
 func (InboxAdmin) Routes() []caddy.AdminRoute { return inboxHandlers.Routes() }
 
-// inboxState is an inbox in the admin API.
-type inboxState struct {
-	Name    string     `json:"name"`
-	Policy  string     `json:"policy"`
-	KeptIn  string     `json:"kept_in"` // a folder, or "redis"
-	Waiting int        `json:"waiting"`
-	Dead    int        `json:"dead"`
-	Oldest  *time.Time `json:"oldest,omitempty"` // when the oldest that waits came in
-	Orphan  bool       `json:"orphan,omitempty"` // whether no handler has this name, so that nothing is delivered
-	Error   string     `json:"error,omitempty"`  // why it cannot be read
-}
-
 // callState is a notification in the admin API.
 type callState struct {
 	callstore.Call
@@ -78,13 +65,13 @@ func listInboxes(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	states := make([]inboxState, 0, len(all))
+	states := make([]adminapi.InboxState, 0, len(all))
 	for _, b := range all {
 		states = append(states, b.state(r.Context(), b.name))
 	}
 	for _, b := range all {
 		for _, name := range b.orphans(r.Context()) {
-			if !slices.ContainsFunc(states, func(s inboxState) bool { return s.Name == name && s.Orphan }) {
+			if !slices.ContainsFunc(states, func(s adminapi.InboxState) bool { return s.Name == name && s.Orphan }) {
 				state := b.state(r.Context(), name)
 				state.Policy, state.Orphan = "", true
 				states = append(states, state)
@@ -95,8 +82,8 @@ func listInboxes(w http.ResponseWriter, r *http.Request) error {
 }
 
 // state returns the state of the inbox, or of another one called name in the same place.
-func (b *instance) state(ctx context.Context, name string) inboxState {
-	s := inboxState{Name: name, Policy: b.handler.Policy, KeptIn: b.handler.Folder}
+func (b *instance) state(ctx context.Context, name string) adminapi.InboxState {
+	s := adminapi.InboxState{Name: name, Policy: b.handler.Policy, KeptIn: b.handler.Folder}
 	if s.KeptIn == "" {
 		s.KeptIn = "redis"
 	}
@@ -110,6 +97,10 @@ func (b *instance) state(ctx context.Context, name string) inboxState {
 		return s
 	}
 	s.Waiting, s.Dead = figures.Waiting, figures.Dead
+	if name == b.name {
+		refused, notKept, since := b.recent().lastHour()
+		s.Recent = &adminapi.InboxRecent{Since: since, Refused: refused, NotKept: notKept}
+	}
 	if !figures.Oldest.IsZero() {
 		s.Oldest = &figures.Oldest
 	}

@@ -25,6 +25,7 @@ func init() {
 //		attempt_timeout <duration>
 //		give_up_after   <duration>
 //		concurrency     <number>
+//		app_answers     strict|loose
 //		deliver {
 //			<directives...>
 //		}
@@ -69,11 +70,13 @@ func parseInbox(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 			return directive.Duration(d, &i.GiveUpAfter)
 		case "concurrency":
 			return directive.Number(d, &i.Concurrency, largestConcurrency)
+		case "app_answers":
+			return directive.Text(d, &i.AppAnswers)
 		case "deliver":
 			return i.unmarshalDeliver(h, d.NewFromNextSegment())
 		}
 		return directive.Unknown(d, "policy", "name", "folder", "max_size", "answer_within", "attempt_timeout", "give_up_after", "concurrency",
-			"deliver")
+			"app_answers", "deliver")
 	})
 	if err == nil && i.Deliver == nil {
 		err = d.Err("doku_inbox: expected the app's address, such as 127.0.0.1:3000, or a block `deliver` with a reverse_proxy")

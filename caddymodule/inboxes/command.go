@@ -140,11 +140,28 @@ func (c inboxClient) list([]string) error {
 	if err != nil {
 		return err
 	}
-	if listed == 0 {
-		_, err := fmt.Fprintf(c.out, "The inbox %q is empty: the app has taken everything.\n", c.inbox)
+	if err := table.Flush(); err != nil {
 		return err
 	}
-	return table.Flush()
+	var states []adminapi.InboxState
+	if _, err := c.client.Get("/doku/inbox", &states); err != nil {
+		return err
+	}
+	for _, s := range states {
+		if s.Name != c.inbox {
+			continue
+		}
+		lines := s.NotKept()
+		if listed == 0 {
+			lines = append([]string{s.Kept()}, lines...)
+		}
+		for _, line := range lines {
+			if _, err := fmt.Fprintf(c.out, "inbox %q: %s\n", c.inbox, line); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 func (c inboxClient) show(keys []string) error {

@@ -39,15 +39,16 @@ func init() {
 // minutes, 6 hours and 12 hours, and then never. Inquiries (service 24) pass and are
 // never kept, because they need the app's answer.
 //
-// With the policy `after_app`, the app's answer is DOKU's. While the app is down, or
-// answers 5xx, 408, 425 or 429, the sidecar tries again within `answer_within`. Then
-// DOKU gets a 5xx, and the inbox keeps the notification and delivers it without waiting
-// for DOKU. If the app has taken it before DOKU's own retry comes, DOKU gets the app's
-// answer, and the app is not called.
+// With the policy `after_app`, the app's answer is DOKU's, if it is a yes or a no; see
+// `doku_verify`. While the app is down, or answers 5xx, 408, 425 or 429, the sidecar tries
+// again within `answer_within`. Then, and after any other answer that decides nothing, DOKU
+// gets a 5xx, and the inbox keeps the notification and delivers it without waiting for
+// DOKU. If the app has taken it before DOKU's own retry comes, DOKU gets the app's answer,
+// and the app is not called.
 //
 // With the policy `durable`, the inbox keeps a notification first. DOKU gets its 2xx at
 // once, and the app gets the notification from the sidecar. Use it if the app may take
-// longer than DOKU waits. The app's answer does not reach DOKU: after anything but 2xx,
+// longer than DOKU waits. The app's answer does not reach DOKU: after anything but a yes,
 // the inbox tries again.
 //
 // The inbox tries a kept notification again after 1 s, 2 s, 5 s, 10 s, 30 s, 1 min, 2
@@ -57,12 +58,21 @@ func init() {
 // only `caddy-doku doku inbox retry` delivers it. A log line, the event
 // `doku_call_dead` and the metric `caddy_doku_inbox_calls` report it.
 //
+// After HTTP 2xx that is no yes, such as an empty answer or a page, the app may have booked
+// the payment. Then the inbox tries again only after 2 s, 1 min, 30 min, 6 h and 12 h, and
+// others of the same virtual account do not wait for it.
+//
 // The app gets the same body and headers each time, and `Doku-Delivery-Attempt`, which
-// counts from 1. After its 2xx, the app gets a call again only if the sidecar dies
+// counts from 1. After its yes, the app gets a call again only if the sidecar dies
 // between the answer and the record of it, with the same `Idempotency-Key`.
 type Inbox struct {
 	// `after_app` (the default) or `durable`.
 	Policy string `json:"policy,omitempty"`
+
+	// Which answers of the app count as a yes to a notification. `strict` (the default):
+	// HTTP 2xx with a 2xx responseCode in a JSON object. `loose`: also HTTP 2xx without a
+	// body or with plain text, for an app that cannot be changed. A page is never a yes.
+	AppAnswers string `json:"app_answers,omitempty"`
 
 	// The inbox's name in commands, metrics and store. Default: `default`. Handlers with
 	// the same name must have the same settings.
@@ -138,6 +148,9 @@ func (i *Inbox) Provision(ctx caddy.Context) error {
 	if i.Policy == "" {
 		i.Policy = policyAfterApp
 	}
+	if i.AppAnswers == inbound.AnswersLoose {
+		i.base.WarnOfLooseAnswers("doku_inbox")
+	}
 	if i.Name == "" {
 		i.Name = "default"
 	}
@@ -183,6 +196,9 @@ func (i *Inbox) Validate() error {
 	if i.Policy != policyAfterApp && i.Policy != policyDurable {
 		return fmt.Errorf("policy: expected after_app or durable, found %q", i.Policy)
 	}
+	if err := inbound.ValidateAnswers(i.AppAnswers); err != nil {
+		return err
+	}
 	if !inboxName.MatchString(i.Name) {
 		return fmt.Errorf("name: expected at most 64 letters, digits, - and _, found %q", i.Name)
 	}
@@ -223,13 +239,20 @@ func (i *Inbox) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp
 		ctx, span := telemetry.StartSpan(trace.ContextWithSpan(r.Context(), verified.Parent), "doku.inbox")
 		defer span.End()
 		if err := opened.Enqueue(ctx, c); err != nil {
+			i.instance.recent().addNotKept()
 			return rejection(err)
 		}
 		return httpio.ReplayFrom(w, inbound.SourceDurable, acknowledgement(c))
 	}
 	answer, err := i.forward(r, opened, c, verified.Parent)
-	if err != nil {
+	switch {
+	case errors.Is(err, inbox.ErrLost):
+		i.instance.recent().addNotKept()
 		return rejection(err)
+	case err != nil:
+		return rejection(err)
+	case answer.Status >= http.StatusMultipleChoices:
+		i.instance.recent().addRefused()
 	}
 	return httpio.ReplayFrom(w, inbound.SourceInbox, &answer)
 }
@@ -283,7 +306,11 @@ type inboxError struct {
 
 // Rejection implements [reasons.Rejecter].
 func (e inboxError) Rejection() *reasons.Rejection {
-	return reasons.Inbound.Reject(e.reason, "", e.error)
+	rejection := reasons.Inbound.Reject(e.reason, "", e.error)
+	if e.reason == reasons.Kept {
+		rejection.Hint = inbox.Hint(e.error)
+	}
+	return rejection
 }
 
 func (e inboxError) Unwrap() error { return e.error }

@@ -10,6 +10,7 @@ import (
 	"go.opentelemetry.io/otel/propagation"
 
 	"github.com/caddy-doku/caddy-doku/caddymodule/doku"
+	"github.com/caddy-doku/caddy-doku/caddymodule/inbound"
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/pool"
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/telemetry"
 	"github.com/caddy-doku/caddy-doku/internal/inbox"
@@ -41,10 +42,11 @@ type instance struct {
 // reloads, and so do the leases: the old configuration and the new one do not deliver
 // the same call.
 type backend struct {
-	store callstore.Store // nil for Redis, which sees the accounts of a configuration
-	slots *inbox.Slots
-	log   *telemetry.CurrentLog
-	close func() error
+	store   callstore.Store // nil for Redis, which sees the accounts of a configuration
+	slots   *inbox.Slots
+	recents recents
+	log     *telemetry.CurrentLog
+	close   func() error
 }
 
 // Destruct implements [caddy.Destructor].
@@ -63,7 +65,7 @@ func (b *instance) openOnce() (*inbox.Inbox, error) {
 	maxAge := time.Duration(b.handler.GiveUpAfter)
 	return inbox.New(inbox.Config{
 		Name: b.name, Store: b.calls, Slots: opened.slots, Deliver: b.deliver,
-		Lenient:      b.app.Lenient(),
+		Lenient: b.app.Lenient(), LooseAnswers: b.handler.AppAnswers == inbound.AnswersLoose,
 		AnswerWithin: time.Duration(b.handler.AnswerWithin), AttemptTimeout: time.Duration(b.handler.AttemptTimeout),
 		MaxAge: maxAge, RetainAcked: maxAge + 48*time.Hour, // DOKU's last try is 18.5 h after its first
 		Concurrency: b.handler.Concurrency, Now: time.Now,
@@ -79,6 +81,9 @@ func (b *instance) Ready(ctx context.Context) error {
 	}
 	return opened.Ready(ctx, b.app.Accounts[0].Name)
 }
+
+// recent returns the figures of the last hour. The inbox must be open.
+func (b *instance) recent() *recent { return b.backend.recents.of(b.name) }
 
 // placeOf returns a text that is the same for the same place and for no other.
 func placeOf(folder, storeID string) string {

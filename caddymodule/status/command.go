@@ -55,7 +55,25 @@ func runStatus(client *adminapi.Client, flags caddycmd.Flags, args []string) err
 		_, err = os.Stdout.Write(body)
 		return err
 	}
-	return printAccounts(body)
+	if err := printAccounts(body); err != nil {
+		return err
+	}
+	return printInboxes(client)
+}
+
+// printInboxes prints what the inboxes of the sidecar keep.
+func printInboxes(client *adminapi.Client) error {
+	var states []adminapi.InboxState
+	if _, err := client.Get("/doku/inbox", &states); err != nil {
+		return err
+	}
+	for _, s := range states {
+		fmt.Printf("\ninbox %s\n  %s\n", s.Name, s.Kept())
+		for _, line := range s.NotKept() {
+			fmt.Println("  " + line)
+		}
+	}
+	return nil
 }
 
 // TokenCommand returns the command `doku token`.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 
+	"github.com/caddy-doku/caddy-doku/internal/appanswer"
 	"github.com/caddy-doku/caddy-doku/internal/inbox/callstore"
 	"github.com/caddy-doku/caddy-doku/internal/store"
 	"github.com/caddy-doku/caddy-doku/snap"
@@ -17,14 +18,20 @@ const maxAckedAnswer = 4 << 10
 // errStopped is the cause of attempts that end because [Inbox.Run] ends.
 var errStopped = errors.New("the deliveries have been stopped")
 
-// callApp sends a call to the app, and returns its answer with the status of
-// [snap.AnswerStatus].
-func (i *Inbox) callApp(ctx context.Context, c callstore.Call) (store.Answer, error) {
+// callApp sends a call to the app, and judges its answer.
+func (i *Inbox) callApp(ctx context.Context, c callstore.Call) (*appanswer.Judgement, error) {
 	ctx, cancel := context.WithTimeout(ctx, i.cfg.AttemptTimeout)
 	defer cancel()
 	answer, err := i.cfg.Deliver(ctx, c)
-	answer.Status = snap.AnswerStatus(answer.Status, answer.Body)
-	return answer, err
+	if err != nil {
+		return nil, err
+	}
+	said := appanswer.Judge(c.Service, answer, i.cfg.LooseAnswers)
+	if said.OtherService {
+		i.cfg.Logger.WarnContext(ctx, "the app has answered with the responseCode of another service",
+			"key", c.Key, "service", string(c.Service), "external_id", c.ExternalID, "response_code", string(said.Code))
+	}
+	return said, nil
 }
 
 // attempt makes one attempt at a kept call and records the result. The caller holds the
@@ -34,16 +41,17 @@ func (i *Inbox) attempt(ctx context.Context, c *callstore.Call) (store.Answer, e
 	answer, known := i.cfg.Slots.popUnrecorded(c.Inbox, c.Key)
 	if !known {
 		c.Attempts++
-		var err error
-		if answer, err = i.callApp(ctx, *c); err == nil && (answer.Status < 200 || answer.Status > 299) {
-			err = fmt.Errorf("the app has answered HTTP %d", answer.Status)
+		said, err := i.callApp(ctx, *c)
+		if err == nil && said.Decision != appanswer.Yes {
+			err = said
 		}
 		switch {
-		case err != nil && errors.Is(context.Cause(ctx), errStopped):
+		case err != nil && said == nil && errors.Is(context.Cause(ctx), errStopped):
 			return store.Answer{}, errStopped
 		case err != nil:
-			return store.Answer{}, i.recordFailure(ctx, c, answer, err)
+			return store.Answer{}, i.recordFailure(ctx, c, err)
 		}
+		answer = said.Answer
 	}
 	if err := i.ack(ctx, *c, answer); err != nil {
 		i.cfg.Logger.ErrorContext(ctx,
@@ -84,9 +92,18 @@ func shorten(c callstore.Call, answer store.Answer) store.Answer {
 	return store.Answer{Status: http.StatusOK, Header: http.Header{"Content-Type": {"application/json"}}, Body: body}
 }
 
+// Hint says what to do about an attempt that has failed with err. It is "" if the app has
+// given no answer.
+func Hint(err error) string {
+	if said, found := errors.AsType[*appanswer.Judgement](err); found {
+		return said.Hint()
+	}
+	return ""
+}
+
 // recordFailure records that the app has not taken a kept call because of err. It
 // returns err, or the error of the store if that could not be recorded.
-func (i *Inbox) recordFailure(ctx context.Context, c *callstore.Call, answer store.Answer, err error) error {
+func (i *Inbox) recordFailure(ctx context.Context, c *callstore.Call, err error) error {
 	i.mu.Lock()
 	i.failing = true
 	i.mu.Unlock()
@@ -95,17 +112,17 @@ func (i *Inbox) recordFailure(ctx context.Context, c *callstore.Call, answer sto
 	if kept, _ := i.cfg.Store.Get(ctx, c.Inbox, c.Key); kept != nil {
 		c.GiveUp = latest(c.GiveUp, kept.GiveUp) // it may have been retried by hand during the attempt
 	}
-	i.scheduleRetry(c, answer, err)
+	i.scheduleRetry(c, err)
 	event := EventFailed
 	if c.Dead {
 		event = EventDead
 		i.cfg.Logger.ErrorContext(ctx,
 			"a notification is given up: the app has not taken it. See `caddy-doku doku inbox list`; `retry` delivers it again",
 			"key", c.Key, "account", c.Account, "service", string(c.Service), "external_id", c.ExternalID,
-			"attempts", c.Attempts, "error", c.Error)
+			"attempts", c.Attempts, "error", c.Error, "hint", Hint(err))
 	} else {
 		i.cfg.Logger.WarnContext(ctx, "the app has not taken a kept notification",
-			"key", c.Key, "account", c.Account, "attempts", c.Attempts, "error", c.Error, "next", c.Due)
+			"key", c.Key, "account", c.Account, "attempts", c.Attempts, "error", c.Error, "hint", Hint(err), "next", c.Due)
 	}
 	if failed := i.cfg.Store.Update(ctx, *c); failed != nil {
 		i.cfg.Logger.ErrorContext(ctx, "the inbox cannot be written; the app gets a call again soon", "key", c.Key, "error", failed)

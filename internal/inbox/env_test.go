@@ -87,11 +87,14 @@ func status(code int) func(callstore.Call) (store.Answer, error) {
 	return func(callstore.Call) (store.Answer, error) { return store.Answer{Status: code}, nil }
 }
 
+// answering returns an app that gives one answer.
+func answering(code int, body string) func(callstore.Call) (store.Answer, error) {
+	return func(callstore.Call) (store.Answer, error) { return store.Answer{Status: code, Body: []byte(body)}, nil }
+}
+
 // saying returns an app that answers HTTP 200 with a responseCode.
 func saying(code string) func(callstore.Call) (store.Answer, error) {
-	return func(callstore.Call) (store.Answer, error) {
-		return store.Answer{Status: 200, Body: []byte(`{"responseCode":"` + code + `"}`)}, nil
-	}
+	return answering(200, `{"responseCode":"`+code+`"}`)
 }
 
 // env is an inbox with its app.

@@ -6,9 +6,9 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/caddy-doku/caddy-doku/internal/appanswer"
 	"github.com/caddy-doku/caddy-doku/internal/inbox/callstore"
 	"github.com/caddy-doku/caddy-doku/internal/store"
-	"github.com/caddy-doku/caddy-doku/snap"
 )
 
 const (
@@ -20,13 +20,14 @@ const (
 	forwardMinTime = 2 * time.Second
 )
 
-// Forward delivers a call to the app, with as many attempts as fit into AnswerWithin and
-// the deadline of ctx, and returns the app's answer for DOKU. An answer of 5xx, 408, 425
-// or 429 is not returned: Forward tries again. If time runs out, it keeps the call and
+// Forward delivers a call to the app, and returns the app's answer for DOKU if it is a yes
+// or a no. While the app gives no answer, or says that it cannot take the call now (5xx,
+// 408, 425, 429), Forward makes as many attempts as fit into AnswerWithin and the deadline
+// of ctx. Then, and after any other answer that decides nothing, it keeps the call and
 // returns [ErrKept], or [ErrLost] if the call could not be kept. If the app has taken the
-// call before, Forward returns the answer of then. It does not stop when ctx is
-// cancelled, only at its deadline: otherwise nobody knows whether the app has taken a
-// call.
+// call before, Forward returns the answer of then; if it may have taken it, ErrKept.
+// Forward does not stop when ctx is cancelled, only at its deadline: otherwise nobody
+// knows whether the app has taken a call.
 func (i *Inbox) Forward(ctx context.Context, c callstore.Call) (store.Answer, error) {
 	within := i.cfg.AnswerWithin
 	if deadline, ok := ctx.Deadline(); ok {
@@ -46,10 +47,12 @@ func (i *Inbox) Forward(ctx context.Context, c callstore.Call) (store.Answer, er
 	default: // another call has the slot, or the store is away
 		return store.Answer{}, i.keep(ctx, c, err)
 	}
-	acked, err := i.cfg.Store.Acked(ctx, c.Inbox, c.Key)
+	acked, maybeTaken, err := i.cfg.Store.Lookup(ctx, c.Inbox, c.Key)
 	switch {
 	case err == nil && acked != nil:
 		return *acked, nil
+	case err == nil && maybeTaken:
+		return store.Answer{}, fmt.Errorf("%w: %w", ErrKept, errMaybeTaken)
 	case err != nil && !i.cfg.Lenient:
 		return store.Answer{}, i.keep(ctx, c, err)
 	}
@@ -58,14 +61,35 @@ func (i *Inbox) Forward(ctx context.Context, c callstore.Call) (store.Answer, er
 		if err == nil {
 			return answer, nil
 		}
-		if deadline, _ := ctx.Deadline(); errors.Is(err, errSlotExpired) || deadline.Sub(i.cfg.Now()) < wait+minTime {
+		if deadline, _ := ctx.Deadline(); !triesAgain(err) || deadline.Sub(i.cfg.Now()) < wait+minTime {
 			return store.Answer{}, i.keep(ctx, c, err)
 		}
 		time.Sleep(wait)
 	}
 }
 
-// Errors of forwardOnce after which Forward makes no further attempt.
+// earlierError is why an earlier call holds up a call. It does not unwrap to the app's
+// answer, which is not one to the call that is held up.
+type earlierError struct{ err error }
+
+func (e earlierError) Error() string {
+	return "an earlier call of the same virtual account: " + e.err.Error()
+}
+
+// triesAgain reports whether Forward makes another attempt after an error of forwardOnce.
+func triesAgain(err error) bool {
+	if earlier, found := errors.AsType[earlierError](err); found {
+		return triesAgain(earlier.err)
+	}
+	if said, found := errors.AsType[*appanswer.Judgement](err); found {
+		return said.Soon()
+	}
+	return !errors.Is(err, errSlotExpired)
+}
+
+var errMaybeTaken = errors.New("the app may have taken it at an earlier attempt; the inbox tries it again a few times, hours apart")
+
+// Errors of forwardOnce.
 var (
 	errSlotExpired = errors.New("another sidecar may deliver calls of the same virtual account by now")
 	errNoTime      = errors.New("no time is left for an attempt")
@@ -96,32 +120,34 @@ func (i *Inbox) forwardOnce(ctx context.Context, slot *slot, c *callstore.Call, 
 			break
 		}
 		answer, err := i.attempt(ctx, first)
+		said, _ := errors.AsType[*appanswer.Judgement](err)
 		switch {
 		case first.Key == c.Key && answer.Status != 0: // the app has taken c, whether or not that is recorded
 			return answer, nil
 		case first.Key == c.Key: // c is kept since an earlier try of DOKU
 			return answer, err
+		case said != nil && said.MaybeTaken(): // first has left the order of the virtual account
 		case err != nil:
-			return store.Answer{}, fmt.Errorf("an earlier call of the same virtual account: %w", err)
+			return store.Answer{}, earlierError{err}
 		}
 	}
 	c.Attempts++
-	answer, err := i.callApp(ctx, *c)
+	said, err := i.callApp(ctx, *c)
 	switch {
 	case err != nil:
 		return store.Answer{}, err
-	case snap.Retryable(answer.Status):
-		return store.Answer{}, fmt.Errorf("the app has answered HTTP %d", answer.Status)
-	case answer.Status < 200 || answer.Status > 299:
-		return answer, nil
+	case said.Decision == appanswer.Undecided:
+		return store.Answer{}, said
+	case said.Decision == appanswer.No:
+		return said.Answer, nil
 	}
-	if err := i.ack(ctx, *c, answer); err != nil {
+	if err := i.ack(ctx, *c, said.Answer); err != nil {
 		i.cfg.Logger.WarnContext(ctx,
 			"the app has taken a call, but that could not be recorded; if this process dies, the app gets a repeat again",
 			"key", c.Key, "error", err)
 	}
 	i.noteSuccess(ctx)
-	return answer, nil
+	return said.Answer, nil
 }
 
 // keep keeps a call that the app has not taken because of err. It returns [ErrKept] or
@@ -131,6 +157,9 @@ func (i *Inbox) keep(ctx context.Context, c callstore.Call, err error) error {
 	defer cancel()
 	now := i.cfg.Now()
 	c.Error, c.Due, c.ForegroundAttempts = err.Error(), now.Add(retryDelay(1)), max(c.Attempts-1, 0)
+	if said, found := errors.AsType[*appanswer.Judgement](err); found && said.MaybeTaken() {
+		i.scheduleMaybeTaken(&c, now)
+	}
 	added, _, failed := i.cfg.Store.Add(ctx, c)
 	if failed != nil {
 		return fmt.Errorf("%w: %w (because: %w)", ErrLost, failed, err)

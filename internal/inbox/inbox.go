@@ -25,7 +25,8 @@ import (
 	"github.com/caddy-doku/caddy-doku/internal/store"
 )
 
-// Config configures an [Inbox]. All fields except Lenient and Observe are required.
+// Config configures an [Inbox]. All fields except LooseAnswers, Lenient and Observe are
+// required.
 type Config struct {
 	Name  string // of the inbox in the store
 	Store callstore.Store
@@ -36,8 +37,10 @@ type Config struct {
 	Slots *Slots
 
 	// Deliver sends a call to the app, as attempt number c.Attempts, and returns the
-	// app's answer. [snap.AnswerStatus] decides whether the app has taken the call.
+	// app's answer. [appanswer.Judge] decides whether the app has taken the call.
 	Deliver func(ctx context.Context, c callstore.Call) (store.Answer, error)
+
+	LooseAnswers bool // the argument loose of [appanswer.Judge]
 
 	// Lenient makes Forward deliver calls while the store is away.
 	Lenient bool
@@ -69,7 +72,8 @@ const (
 
 // Errors of an inbox, besides [callstore.ErrStore].
 var (
-	// ErrKept means that the app has not taken a call in time. The call is kept.
+	// ErrKept means that the app has not taken a call in time. The call is kept. It wraps
+	// the app's last answer, a [appanswer.Judgement], if there is one.
 	ErrKept = errors.New("the app has not taken the call in time; it is kept and will be delivered")
 
 	// ErrLost means that the app has not taken a call in time, and that the call could
@@ -123,7 +127,7 @@ func (i *Inbox) Retry(ctx context.Context, key string) (bool, error) {
 		return false, err
 	}
 	now := i.cfg.Now()
-	c.Dead, c.Due = false, now
+	c.Dead, c.Due, c.MaybeTaken = false, now, 0
 	c.GiveUp = now.Add(i.cfg.MaxAge)
 	if err := i.cfg.Store.Update(ctx, *c); err != nil {
 		return false, err

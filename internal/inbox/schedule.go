@@ -2,21 +2,26 @@ package inbox
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"math/rand/v2"
 	"net/http"
 	"strconv"
 	"time"
 
+	"github.com/caddy-doku/caddy-doku/internal/appanswer"
 	"github.com/caddy-doku/caddy-doku/internal/inbox/callstore"
-	"github.com/caddy-doku/caddy-doku/internal/store"
-	"github.com/caddy-doku/caddy-doku/snap"
 )
 
 // retryDelays are the times between attempts at a kept call. The last one repeats.
 var retryDelays = []time.Duration{
 	time.Second, 2 * time.Second, 5 * time.Second, 10 * time.Second, 30 * time.Second, time.Minute, 2 * time.Minute, 5 * time.Minute,
 }
+
+// maybeTakenDelays are the times before further attempts at a call that the app may have
+// taken already: few, since the app may book it twice. The last one is near DOKU's own last
+// attempt. After them the call is dead.
+var maybeTakenDelays = []time.Duration{2 * time.Second, time.Minute, 30 * time.Minute, 6 * time.Hour, 12 * time.Hour}
 
 const (
 	retryNowInterval = 30 * time.Second // the shortest time between two RetryNow of noteSuccess
@@ -38,16 +43,37 @@ func retryDelay(attempts int) time.Duration {
 
 // scheduleRetry sets when a call that the app has not taken is due again, or that it is
 // dead.
-func (i *Inbox) scheduleRetry(c *callstore.Call, answer store.Answer, err error) {
+func (i *Inbox) scheduleRetry(c *callstore.Call, err error) {
 	now := i.cfg.Now()
 	if now.Sub(c.Tried) > longPause {
 		c.GiveUp = latest(c.GiveUp, now.Add(min(pauseGrace, i.cfg.MaxAge)))
 	}
 	c.Error, c.Tried, c.Dead = err.Error(), now, !now.Before(c.GiveUp)
+	said, answered := errors.AsType[*appanswer.Judgement](err)
+	switch {
+	case answered && said.MaybeTaken(), c.MaybeTaken > 0:
+		i.scheduleMaybeTaken(c, now)
+		return
+	case !answered:
+		said = new(appanswer.Judgement)
+	}
 	// 429 is one here: the success of another call must not make an app retry at once that
 	// asks for fewer calls.
-	c.Refused = answer.Status >= 400 && answer.Status < 500 && (!snap.Retryable(answer.Status) || answer.Status == http.StatusTooManyRequests)
-	c.Due = now.Add(max(retryDelay(c.Attempts-c.ForegroundAttempts), min(retryAfter(answer.Header, now), retryDelays[len(retryDelays)-1])))
+	c.Refused = answered && (!said.Soon() || said.Status == http.StatusTooManyRequests)
+	c.Due = now.Add(
+		max(retryDelay(c.Attempts-c.ForegroundAttempts), min(retryAfter(said.Answer.Header, now), retryDelays[len(retryDelays)-1])),
+	)
+}
+
+// scheduleMaybeTaken sets when a call is due again that the app may have taken. It leaves
+// the order of its virtual account, since others must not wait for hours.
+func (i *Inbox) scheduleMaybeTaken(c *callstore.Call, now time.Time) {
+	c.OrderingKey = c.Account + "/" + c.Key
+	if c.MaybeTaken++; c.MaybeTaken > len(maybeTakenDelays) {
+		c.Dead = true
+		return
+	}
+	c.Due = now.Add(maybeTakenDelays[c.MaybeTaken-1])
 }
 
 func latest(a, b time.Time) time.Time {

@@ -118,7 +118,7 @@ func (id Identity) keys() keys {
 
 // Outcome is the result of [Ledger.Deliver].
 type Outcome struct {
-	Answer   store.Answer // for DOKU, with the status of [snap.AnswerStatus]
+	Answer   store.Answer // for DOKU
 	Replayed bool         // Answer is from an earlier call, and the app was not called
 
 	// Changed means that the app has accepted another body for the same payment before.
@@ -139,8 +139,8 @@ var (
 )
 
 // Deliver sends a call to the app, unless it is a repeat, and records the answer before
-// it returns, if the app has accepted the call. app calls the app; an answer accepts the
-// call if its [snap.AnswerStatus] is 2xx. The answer is recorded even if ctx has ended.
+// it returns, if the app has accepted the call. app calls the app and judges its answer:
+// one with HTTP 2xx accepts the call. The answer is recorded even if ctx has ended.
 //
 // Deliver returns the error of app unchanged, [ErrConflict], or [ErrInFlight] if ctx ends
 // while it waits for the same call. [ErrLedger] and [ErrNotRecorded] mean that the store
@@ -157,7 +157,7 @@ func (l *Ledger) Deliver(ctx context.Context, id Identity, app func() (store.Ans
 		return out, fmt.Errorf("%w: %w", ErrLedger, err)
 	case err != nil:
 		out.Unkept = err
-		out.Answer, err = judged(app)
+		out.Answer, err = app()
 		return out, err
 	case lease == nil:
 		return replay(id, values)
@@ -168,7 +168,7 @@ func (l *Ledger) Deliver(ctx context.Context, id Identity, app func() (store.Ans
 			out.Unkept = lease.Release(ctx)
 		}
 	}()
-	if out.Answer, err = judged(app); err != nil || out.Answer.Status < 200 || out.Answer.Status > 299 {
+	if out.Answer, err = app(); err != nil || out.Answer.Status < 200 || out.Answer.Status > 299 {
 		out.Changed = l.changed(ctx, id, keys)
 		return out, err
 	}
@@ -187,13 +187,6 @@ func (l *Ledger) Deliver(ctx context.Context, id Identity, app func() (store.Ans
 		out.Changed = l.paid(ctx, keys, digest)
 	}
 	return out, nil
-}
-
-// judged returns the app's answer with the status of [snap.AnswerStatus].
-func judged(app func() (store.Answer, error)) (store.Answer, error) {
-	answer, err := app()
-	answer.Status = snap.AnswerStatus(answer.Status, answer.Body)
-	return answer, err
 }
 
 // replay returns the recorded answer of a call.

@@ -64,17 +64,14 @@ func accepting() *app { return &app{answer: taken} }
 
 func failing() *app { return &app{answer: store.Answer{Status: 503}} }
 
-func saying(body string) *app { return &app{answer: store.Answer{Status: 200, Body: []byte(body)}} }
-
 func nextDay(id Identity) Identity {
 	id.Day = "2024-08-28"
 	return id
 }
 
 var (
-	errApp  = errors.New("the app is down")
-	first   = identity("1", "p", "b")
-	inquiry = Identity{Account: "default", Service: snap.ServiceVAInquiry, ExternalID: "1"}
+	errApp = errors.New("the app is down")
+	first  = identity("1", "p", "b")
 )
 
 // repeats are calls after one that the app has accepted.
@@ -125,16 +122,6 @@ func refusals() []steps {
 		{"after an error the next call goes to the app, too", []step{
 			{id: first, app: &app{err: errApp}, calls: 1, err: errApp},
 			{id: first, app: accepting(), calls: 1, status: 200},
-		}},
-		{"HTTP 200 with a responseCode that is not 2xx does not accept a notification", []step{
-			{id: first, app: saying(`{"responseCode":"4042512"}`), calls: 1, status: 404},
-			{id: first, app: saying(`{"responseCode":5002500}`), calls: 1, status: 500},
-			{id: first, app: accepting(), calls: 1, status: 200},
-		}},
-		{"nor does it accept an inquiry", []step{
-			{id: inquiry, app: saying(`{"responseCode":"4042412"}`), calls: 1, status: 404},
-			{id: inquiry, app: saying(`{"responseCode":"2002400"}`), calls: 1, status: 200},
-			{id: inquiry, app: failing(), calls: 0, status: 200, replayed: true},
 		}},
 		{"a redirect does not accept a call", []step{
 			{id: first, app: &app{answer: store.Answer{Status: 302}}, calls: 1, status: 302},

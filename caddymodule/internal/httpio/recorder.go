@@ -8,7 +8,6 @@ import (
 	"io"
 	"net/http"
 	"slices"
-	"strconv"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
@@ -93,16 +92,6 @@ func (rec *Recorder) Answer() store.Answer {
 		delete(rec.header, name)
 	}
 	return store.Answer{Status: rec.status, Header: rec.header, Body: rec.body.Bytes()}
-}
-
-// WriteTo answers with what was recorded, and status. w is that of [NewRecorder].
-func (rec *Recorder) WriteTo(w http.ResponseWriter, status int) error {
-	if rec.body.Len() > 0 {
-		rec.header["Content-Length"] = []string{strconv.Itoa(rec.body.Len())}
-	}
-	w.WriteHeader(status)
-	_, err := w.Write(rec.body.Bytes())
-	return err
 }
 
 // ReplayFrom answers w with an earlier answer, and tells the recorder behind w which

@@ -40,11 +40,17 @@ func Reject(w http.ResponseWriter, service snap.Service, c snap.Case, reason str
 
 // Replay gives an earlier answer again.
 func Replay(w http.ResponseWriter, earlier *store.Answer) error {
-	h := w.Header()
-	maps.Copy(h, earlier.Header)
-	h.Set("Content-Length", strconv.Itoa(len(earlier.Body)))
-	w.WriteHeader(earlier.Status)
-	_, err := w.Write(earlier.Body)
+	maps.Copy(w.Header(), earlier.Header)
+	return Write(w, earlier)
+}
+
+// Write gives an answer whose headers w has already.
+func Write(w http.ResponseWriter, answer *store.Answer) error {
+	if len(answer.Body) > 0 {
+		w.Header()["Content-Length"] = []string{strconv.Itoa(len(answer.Body))}
+	}
+	w.WriteHeader(answer.Status)
+	_, err := w.Write(answer.Body)
 	return err
 }
 

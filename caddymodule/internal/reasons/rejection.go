@@ -11,6 +11,7 @@ type Rejection struct {
 	Case   snap.Case
 	Reason string // one of this package's names
 	Err    error  // for the log only
+	Hint   string // what the operator can do, if it is not what the table says
 }
 
 func (r *Rejection) Error() string { return r.Err.Error() }

@@ -30,6 +30,7 @@ const (
 	Accepted       = "accepted"
 	Issued         = "issued"
 	AppRefused     = "app_refused"
+	AppUndecided   = "app_undecided"
 	AppTimeout     = "app_timeout"
 	AppUnreachable = "app_unreachable"
 	AppMissing     = "app_missing"
@@ -140,19 +141,24 @@ var Outbound = Table{
 
 // Inbound has the outcomes of calls from DOKU, or from somebody who claims to be DOKU.
 var Inbound = Table{
-	{Name: Accepted, Meaning: "the app answered 2xx or, with the policy `durable`, the inbox keeps the call"},
+	{Name: Accepted, Meaning: "the app said yes or, with the policy `durable`, the inbox keeps the call"},
 	{Name: Replayed, Meaning: "a repeat got the answer of the first call; the app was not asked"},
 	{Name: Issued, Meaning: "DOKU got a token"},
 	{
-		Name: AppRefused, Owner: "the app's", Meaning: "it answered something other than 2xx, or a responseCode that says no",
+		Name: AppRefused, Owner: "the app's", Meaning: "it said no with a responseCode of 4xx or 5xx; DOKU gets that status",
+	},
+	{
+		Name: AppUndecided, Case: snap.ExternalError, Owner: "the app's",
+		Meaning: "its answer is neither a yes nor a no, such as an empty 200, a page, or a redirect; nothing is kept",
+		Hint:    "the app must answer with a SNAP body; the error has the start of what it answered",
 	},
 	{
 		Name: AppTimeout, Case: snap.Timeout, Owner: "the app's", Meaning: "it took longer than `timeout`",
-		Hint: "the app takes longer than timeout of doku_verify; DOKU tries again",
+		Hint: "the app takes longer than timeout of doku_verify",
 	},
 	{
 		Name: AppUnreachable, Case: snap.ExternalError, Owner: "the app's", Meaning: "no connection, or one that broke",
-		Hint: "see that the app runs, and listens where reverse_proxy says; DOKU tries again",
+		Hint: "see that the app runs, and listens where the Caddyfile says",
 	},
 	{
 		Name: AppMissing, Case: snap.GeneralError, Owner: "ours", Meaning: "no `reverse_proxy` to the app behind `doku_verify`",
@@ -170,7 +176,7 @@ var Inbound = Table{
 	{Name: Inbox, Case: snap.GeneralError, Owner: "ours", Meaning: "the inbox cannot be written", Hint: inboxHint},
 	{
 		Name: InFlight, Case: snap.Timeout, Owner: "the app's", Meaning: "a repeat waited for the first call, which did not end in time",
-		Hint: "the app takes longer than timeout of doku_verify for the first of these calls; DOKU tries again",
+		Hint: "the app takes longer than timeout of doku_verify for the first of these calls",
 	},
 	{
 		Name: Conflict, Case: snap.Conflict, Owner: "DOKU's", Meaning: "the same external id with another body",
@@ -178,7 +184,7 @@ var Inbound = Table{
 	},
 	{
 		Name: Store, Case: snap.GeneralError, Owner: "ours", Meaning: "the store is away",
-		Hint: "see that the store (Redis) is reachable and takes writes; DOKU tries again",
+		Hint: "see that the store (Redis) is reachable and takes writes",
 	},
 	{
 		Name: Issuing, Case: snap.GeneralError, Owner: "ours", Meaning: "the sidecar could not make a token",
@@ -274,6 +280,6 @@ var Inbound = Table{
 }
 
 const (
-	inboxHint     = "see that the inbox's file or Redis takes writes: disk, max_size, permissions; DOKU tries again"
+	inboxHint     = "see that the inbox's file or Redis takes writes: disk, max_size, permissions"
 	grantTypeHint = "a token request must say grantType client_credentials; somebody else is calling"
 )

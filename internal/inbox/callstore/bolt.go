@@ -208,7 +208,7 @@ func (b *Bolt) index(inbox string) *index {
 func newEntry(c Call, sequence uint64) *entry {
 	return &entry{
 		sequence: sequence, key: c.Key, account: c.Account, orderingKey: c.OrderingKey,
-		received: c.Received, due: c.Due, refused: c.Refused, dead: c.Dead,
+		received: c.Received, due: c.Due, refused: c.Refused, maybeTaken: c.MaybeTaken > 0, dead: c.Dead,
 	}
 }
 

@@ -23,7 +23,7 @@ func (b *Bolt) Add(ctx context.Context, c Call) (added bool, acked *store.Answer
 	if kept := b.entry(c.Inbox, c.Key); kept != nil && !kept.dead {
 		return false, nil, nil
 	}
-	if acked, err = b.Acked(ctx, c.Inbox, c.Key); acked != nil || err != nil {
+	if acked, _, err = b.Lookup(ctx, c.Inbox, c.Key); acked != nil || err != nil {
 		return false, acked, err
 	}
 	value, err := encodeCall(c)
@@ -69,16 +69,17 @@ func (b *Bolt) Add(ctx context.Context, c Call) (added bool, acked *store.Answer
 	return sequence != 0, earlier, nil
 }
 
-// Acked implements [Store].
-func (b *Bolt) Acked(_ context.Context, inbox, key string) (answer *store.Answer, err error) {
+// Lookup implements [Store].
+func (b *Bolt) Lookup(_ context.Context, inbox, key string) (acked *store.Answer, maybeTaken bool, err error) {
 	err = b.view(func(tx *bolt.Tx) error {
-		answer, err = b.readAcked(tx, inbox, key)
+		acked, err = b.readAcked(tx, inbox, key)
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrStore, err)
+		return nil, false, fmt.Errorf("%w: %w", ErrStore, err)
 	}
-	return answer, nil
+	kept := b.entry(inbox, key)
+	return acked, kept != nil && kept.maybeTaken && !kept.dead, nil
 }
 
 func (b *Bolt) readAcked(tx *bolt.Tx, inbox, key string) (*store.Answer, error) {
@@ -122,7 +123,7 @@ func (b *Bolt) Update(_ context.Context, c Call) error {
 			}
 			calls := tx.Bucket(callsBucket)
 			target := kept.sequence
-			if kept.dead && !c.Dead { // it becomes the last of its ordering key
+			if kept.dead && !c.Dead || kept.orderingKey != c.OrderingKey { // it becomes the last of its ordering key
 				if err := calls.Delete(sequenceKey(target)); err != nil {
 					return err
 				}
@@ -139,12 +140,12 @@ func (b *Bolt) Update(_ context.Context, c Call) error {
 			if sequence == 0 || kept == nil {
 				return
 			}
-			if kept.dead || c.Dead {
+			if kept.dead || c.Dead || kept.orderingKey != c.OrderingKey {
 				x.remove(c.Key)
 				x.add(newEntry(c, sequence))
 				return
 			}
-			kept.due, kept.refused = c.Due, c.Refused
+			kept.due, kept.refused, kept.maybeTaken = c.Due, c.Refused, c.MaybeTaken > 0
 			x.fixDue(kept.orderingKey)
 		},
 	})

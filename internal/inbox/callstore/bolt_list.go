@@ -23,7 +23,7 @@ func (b *Bolt) Due(_ context.Context, inbox string, now time.Time, limit int) (o
 func (b *Bolt) RetryNow(_ context.Context, inbox string, now time.Time, refused bool) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.index(inbox).retryNow(now, func(e *entry) bool { return refused || !e.refused })
+	b.index(inbox).retryNow(now, func(e *entry) bool { return !e.maybeTaken && (refused || !e.refused) })
 	return nil
 }
 

@@ -50,7 +50,7 @@ func TestTheFileOfABoltOutlivesIt(t *testing.T) {
 		t.Errorf("stats %+v, %v", s, err)
 	}
 	for key, known := range map[string]bool{"k1": true, "gone": false} {
-		if acked, err := b.Acked(ctx, "box", key); err != nil || (acked != nil) != known {
+		if acked, _, err := b.Lookup(ctx, "box", key); err != nil || (acked != nil) != known {
 			t.Errorf("%s: %+v, %v", key, acked, err)
 		}
 	}

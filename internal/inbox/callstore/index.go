@@ -23,6 +23,7 @@ type entry struct {
 	received    time.Time
 	due         time.Time
 	refused     bool
+	maybeTaken  bool
 	dead        bool
 }
 

@@ -103,6 +103,17 @@ func (r *Redis) openAnswer(inbox, value string) (*store.Answer, error) {
 	return store.DecodeAnswer(text)
 }
 
+// flagMaybeTaken is the value of the field refused of a call that the app may have taken.
+const flagMaybeTaken = "2"
+
+// refusedFlag returns the value of the field refused.
+func refusedFlag(c Call) string {
+	if c.MaybeTaken > 0 {
+		return flagMaybeTaken
+	}
+	return flag(c.Refused)
+}
+
 // flag returns b as the scripts expect it.
 func flag(b bool) string {
 	if b {
@@ -121,7 +132,7 @@ func (r *Redis) Add(ctx context.Context, c Call) (added bool, acked *store.Answe
 		return false, nil, redisFailed(err)
 	}
 	found, err := r.run(ctx, "add", c.Inbox, c.Key, c.Account, c.OrderingKey, c.Due.UnixMilli(), c.Received.UnixMilli(),
-		sealed, int(redisRetention.Seconds())).StringSlice()
+		sealed, int(redisRetention.Seconds()), refusedFlag(c)).StringSlice()
 	switch {
 	case err != nil:
 		return false, nil, redisFailed(err)
@@ -132,13 +143,20 @@ func (r *Redis) Add(ctx context.Context, c Call) (added bool, acked *store.Answe
 	return len(found) == 1 && found[0] == "added", nil, nil
 }
 
-// Acked implements [Store].
-func (r *Redis) Acked(ctx context.Context, inbox, key string) (*store.Answer, error) {
-	value, err := r.client.Get(ctx, r.base(inbox)+"taken:"+key).Result()
-	if err != nil {
-		return nil, redisFailed(err)
+// Lookup implements [Store].
+func (r *Redis) Lookup(ctx context.Context, inbox, key string) (acked *store.Answer, maybeTaken bool, err error) {
+	pipe := r.client.Pipeline()
+	answer := pipe.Get(ctx, r.base(inbox)+"taken:"+key)
+	kept := pipe.HMGet(ctx, r.base(inbox)+"call:"+key, "dead", "refused")
+	if _, err := pipe.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
+		return nil, false, redisFailed(err)
 	}
-	return r.openAnswer(inbox, value)
+	fields := kept.Val()
+	maybeTaken = fields[0] == flag(false) && fields[1] == flagMaybeTaken
+	if value := answer.Val(); value != "" {
+		acked, err = r.openAnswer(inbox, value)
+	}
+	return acked, maybeTaken, err
 }
 
 // Ack implements [Store].
@@ -199,7 +217,7 @@ func (r *Redis) Update(ctx context.Context, c Call) error {
 		return err
 	}
 	return redisFailed(r.run(ctx, "update", c.Inbox, c.Key, c.Due.UnixMilli(), flag(c.Dead), sealed, c.Received.UnixMilli(),
-		flag(c.Refused), int(redisRetention.Seconds())).Err())
+		refusedFlag(c), int(redisRetention.Seconds()), c.OrderingKey).Err())
 }
 
 // RetryNow implements [Store]. It runs its script page by page, because Redis does

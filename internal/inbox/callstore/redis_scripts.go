@@ -6,7 +6,7 @@ import "github.com/redis/go-redis/v9"
 // The scripts use the words of the keys in Redis, which must not change: a lane is an
 // ordering key, a box is an inbox, a taken call is an acked one.
 var redisScripts = map[string]*redis.Script{
-	// ARGV: key, account, ordering key, due, received, call, seconds to keep the inbox.
+	// ARGV: key, account, ordering key, due, received, call, seconds to keep the inbox, refused.
 	"add": redis.NewScript(redisCommon + `
 local taken = redis.call('GET', base..'taken:'..ARGV[1])
 if taken then return {'taken', taken} end
@@ -15,7 +15,7 @@ local dead = redis.call('HGET', call, 'dead')
 if dead == '0' then return {'kept'} end
 if dead then remove(ARGV[1]) end
 redis.call('HSET', call, 'account', ARGV[2], 'lane', ARGV[3], 'due', ARGV[4], 'received', ARGV[5],
-  'dead', '0', 'refused', '0', 'call', ARGV[6])
+  'dead', '0', 'refused', ARGV[8], 'call', ARGV[6])
 redis.call('RPUSH', base..'lane:'..ARGV[3], ARGV[1])
 redis.call('ZADD', base..'all', ARGV[5], ARGV[1])
 redis.call('ZADD', base..'waiting', ARGV[5], ARGV[1])
@@ -45,23 +45,26 @@ local lanes = redis.call('ZRANGEBYSCORE', base..'due', '-inf', ARGV[1], 'LIMIT',
 local next = redis.call('ZRANGEBYSCORE', base..'due', '('..ARGV[1], '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
 return {next[2] or '', lanes}`),
 
-	// ARGV: key, due, dead, call, received, refused, seconds to keep the inbox.
+	// ARGV: key, due, dead, call, received, refused (2: maybe taken), seconds to keep the
+	// inbox, ordering key.
 	"update": redis.NewScript(redisCommon + `
 local call = base..'call:'..ARGV[1]
 local before = redis.call('HMGET', call, 'lane', 'dead')
 if not before[1] then return 0 end
-redis.call('HSET', call, 'due', ARGV[2], 'dead', ARGV[3], 'refused', ARGV[6], 'call', ARGV[4])
-if ARGV[3] == '1' and before[2] == '0' then
+redis.call('HSET', call, 'due', ARGV[2], 'dead', ARGV[3], 'refused', ARGV[6], 'call', ARGV[4], 'lane', ARGV[8])
+if ARGV[3] == '1' then
   redis.call('LREM', base..'lane:'..before[1], 0, ARGV[1])
   redis.call('ZREM', base..'waiting', ARGV[1])
   redis.call('ZADD', base..'dead', ARGV[5], ARGV[1])
-elseif ARGV[3] == '0' and before[2] == '1' then
-  redis.call('RPUSH', base..'lane:'..before[1], ARGV[1])
+elseif before[2] == '1' or before[1] ~= ARGV[8] then
+  redis.call('LREM', base..'lane:'..before[1], 0, ARGV[1])
+  redis.call('RPUSH', base..'lane:'..ARGV[8], ARGV[1])
   redis.call('ZREM', base..'dead', ARGV[1])
   redis.call('ZADD', base..'waiting', ARGV[5], ARGV[1])
 end
 redue(before[1])
-keep(ARGV[1], before[1], ARGV[7])
+redue(ARGV[8])
+keep(ARGV[1], ARGV[8], ARGV[7])
 return 1`),
 
 	// ARGV: now, whether to include refused calls, how many ordering keys to skip, how
@@ -72,7 +75,8 @@ local lanes = redis.call('ZRANGEBYSCORE', base..'due', '('..ARGV[1], '+inf', 'LI
 local left = 0
 for _, lane in ipairs(lanes) do
   local key = first(lane)
-  if key and ARGV[2] == '0' and redis.call('HGET', base..'call:'..key, 'refused') == '1' then
+  local refused = key and redis.call('HGET', base..'call:'..key, 'refused')
+  if refused == '2' or refused == '1' and ARGV[2] == '0' then
     left = left + 1
   else
     if key then redis.call('HSET', base..'call:'..key, 'due', ARGV[1]) end

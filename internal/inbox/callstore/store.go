@@ -53,6 +53,11 @@ type Call struct {
 	// the waits between later attempts, because they came fast.
 	ForegroundAttempts int `json:"uncounted,omitempty"`
 
+	// MaybeTaken counts the attempts since an answer from which nobody can tell whether the
+	// app has taken the call: HTTP 2xx, but no yes. Such a call is in no order with others,
+	// and RetryNow leaves it out.
+	MaybeTaken int `json:"maybe_taken,omitempty"`
+
 	Tried   time.Time `json:"tried,omitzero"`    // time of the last attempt
 	Due     time.Time `json:"due"`               // time of the next attempt
 	GiveUp  time.Time `json:"give_up"`           // the first failure from this time on makes the call dead
@@ -79,8 +84,9 @@ type Store interface {
 	// answer.
 	Add(ctx context.Context, c Call) (added bool, acked *store.Answer, err error)
 
-	// Acked returns the app's answer to a call, or nil if the app has not taken it.
-	Acked(ctx context.Context, inbox, key string) (*store.Answer, error)
+	// Lookup returns the app's answer to a call, or nil if the app has not taken it; and
+	// whether the call is kept, and not dead, with MaybeTaken above 0.
+	Lookup(ctx context.Context, inbox, key string) (acked *store.Answer, maybeTaken bool, err error)
 
 	// Ack records for ttl that the app has taken c and answered with answer, and
 	// removes the call if it is kept.
@@ -93,13 +99,13 @@ type Store interface {
 	// when the next ordering key is due, or zero if there is none.
 	Due(ctx context.Context, inbox string, now time.Time, limit int) (orderingKeys []string, next time.Time, err error)
 
-	// Update writes the attempts, due time, error and death of c, if c is still kept. A
-	// call that dies leaves its ordering key. A dead call that is revived becomes the
-	// last of its ordering key.
+	// Update writes the attempts, due time, error, ordering key and death of c, if c is
+	// still kept. A call that dies leaves its ordering key. A dead call that is revived, or
+	// a call that gets another ordering key, becomes the last of that.
 	Update(ctx context.Context, c Call) error
 
-	// RetryNow makes the first call of every ordering key due at now. It leaves out
-	// calls that the app has refused, unless refused is true.
+	// RetryNow makes the first call of every ordering key due at now. It leaves out calls
+	// with MaybeTaken above 0, and calls that the app has refused, unless refused is true.
 	RetryNow(ctx context.Context, inbox string, now time.Time, refused bool) error
 
 	// List returns at most limit calls of an inbox in the order in which they were

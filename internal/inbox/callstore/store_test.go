@@ -26,6 +26,8 @@ func TestEveryStoreKeepsTheContract(t *testing.T) {
 		{"the first call of an ordering key delays the others", (*contract).delay},
 		{"RetryNow makes the first call of every ordering key due", (*contract).retryNow},
 		{"RetryNow leaves out refused calls", (*contract).retryNowRefused},
+		{"a call that the app may have taken leaves its order, and RetryNow leaves it out", (*contract).maybeTaken},
+		{"a call may be kept outside its order from the start", (*contract).addMaybeTaken},
 		{"an acked call leaves its ordering key, and its answer is kept", (*contract).ack},
 		{"a call that was never kept can be acked", (*contract).ackUnkept},
 		{"a dead call leaves its ordering key and can come back", (*contract).bury},
@@ -199,18 +201,68 @@ func (c *contract) retryNowRefused() {
 	}
 }
 
+func (c *contract) maybeTaken() {
+	c.Helper()
+	first, second, third := calls()
+	c.mustAdd(first, second, third)
+	c.mustBeMaybeTaken(false)
+	first.OrderingKey, first.Due, first.MaybeTaken = "own", epoch.Add(time.Hour), 1
+	c.must(c.store.Update(c.Context(), first))
+	c.mustPeek("va1", "k2")
+	c.mustPeek("own", "k1")
+	c.mustBeMaybeTaken(true)
+	c.mustHaveStats(3, 0, epoch)
+	for _, refused := range []bool{false, true} {
+		c.must(c.store.RetryNow(c.Context(), "box", epoch.Add(time.Minute), refused))
+	}
+	if got := c.mustPeek("own", "k1"); !got.Due.Equal(first.Due) || got.MaybeTaken != 1 || got.OrderingKey != "own" {
+		c.Errorf("found %+v", got)
+	}
+	first.Dead, first.MaybeTaken = true, 6
+	c.must(c.store.Update(c.Context(), first))
+	c.mustPeek("own", "")
+	c.mustBeMaybeTaken(false)
+	first.Dead, first.MaybeTaken = false, 0
+	c.must(c.store.Update(c.Context(), first))
+	c.mustPeek("own", "k1")
+	c.must(c.store.Ack(c.Context(), first, thanks, time.Hour))
+	c.mustPeek("own", "")
+	c.mustHaveStats(2, 0, second.Received)
+}
+
+func (c *contract) addMaybeTaken() {
+	c.Helper()
+	only := call("k1", "own")
+	only.MaybeTaken, only.Due = 1, epoch.Add(time.Hour)
+	c.mustAdd(only)
+	c.mustBeMaybeTaken(true)
+	c.must(c.store.RetryNow(c.Context(), "box", epoch, true))
+	c.mustBeDue(epoch.Add(time.Minute), only.Due)
+}
+
+// mustBeMaybeTaken fails the test if Lookup says otherwise of k1.
+func (c *contract) mustBeMaybeTaken(want bool) {
+	c.Helper()
+	if _, got, err := c.store.Lookup(c.Context(), "box", "k1"); err != nil || got != want {
+		c.Errorf("maybe taken is %v, %v", got, err)
+	}
+}
+
 func (c *contract) ack() {
 	c.Helper()
 	first, second, third := calls()
 	c.mustAdd(first, second, third)
-	if acked, err := c.store.Acked(c.Context(), "box", "k1"); err != nil || acked != nil {
+	if acked, _, err := c.store.Lookup(c.Context(), "box", "k1"); err != nil || acked != nil {
 		c.Fatalf("acked before it was: %+v, %v", acked, err)
 	}
 	c.must(c.store.Ack(c.Context(), first, thanks, time.Hour))
 	c.mustPeek("va1", "k2")
 	c.mustHaveStats(2, 0, epoch.Add(time.Second))
 	for name, get := range map[string]func() (*store.Answer, error){
-		"Acked": func() (*store.Answer, error) { return c.store.Acked(c.Context(), "box", "k1") },
+		"Lookup": func() (*store.Answer, error) {
+			acked, _, err := c.store.Lookup(c.Context(), "box", "k1")
+			return acked, err
+		},
 		"Add": func() (*store.Answer, error) {
 			_, acked, err := c.store.Add(c.Context(), first)
 			return acked, err
@@ -226,7 +278,7 @@ func (c *contract) ack() {
 func (c *contract) ackUnkept() {
 	c.Helper()
 	c.must(c.store.Ack(c.Context(), call("direct", "va9"), thanks, time.Hour))
-	if got, err := c.store.Acked(c.Context(), "box", "direct"); err != nil || got == nil {
+	if got, _, err := c.store.Lookup(c.Context(), "box", "direct"); err != nil || got == nil {
 		c.Errorf("%+v, %v", got, err)
 	}
 	c.mustPeek("va9", "")

@@ -1,0 +1,76 @@
+package inbound
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+
+	"github.com/caddy-doku/caddy-doku/caddymodule/internal/httpio"
+	"github.com/caddy-doku/caddy-doku/caddymodule/internal/reasons"
+	"github.com/caddy-doku/caddy-doku/internal/appanswer"
+	"github.com/caddy-doku/caddy-doku/internal/store"
+	"github.com/caddy-doku/caddy-doku/snap"
+)
+
+// The values of the option app_answers.
+const (
+	AnswersStrict = "strict"
+	AnswersLoose  = "loose"
+)
+
+// ValidateAnswers checks a value of the option app_answers.
+func ValidateAnswers(value string) error {
+	switch value {
+	case "", AnswersStrict, AnswersLoose:
+		return nil
+	}
+	return fmt.Errorf("app_answers: expected strict or loose, found %q", value)
+}
+
+// WarnOfLooseAnswers warns, when a configuration loads, that a directive takes bare answers
+// for a yes.
+func (b Base) WarnOfLooseAnswers(directive string) {
+	b.Log.Warn("app_answers loose: an empty or plain-text 2xx of the app counts as booked, also if it comes from something else "+
+		"in front of the app; let the app answer with a responseCode, and remove the option", "directive", directive)
+}
+
+// judge returns the app's answer for DOKU. If the answer decides nothing, judge returns why
+// instead. An inbox has judged its answers.
+func (v *Verify) judge(ctx context.Context, in *call, app *httpio.Recorder) (store.Answer, *reasons.Rejection) {
+	if app.Source() != "" {
+		return app.Answer(), nil
+	}
+	said := appanswer.Judge(in.service, app.Answer(), v.AppAnswers == AnswersLoose)
+	if said.OtherService {
+		v.base.Log.LogAttrs(ctx, slog.LevelWarn, "the app has answered with the responseCode of another service",
+			slog.String("account", in.account.Name), slog.String("service", string(in.service)),
+			slog.String("external_id", in.id.ExternalID), slog.String("response_code", string(said.Code)))
+	}
+	if !said.ForDOKU() {
+		rejection := reject(reasons.AppUndecided, "", said)
+		rejection.Hint = said.Hint()
+		switch said.Status { // those of the app say more than 500
+		case http.StatusServiceUnavailable:
+			rejection.Case = snap.Unavailable
+		case http.StatusGatewayTimeout:
+			rejection.Case = snap.Timeout
+		}
+		return store.Answer{}, rejection
+	}
+	return said.Answer, nil
+}
+
+// logAppRefusal warns that the app has refused a call. appStatus is the app's HTTP status,
+// status the one that DOKU gets.
+func (v *Verify) logAppRefusal(ctx context.Context, in *call, appStatus, status int) {
+	message := "the app has refused a DOKU call"
+	hint := "the app's own log says why"
+	if status != appStatus && appStatus < http.StatusMultipleChoices {
+		message = "the app answered with an HTTP status that says yes and a responseCode that says no: DOKU gets the no"
+		hint = "the app must answer 2xx only with a responseCode of 2xx"
+	}
+	v.base.Log.LogAttrs(ctx, slog.LevelWarn, message, //nolint:sloglint // one of two
+		slog.String("account", in.account.Name), slog.String("service", string(in.service)), slog.String("external_id", in.id.ExternalID),
+		slog.Int("app_status", appStatus), slog.Int("status", status), slog.String("reason", reasons.AppRefused), slog.String("hint", hint))
+}
