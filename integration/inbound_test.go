@@ -359,11 +359,19 @@ func TestRepeatsAreHarmless(t *testing.T) {
 	t.Run("the same payment with another external id too", func(t *testing.T) {
 		env.notify(t, simulator.Outgoing{Body: payment("R-1"), ExternalID: "E-2"}).expect(t, 200, "2002500")
 	})
-	t.Run("the same external id with another body is refused", func(t *testing.T) {
-		env.notify(t, simulator.Outgoing{Body: payment("R-2"), ExternalID: "E-1"}).expect(t, 409, "4092500")
+	t.Run("the same external id and payment with another body is refused", func(t *testing.T) {
+		changed := bytes.Replace(payment("R-1"), []byte("11500"), []byte("11501"), 1)
+		env.notify(t, simulator.Outgoing{Body: changed, ExternalID: "E-1"}).expect(t, 409, "4092500")
 	})
 	if n := len(env.app.seen()); n != 1 {
 		t.Errorf("the app was called %d times, expected once", n)
+	}
+	t.Run("another payment is delivered whatever its external id", func(t *testing.T) {
+		env.notify(t, simulator.Outgoing{Body: payment("R-2"), ExternalID: "E-1"}).expect(t, 200, "2002500")
+		env.awaitLine(t, "two notifications of one day have the same external id", `"payment_id":"R-2"`)
+	})
+	if n := len(env.app.seen()); n != 2 {
+		t.Errorf("the app was called %d times, expected twice", n)
 	}
 }
 

@@ -3,6 +3,7 @@ package snap
 import (
 	"bytes"
 	"encoding/binary"
+	"encoding/json"
 	"math/bits"
 	"unicode/utf8"
 )
@@ -17,6 +18,36 @@ func StringField(body []byte, name string) string {
 		return ""
 	}
 	return string(value[1 : len(value)-1])
+}
+
+// idField returns the member called name of the JSON object body as a text: a string
+// without its escapes, any other value as its JSON. It is "" if the member is missing, null
+// or an empty string. body and repeated members are as for [StringField].
+func idField(body []byte, name string) string {
+	value := member(body, name)
+	if value == nil { // not there, or an object or array
+		if !bytes.Contains(body, []byte(`"`+name+`":`)) {
+			return ""
+		}
+		var members map[string]json.RawMessage
+		if json.Unmarshal(body, &members) != nil {
+			return ""
+		}
+		value = members[name]
+	}
+	switch {
+	case len(value) == 0, string(value) == "null":
+		return ""
+	case value[0] != '"':
+		return string(value)
+	case bytes.IndexByte(value, '\\') < 0:
+		return string(value[1 : len(value)-1])
+	}
+	var text string
+	if json.Unmarshal(value, &text) != nil {
+		return ""
+	}
+	return text
 }
 
 // member returns the value, as it stands, of the member called name of the JSON

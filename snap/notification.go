@@ -31,7 +31,7 @@ var notifications = map[Service]notification{
 	// The payment of a virtual account. All banks send the same body, says DOKU. The
 	// acknowledgement has the form of its sample.
 	ServiceVAPayment: {
-		paymentID:   func(body []byte) string { return StringField(body, "paymentRequestId") },
+		paymentID:   func(body []byte) string { return idField(body, "paymentRequestId") },
 		orderedBy:   "virtualAccountNo",
 		acknowledge: acknowledgeVAPayment,
 	},
@@ -39,11 +39,11 @@ var notifications = map[Service]notification{
 	// approvalCode in DOKU's sample of an answer is left out: the notification has none.
 	ServiceDebitNotify: {
 		paymentID: func(body []byte) string {
-			id := StringField(body, "originalExternalId")
+			id := idField(body, "originalExternalId")
 			if id == "" {
 				return ""
 			}
-			return id + "/" + StringField(body, "latestTransactionStatus")
+			return id + "/" + idField(body, "latestTransactionStatus")
 		},
 		orderedBy:   "originalExternalId",
 		acknowledge: func([]byte) []byte { return Successful.Answer(ServiceDebitNotify) },
@@ -58,8 +58,8 @@ func (s Service) Notification() bool {
 }
 
 // PaymentID returns the id of the payment that a notification is about: the same for
-// each repeat, and for no other payment. It is "" if the body has none, or the service is
-// no notification. canonical is the body in canonical form; see [AppendCanonical].
+// each repeat, and for no other payment. It may be a JSON text or any other JSON value. It
+// is "" if the body has none, or the service is no notification. canonical is the body in canonical form; see [AppendCanonical].
 func PaymentID(service Service, canonical []byte) string {
 	row, found := notifications[service]
 	if !found {
@@ -77,7 +77,7 @@ func OrderedBy(service Service, canonical []byte) string {
 	if !found {
 		return ""
 	}
-	return StringField(canonical, row.orderedBy)
+	return idField(canonical, row.orderedBy)
 }
 
 // Acknowledge returns the body of the answer that accepts a notification with this

@@ -184,9 +184,10 @@ func (v *Verify) logOutcome(ctx context.Context, in *call, outcome string, statu
 		slog.String("outcome", outcome), slog.Int("status", status))
 }
 
-// logOddities warns of a changed payment, and of an outcome that is not recorded.
+// logOddities warns of a changed payment, of an external id of two payments, and of an
+// outcome that is not recorded.
 func (v *Verify) logOddities(ctx context.Context, in *call, out ledger.Outcome) {
-	if !out.Changed && out.Unkept == nil {
+	if !out.Changed && !out.Reused && out.Unkept == nil {
 		return
 	}
 	attrs := []slog.Attr{
@@ -198,6 +199,11 @@ func (v *Verify) logOddities(ctx context.Context, in *call, out ledger.Outcome) 
 			ctx,
 			slog.LevelWarn,
 			"a notification is about a payment that the app accepted with another body before; the app got it too, and has to tell them apart",
+			append(attrs, slog.String("payment_id", in.id.PaymentID))...)
+	}
+	if out.Reused {
+		v.base.Log.LogAttrs(ctx, slog.LevelWarn,
+			"two notifications of one day have the same external id, which is not signed; the app got both",
 			append(attrs, slog.String("payment_id", in.id.PaymentID))...)
 	}
 	if out.Unkept != nil {

@@ -300,11 +300,12 @@ func (v *Verify) check(in *call, w http.ResponseWriter, r *http.Request) *reason
 	if in.verified, err = head.Verify(in.body, httpio.GetBuffer(len(in.body))); err != nil {
 		return rejectionOf(err)
 	}
-	return in.identify(&head)
+	return in.identify(&head, r.Header.Get(snap.HeaderSignature))
 }
 
-// identify completes the identity of a call whose signature matches.
-func (in *call) identify(head *verifier.Head) *reasons.Rejection {
+// identify completes the identity of a call whose signature matches. Base64 has one text for
+// each signature, since the verifier reads it strictly.
+func (in *call) identify(head *verifier.Head, signature string) *reasons.Rejection {
 	if in.service == snap.ServiceUnknown {
 		return reject(reasons.ServiceUnknown, "", fmt.Errorf(
 			"the path %.200q does not tell which service a genuine call is of; write it in doku_verify, such as `service %s` for payment notifications",
@@ -312,6 +313,7 @@ func (in *call) identify(head *verifier.Head) *reasons.Rejection {
 	}
 	in.id = ledger.Identity{
 		Account: in.account.Name, Service: in.service, ExternalID: head.ExternalID, Day: snap.Day(head.Timestamp), Digest: in.verified.Digest,
+		Signature: signature,
 	}
 	if in.service.Notification() {
 		in.id.PaymentID = snap.PaymentID(in.service, in.verified.Canonical)

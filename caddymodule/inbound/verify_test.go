@@ -177,7 +177,7 @@ func TestAnExternalIDIsTakenForOneWIBDay(t *testing.T) {
 		{"2024-08-28T00:00:01+07:00", 200},
 		{"2024-08-27T17:00:02Z", 409},
 	} {
-		body := fmt.Appendf(nil, `{"partnerServiceId":"    8808","paymentRequestId":"%d"}`, i)
+		body := fmt.Appendf(nil, `{"partnerServiceId":"    8808","paymentRequestId":"P","trxId":"%d"}`, i)
 		got, err := notify(t, h, address, simulator.Outgoing{ExternalID: "1", Timestamp: call.timestamp, Body: body})
 		if err != nil || got.Status != call.status {
 			t.Errorf("at %s: HTTP %d %s, %v", call.timestamp, got.Status, got.Body, err)

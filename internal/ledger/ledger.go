@@ -21,14 +21,17 @@ import (
 // at least once, so repeats happen. DOKU does not say whether a repeat has the external
 // id of the first call.
 //
-// Two calls are the same if they have the same external id and body. Two notifications
-// are also the same if they have the same payment id and body. While the first call is
-// in flight, in any sidecar with the same store, a repeat waits for its answer. After a
-// 2xx the repeat gets that answer. After any other result it goes to the app.
+// What is not signed decides nothing, and X-EXTERNAL-ID is not signed. So two notifications
+// are the same if they have the same payment id and body, or the same body and no payment
+// id. Two other calls are the same if they have the same signature, or the same external id
+// and body. While the first call is in flight, in any sidecar with the same store, a repeat
+// waits for its answer. After a 2xx the repeat gets that answer, and nothing more is kept
+// of it. After any other result it goes to the app.
 //
-// A call with the external id of an earlier one and another body is refused with
-// [ErrConflict], while the earlier call is in flight and after its 2xx. That holds on the
-// same WIB day: on another day DOKU may use the id again.
+// [ErrConflict] refuses a call with the external id of an earlier one and another body,
+// while the earlier one is in flight and after its 2xx, on the same WIB day: on another
+// day DOKU may use the id again. A notification is only refused if its payment id is the
+// same, too; see [Outcome.Reused].
 //
 // Answers are kept for 24 h. It is safe for concurrent use.
 type Ledger struct {
@@ -63,6 +66,7 @@ type Identity struct {
 	Day        string            // the WIB day of the call, on which its external id is unique; see [snap.Day]
 	PaymentID  string            // of a notification; empty if it has none
 	Digest     [sha256.Size]byte // of the canonical body; see [snap.Digest]
+	Signature  string            // X-SIGNATURE, which names the signed text
 }
 
 // Key returns the Idempotency-Key of a call: 32 hexadecimal digits that are the same for
@@ -70,50 +74,88 @@ type Identity struct {
 func (id Identity) Key() string {
 	var room [512]byte
 	text := room[:0]
-	for _, part := range []string{id.Account, string(id.Service), id.call()} {
+	for _, part := range []string{id.Account, string(id.Service), id.name()} {
 		text = append(append(text, part...), 0)
 	}
-	sum := sha256.Sum256(append(text, id.Digest[:]...))
+	return shortHash(append(text, id.Digest[:]...))
+}
+
+// longestName is the longest payment or external id that is part of a key as it is.
+const longestName = 128
+
+// name returns what identifies the call besides its body: the payment id of a
+// notification, or the external id of another call.
+func (id Identity) name() string {
+	name := id.PaymentID
+	if !id.Service.Notification() {
+		name = id.ExternalID
+	}
+	if len(name) > longestName {
+		return shortHash([]byte(name))
+	}
+	return name
+}
+
+// shortHash returns 32 hexadecimal digits.
+func shortHash(text []byte) string {
+	sum := sha256.Sum256(text)
 	return hex.EncodeToString(sum[:16])
 }
 
-// call returns the payment id, or the external id if there is none.
-func (id Identity) call() string {
-	if id.PaymentID != "" {
-		return id.PaymentID
-	}
-	return id.ExternalID
-}
-
 // keys are the keys of a call in the store. They are parts of one string, which saves
-// four allocations per call.
+// allocations.
 type keys struct {
-	external string // day and external id; the value is the digest of the body
+	external string // day and external id; of a notification its payment, too; the value is the digest of the body
 	call     string // payment or external id, and body; the value is the answer
+	signed   string // signature of a call that is no notification, or empty; the value is the key call
 	paid     string // payment id of a notification, or empty; the value is the digest of the accepted body
+	used     string // day and external id of a notification, or empty; the value is the digest of the accepted body
 	digest   string // of the body; not a key, but the label of the lease
 }
 
 func (id Identity) keys() keys {
-	var room [512]byte
+	var room [1024]byte
 	text := append(room[:0], "ledger/"+string(id.Service)...)
 	service := len(text)
-	text = append(append(append(append(text, "/external/"...), id.Day...), '/'), id.ExternalID...)
-	external := len(text)
-	text = append(text, text[:service]...)
-	if id.PaymentID != "" {
-		text = append(text, "/payment/"...)
-	} else {
-		text = append(text, "/call/"...)
+	next := func(kind, name string) (end int) {
+		text = append(append(append(text, text[:service]...), kind...), name...)
+		return len(text)
 	}
-	digest := len(text)
-	text = append(append(hex.AppendEncode(text, id.Digest[:]), '/'), id.call()...)
-	call := len(text)
+	notification, name, kind := id.Service.Notification(), id.name(), "/call/"
 	if id.PaymentID != "" {
-		text = append(append(append(text, text[:service]...), "/paid/"...), id.PaymentID...)
+		kind = "/payment/"
+	}
+	digest := next(kind, "")
+	text = append(append(hex.AppendEncode(text, id.Digest[:]), '/'), name...)
+	call := len(text)
+	external := next("/external/", id.Day+"/"+id.ExternalID)
+	used, signed, paid := external, external, external
+	if notification {
+		payment := append([]byte(name), 0)
+		if name == "" { // the body is all that tells payments apart
+			payment = append(payment, id.Digest[:]...)
+		}
+		text = append(text, text[call:external]...)
+		text = append(append(text, '/'), shortHash(payment)...)
+		used, external = external, len(text)
+		signed, paid = external, external
+	}
+	if !notification && id.Signature != "" {
+		signed = next("/signed/", shortHash([]byte(id.Signature)))
+		paid = signed
+	}
+	if notification && name != "" {
+		paid = next("/paid/", name)
 	}
 	whole := string(text)
-	return keys{whole[:external], whole[external:call], whole[call:], whole[digest:][:hex.EncodedLen(sha256.Size)]}
+	k := keys{
+		call: whole[service:call], external: whole[used:external], used: whole[call:used], signed: whole[external:signed], paid: whole[signed:paid],
+		digest: whole[digest:][:hex.EncodedLen(sha256.Size)],
+	}
+	if !notification {
+		k.external, k.used = k.used, ""
+	}
+	return k
 }
 
 // Outcome is the result of [Ledger.Deliver].
@@ -124,6 +166,10 @@ type Outcome struct {
 	// Changed means that the app has accepted another body for the same payment before.
 	// The notification went to the app nevertheless.
 	Changed bool
+
+	// Reused means that the app has accepted another notification with the same external
+	// id on the same day. This one went to the app nevertheless: the id is not signed.
+	Reused bool
 
 	// Unkept is the error of the store, if the outcome could not be kept and Answer is
 	// valid nevertheless. A repeat may then have to wait, or reach the app again.
@@ -147,7 +193,11 @@ var (
 // failed; if the ledger is lenient, Outcome.Unkept has that error instead.
 func (l *Ledger) Deliver(ctx context.Context, id Identity, app func() (store.Answer, error)) (out Outcome, err error) {
 	keys := id.keys()
-	lease, values, err := l.locks.Acquire(ctx, keys.digest, keys.external, keys.call)
+	claimed := []string{keys.external, keys.call, keys.signed}
+	if keys.signed == "" {
+		claimed = claimed[:2]
+	}
+	lease, values, err := l.locks.Acquire(ctx, keys.digest, claimed...)
 	switch {
 	case errors.Is(err, store.ErrOtherUse):
 		return out, conflict(id)
@@ -160,7 +210,7 @@ func (l *Ledger) Deliver(ctx context.Context, id Identity, app func() (store.Ans
 		out.Answer, err = app()
 		return out, err
 	case lease == nil:
-		return replay(id, values)
+		return l.replay(ctx, id, keys, values)
 	}
 	open := true
 	defer func() {
@@ -173,8 +223,8 @@ func (l *Ledger) Deliver(ctx context.Context, id Identity, app func() (store.Ans
 		return out, err
 	}
 	open = false
-	digest, value := entries(id, out.Answer)
-	done, err := lease.Commit(ctx, answersKept, digest, value)
+	digest := id.Digest[:]
+	done, err := lease.Commit(ctx, answersKept, [][]byte{digest, recorded(id, out.Answer), []byte(keys.call)}[:len(claimed)]...)
 	if err == nil && !done {
 		err = errors.New("the lease has expired, and another sidecar has taken over")
 	}
@@ -184,17 +234,26 @@ func (l *Ledger) Deliver(ctx context.Context, id Identity, app func() (store.Ans
 	case err != nil:
 		return out, fmt.Errorf("%w: %w", ErrNotRecorded, err)
 	default:
-		out.Changed = l.paid(ctx, keys, digest)
+		out.Changed = l.differs(ctx, keys.paid, digest)
+		out.Reused = l.differs(ctx, keys.used, digest)
 	}
 	return out, nil
 }
 
-// replay returns the recorded answer of a call.
-func replay(id Identity, values [][]byte) (Outcome, error) {
-	if body := values[0]; body != nil && !bytes.Equal(body, id.Digest[:]) {
+// replay returns the recorded answer of a call. values are those of the claimed keys.
+func (l *Ledger) replay(ctx context.Context, id Identity, keys keys, values [][]byte) (Outcome, error) {
+	value := values[1]
+	switch external := values[0]; {
+	case len(values) > 2 && values[2] != nil && string(values[2]) != keys.call: // the same signature under another external id
+		earlier, err := l.store.Get(ctx, string(values[2]))
+		if err != nil {
+			return Outcome{}, fmt.Errorf("%w: %w", ErrLedger, err)
+		}
+		value = earlier
+	case external != nil && !bytes.Equal(external, id.Digest[:]):
 		return Outcome{}, conflict(id)
 	}
-	answer, err := store.DecodeAnswer(values[1])
+	answer, err := store.DecodeAnswer(value)
 	if err != nil {
 		return Outcome{}, fmt.Errorf("%w: %w", ErrLedger, err)
 	}
@@ -205,32 +264,33 @@ func conflict(id Identity) error {
 	return fmt.Errorf("%w: X-EXTERNAL-ID %s", ErrConflict, id.ExternalID)
 }
 
-// entries returns the two values of an accepted call.
-func entries(id Identity, answer store.Answer) (digest, value []byte) {
+// recorded returns the answer of an accepted call as it is kept.
+func recorded(id Identity, answer store.Answer) []byte {
 	if len(answer.Body) > AnswerLargest {
 		// Headers such as Content-Encoding are wrong for another body, so none are kept.
 		answer.Header, answer.Body = http.Header{"Content-Type": {"application/json"}}, snap.Successful.Answer(id.Service)
 	}
-	return id.Digest[:], answer.Encode()
+	return answer.Encode()
 }
 
-// paid records the accepted body of a payment, and reports whether an earlier one was
-// different. It ignores errors of the store, because the result is only for a warning.
-func (l *Ledger) paid(ctx context.Context, keys keys, digest []byte) (changed bool) {
-	if keys.paid == "" {
+// differs records the accepted body under a key, if there is one, and reports whether an
+// earlier body was different. It ignores errors of the store, because the result is only
+// for a warning.
+func (l *Ledger) differs(ctx context.Context, key string, digest []byte) bool {
+	if key == "" {
 		return false
 	}
 	ctx = context.WithoutCancel(ctx)
-	earlier, err := l.store.Add(ctx, keys.paid, digest, answersKept)
+	earlier, err := l.store.Add(ctx, key, digest, answersKept)
 	if err != nil || earlier == nil || bytes.Equal(earlier, digest) {
 		return false
 	}
-	_ = l.store.Set(ctx, keys.paid, digest, answersKept)
+	_ = l.store.Set(ctx, key, digest, answersKept)
 	return true
 }
 
 // changed reports whether the app has accepted another body of the same payment before.
-// It ignores errors, as [Ledger.paid] does.
+// It ignores errors, as [Ledger.differs] does.
 func (l *Ledger) changed(ctx context.Context, id Identity, keys keys) bool {
 	if keys.paid == "" {
 		return false

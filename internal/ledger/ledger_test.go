@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"reflect"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -21,6 +22,13 @@ func identity(externalID, paymentID, body string) Identity {
 		Account: "default", Service: snap.ServiceVAPayment, ExternalID: externalID, Day: "2024-08-27",
 		PaymentID: paymentID, Digest: snap.Digest([]byte(body)),
 	}
+}
+
+// asked is an inquiry.
+func asked(externalID, signature, body string) Identity {
+	id := identity(externalID, "", body)
+	id.Service, id.Signature = snap.ServiceVAInquiry, signature
+	return id
 }
 
 func newLedger(t testing.TB) *Ledger {
@@ -52,6 +60,7 @@ type step struct {
 	status   int
 	replayed bool
 	changed  bool
+	reused   bool
 	err      error
 }
 
@@ -90,23 +99,47 @@ func repeats() []steps {
 			{id: identity("2", "p", "other"), app: accepting(), calls: 1, status: 200, changed: true},
 			{id: identity("3", "p", "other"), app: failing(), calls: 0, status: 200, replayed: true},
 		}},
-		{"the same external id with another body is a conflict", []step{
+		{"the same external and payment id with another body is a conflict", []step{
 			{id: first, app: accepting(), calls: 1, status: 200},
-			{id: identity("1", "q", "other"), app: accepting(), calls: 0, err: ErrConflict},
+			{id: identity("1", "p", "other"), app: accepting(), calls: 0, err: ErrConflict},
+		}},
+		{"another payment is never refused for its external id, and the outcome says so", []step{
+			{id: first, app: accepting(), calls: 1, status: 200},
+			{id: identity("1", "q", "other"), app: accepting(), calls: 1, status: 200, reused: true},
+			{id: identity("1", "", "a third"), app: accepting(), calls: 1, status: 200, reused: true},
+			{id: first, app: failing(), calls: 0, status: 200, replayed: true},
 		}},
 		{"on another day it is another call", []step{
 			{id: first, app: accepting(), calls: 1, status: 200},
-			{id: nextDay(identity("1", "q", "other")), app: accepting(), calls: 1, status: 200},
-			{id: nextDay(identity("1", "r", "a third")), app: accepting(), calls: 0, err: ErrConflict},
+			{id: nextDay(identity("1", "p", "other")), app: accepting(), calls: 1, status: 200, changed: true},
+			{id: nextDay(identity("1", "p", "a third")), app: accepting(), calls: 0, err: ErrConflict},
+		}},
+		{"the external id of an inquiry with another body is a conflict", []step{
+			{id: asked("1", "s1", "b"), app: accepting(), calls: 1, status: 200},
+			{id: asked("1", "s2", "other"), app: accepting(), calls: 0, err: ErrConflict},
+			{id: nextDay(asked("1", "s3", "other")), app: accepting(), calls: 1, status: 200},
+		}},
+		{"the same signature is the same inquiry, whatever its external id, which stays free", []step{
+			{id: asked("1", "s1", "b"), app: accepting(), calls: 1, status: 200},
+			{id: asked("2", "s1", "b"), app: failing(), calls: 0, status: 200, replayed: true},
+			{id: asked("2", "s2", "other"), app: accepting(), calls: 1, status: 200},
+			{id: asked("2", "s1", "b"), app: failing(), calls: 0, status: 200, replayed: true},
+		}},
+		{"the same inquiry, signed anew, goes to the app", []step{
+			{id: asked("1", "s1", "b"), app: accepting(), calls: 1, status: 200},
+			{id: asked("2", "s2", "b"), app: accepting(), calls: 1, status: 200},
+			{id: asked("1", "s3", "b"), app: failing(), calls: 0, status: 200, replayed: true},
 		}},
 		{"the same payment on another day is a repeat", []step{
 			{id: first, app: accepting(), calls: 1, status: 200},
 			{id: nextDay(first), app: failing(), calls: 0, status: 200, replayed: true},
 		}},
-		{"an inquiry has no payment id: its external id counts", []step{
+		{"a notification without a payment id is known by its body", []step{
 			{id: identity("1", "", "b"), app: accepting(), calls: 1, status: 200},
-			{id: identity("2", "", "b"), app: accepting(), calls: 1, status: 200},
-			{id: identity("1", "", "b"), app: failing(), calls: 0, status: 200, replayed: true},
+			{id: identity("2", "", "b"), app: failing(), calls: 0, status: 200, replayed: true},
+			{id: identity("2", "", "other"), app: accepting(), calls: 1, status: 200},
+			{id: identity("3", strings.Repeat("long", 1000), "b"), app: accepting(), calls: 1, status: 200},
+			{id: identity("4", strings.Repeat("long", 1000), "b"), app: failing(), calls: 0, status: 200, replayed: true},
 		}},
 	}
 }
@@ -139,12 +172,78 @@ func TestLedger(t *testing.T) {
 			for i, s := range test.steps {
 				out, err := l.Deliver(t.Context(), s.id, s.app.call)
 				if !errors.Is(err, s.err) || out.Answer.Status != s.status || out.Replayed != s.replayed ||
-					out.Changed != s.changed || out.Unkept != nil {
+					out.Changed != s.changed || out.Reused != s.reused || out.Unkept != nil {
 					t.Errorf("step %d: %+v, error %v", i, out, err)
 				}
 				if n := s.app.calls.Load(); n != s.calls {
 					t.Errorf("step %d: the app was called %d times", i, n)
 				}
+			}
+		})
+	}
+}
+
+// counting is a store that counts the keys that get a value.
+type counting struct {
+	store.Store
+	mu   sync.Mutex
+	keys map[string]bool
+}
+
+func (c *counting) count(keys ...string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, key := range keys {
+		c.keys[key] = true
+	}
+}
+
+func (c *counting) Set(ctx context.Context, key string, value []byte, ttl time.Duration) error {
+	c.count(key)
+	return c.Store.Set(ctx, key, value, ttl)
+}
+
+func (c *counting) Add(ctx context.Context, key string, value []byte, ttl time.Duration) ([]byte, error) {
+	c.count(key)
+	return c.Store.Add(ctx, key, value, ttl)
+}
+
+func (c *counting) Commit(ctx context.Context, owner string, ttl time.Duration, entries ...store.Entry) (bool, error) {
+	for _, e := range entries {
+		c.count(e.Key)
+	}
+	return c.Store.Commit(ctx, owner, ttl, entries...)
+}
+
+func TestACapturedCallTakesNoMemoryHoweverOftenItIsSent(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name  string
+		call  func(externalID string) Identity
+		first func() *app
+		most  int // keys
+	}{
+		{"an inquiry that the app has accepted", func(id string) Identity { return asked(id, "s", "b") }, accepting, 3},
+		{"an inquiry that the app fails on", func(id string) Identity { return asked(id, "s", "b") }, failing, 0},
+		{"a notification that the app has accepted", func(id string) Identity { return identity(id, "p", "b") }, accepting, 4},
+		{"a notification that the app fails on", func(id string) Identity { return identity(id, "p", "b") }, failing, 0},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			memory := store.NewMemory()
+			t.Cleanup(func() { _ = memory.Close() })
+			counted := &counting{Store: memory, keys: make(map[string]bool)}
+			l, a := NewLedger(counted, DefaultLease), test.first()
+			for n := range 1000 {
+				if _, err := l.Deliver(t.Context(), test.call(strconv.Itoa(n)), a.call); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if len(counted.keys) != test.most {
+				t.Errorf("%d keys, expected %d", len(counted.keys), test.most)
+			}
+			if calls := a.calls.Load(); test.most > 0 && calls != 1 {
+				t.Errorf("the app was called %d times", calls)
 			}
 		})
 	}
@@ -239,8 +338,11 @@ func TestRepeatsInFlight(t *testing.T) {
 		}
 		synctest.Wait()
 		for _, l := range replicas {
-			if _, err := l.Deliver(t.Context(), identity("1", "q", "other"), nil); !errors.Is(err, ErrConflict) {
+			if _, err := l.Deliver(t.Context(), identity("1", "p", "other"), nil); !errors.Is(err, ErrConflict) {
 				t.Errorf("another body in flight: %v", err)
+			}
+			if out, err := l.Deliver(t.Context(), identity("1", "q", "other"), accepting().call); err != nil || out.Answer.Status != 200 {
+				t.Errorf("another payment, while the external id is in flight: %+v, %v", out, err)
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 			if _, err := l.Deliver(ctx, identity("1", "p", "b"), nil); !errors.Is(err, ErrInFlight) || !errors.Is(err, context.DeadlineExceeded) {

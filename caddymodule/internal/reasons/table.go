@@ -179,8 +179,9 @@ var Inbound = Table{
 		Hint: "the app takes longer than timeout of doku_verify for the first of these calls",
 	},
 	{
-		Name: Conflict, Case: snap.Conflict, Owner: "DOKU's", Meaning: "the same external id with another body",
-		Hint: "DOKU, or somebody with its signature, gave two calls one external id; compare both, and ask DOKU",
+		Name: Conflict, Case: snap.Conflict, Owner: "DOKU's",
+		Meaning: "the same external id with another body: of an inquiry, or of the same payment",
+		Hint:    "DOKU, or somebody who has seen a call and sends it again, gave two calls one external id; compare both, and ask DOKU",
 	},
 	{
 		Name: Store, Case: snap.GeneralError, Owner: "ours", Meaning: "the store is away",
