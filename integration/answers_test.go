@@ -380,3 +380,46 @@ func TestAFullDiskIsReportedByTheInbox(t *testing.T) {
 	}
 	doktest.Eventually(t, "a warning", func() bool { return env.hasLine(`"reason":"not_kept"`) })
 }
+
+func TestABadPositionInAListIsTheCallersMistake(t *testing.T) {
+	t.Parallel()
+	env := start(t, options{inbox: "{\n}"})
+	for _, after := range []string{"aaaa", "1", "x-y", "-"} {
+		if got := get(t, http.MethodGet, env.admin+"/doku/inbox/default?after="+after); got.status != http.StatusBadRequest {
+			t.Errorf("after=%s: HTTP %d %s", after, got.status, got.body)
+		}
+	}
+}
+
+func TestAnotherMerchantsNotificationHidesNothing(t *testing.T) {
+	t.Parallel()
+	server := doktest.StartRedis(t)
+	o := options{global: "store redis " + server.URL, inbox: "{\n answer_within 300ms\n}"}
+	other := newEnv(t)
+	other.doku = newDOKU(t, "BRN-9999-1", secretKey+"-of-another")
+	other.doku.SetMerchantURLs(other.inward+tokenPath, other.inward+inquiryPath, other.inward+paymentPath)
+	other.variables = append(other.variables, "DOKU_CLIENT_ID=BRN-9999-1", "DOKU_SECRET_KEY="+secretKey+"-of-another")
+	other.run(t, other.caddyfile(o))
+	other.app.setAnswer(answering(http.StatusServiceUnavailable))
+	other.notify(t, simulator.Outgoing{}).expect(t, http.StatusInternalServerError, "5002502")
+
+	env := start(t, o)
+	env.app.setAnswer(answering(http.StatusServiceUnavailable))
+	env.notify(t, simulator.Outgoing{Body: paymentTo("7", "P-7")}).expect(t, http.StatusInternalServerError, "5002502")
+	list, err := env.inboxCommand(t, "list")
+	if err != nil || !strings.Contains(list, "HTTP 503") {
+		t.Errorf("%v\n%s", err, list)
+	}
+	exported, err := env.inboxCommand(t, "export")
+	if err != nil || !strings.Contains(exported, "P-7") || strings.Contains(exported, "P-1") {
+		t.Errorf("%v\n%s", err, exported)
+	}
+	env.app.setAnswer(nil)
+	doktest.Eventually(t, "the delivery", func() bool {
+		calls := env.app.seen()
+		return len(calls) > 0 && strings.Contains(calls[len(calls)-1].body, "P-7")
+	})
+	if calls := other.app.seen(); len(calls) == 0 {
+		t.Error("the other merchant's app got nothing")
+	}
+}

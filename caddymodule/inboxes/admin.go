@@ -1,7 +1,9 @@
 package inboxes
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -119,7 +121,10 @@ func listCalls(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	calls, next, err := opened.List(r.Context(), query.Get("after"), limit)
-	if err != nil {
+	switch {
+	case errors.Is(err, callstore.ErrPosition):
+		return adminapi.Error(http.StatusBadRequest, fmt.Errorf("after: %w", err))
+	case err != nil:
 		return adminapi.Error(http.StatusServiceUnavailable, err)
 	}
 	if next != "" {
@@ -130,6 +135,9 @@ func listCalls(w http.ResponseWriter, r *http.Request) error {
 		whole := make([]callState, 0, len(calls))
 		for _, c := range calls {
 			switch found, err := opened.Get(r.Context(), c.Key); {
+			case errors.Is(err, callstore.ErrUnreadable): // it must not hide the others
+				c.Error = cmp.Or(c.Error, err.Error())
+				whole = append(whole, callState{Call: c})
 			case err != nil:
 				return adminapi.Error(http.StatusServiceUnavailable, err)
 			case found != nil: // it has not been taken meanwhile

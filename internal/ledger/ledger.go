@@ -149,7 +149,8 @@ func (id Identity) keys() keys {
 	}
 	whole := string(text)
 	k := keys{
-		call: whole[service:call], external: whole[used:external], used: whole[call:used], signed: whole[external:signed], paid: whole[signed:paid],
+		call: whole[service:call], external: whole[used:external], used: whole[call:used],
+		signed: whole[external:signed], paid: whole[signed:paid],
 		digest: whole[digest:][:hex.EncodedLen(sha256.Size)],
 	}
 	if !notification {

@@ -78,11 +78,11 @@ func (r *Redis) sealCall(c Call) ([]byte, error) {
 func (r *Redis) openCall(inbox, account, value string) (*Call, error) {
 	scope := r.scope(account)
 	if scope == nil {
-		return nil, fmt.Errorf("%w: %w: %s", ErrStore, errNoAccount, account)
+		return nil, fmt.Errorf("%w: %w: %s", ErrUnreadable, errNoAccount, account)
 	}
 	text, err := scope.Open(r.base(inbox)+"call", []byte(value))
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrStore, err)
+		return nil, fmt.Errorf("%w: %w", ErrUnreadable, err)
 	}
 	c, err := decodeCall(text)
 	return &c, err

@@ -21,8 +21,15 @@ import (
 )
 
 // ErrStore means that an inbox cannot be read or written. Every error of a [Store]
-// wraps it, except the error of a context.
+// wraps it, except [ErrPosition] and the error of a context.
 var ErrStore = errors.New("the inbox cannot be read or written")
+
+// ErrUnreadable means that one kept call cannot be read, such as one that belongs to
+// another merchant. It wraps [ErrStore]. Others may be readable.
+var ErrUnreadable = fmt.Errorf("%w: a kept call cannot be read", ErrStore)
+
+// ErrPosition means that the caller has not got a position from an earlier list.
+var ErrPosition = errors.New("expected the position that an earlier list returned")
 
 // Call is a verified notification. Its JSON form is the one in the store.
 type Call struct {
@@ -142,7 +149,7 @@ func parseCursor(text string) (c cursor, err error) {
 	}
 	received, key, found := strings.Cut(text, "-")
 	if c.received, err = strconv.ParseInt(received, 10, 64); err != nil || !found {
-		return c, fmt.Errorf("%w: expected the position that an earlier list returned, found %q", ErrStore, text)
+		return c, fmt.Errorf("%w, found %.100q", ErrPosition, text)
 	}
 	c.key = key
 	return c, nil
