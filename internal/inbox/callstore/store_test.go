@@ -360,7 +360,7 @@ func (c *contract) list() {
 	if fmt.Sprint(keys) != "[k2 k3 k4]" {
 		c.Errorf("listed one by one %v", keys)
 	}
-	if _, _, err := c.store.List(c.Context(), "box", "nowhere", 1); !errors.Is(err, ErrStore) {
+	if _, _, err := c.store.List(c.Context(), "box", "nowhere", 1); !errors.Is(err, ErrPosition) {
 		c.Errorf("from a position that does not exist: %v", err)
 	}
 }
