@@ -15,6 +15,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/caddy-doku/caddy-doku/caddymodule/internal/credential"
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/telemetry"
 	"github.com/caddy-doku/caddy-doku/internal/idempotency"
 	"github.com/caddy-doku/caddy-doku/internal/ledger"
@@ -129,54 +130,45 @@ func (a *Account) Links() *telemetry.Links { return a.links }
 // Provider returns the provider for spans that no request begins.
 func (a *Account) Provider() *telemetry.LastProvider { return &a.runtime.provider }
 
-// provision resolves and checks the settings, reads the credentials, and acquires the
-// runtime.
-func (a *Account) provision(app *App) error {
+// setName gives an account without a name the default one.
+func (a *Account) setName() {
+	if a.Name == "" {
+		a.Name = "default"
+	}
+}
+
+// resolve resolves and checks the settings, and reads the credentials. Its error has all
+// that is wrong.
+func (a *Account) resolve(app *App) error {
 	repl := caddy.NewReplacer()
-	environment := a.Environment
-	if environment == "" {
-		environment = app.Environment
-	}
-	if environment == "" {
-		return errors.New("environment is required: write `environment sandbox` or `environment production` in the global option `doku`")
-	}
-	environment, err := Resolve(repl, "environment", environment)
-	if err != nil {
-		return err
-	}
-	if a.base, err = baseURL(environment); err != nil {
-		return fmt.Errorf("environment: %w", err)
-	}
-	if a.clientID, err = Resolve(repl, "client_id", a.ClientID); err != nil {
-		return err
-	}
-	a.clientID = strings.TrimSpace(a.clientID)
-	if err := checkClientID(a.clientID); err != nil {
-		return err
+	var wrong credential.Faults
+	wrong.Add(a.resolveEnvironment(repl, app.Environment))
+	odd, err := resolveID(repl, "client_id", a.ClientID, &a.clientID)
+	wrong.Add(err)
+	if odd != "" {
+		app.log.Warn("a client id is unusual; if DOKU answers 401, compare it with the dashboard", "account", a.Name, "found", odd)
 	}
 	a.clientKey, a.partnerID = a.clientID, a.clientID
-	for _, override := range []struct {
-		name, value string
-		into        *string
-	}{
-		{"inbound_client_key", a.InboundClientKey, &a.clientKey},
-		{"inbound_partner_id", a.InboundPartnerID, &a.partnerID},
-	} {
-		if override.value == "" {
-			continue
-		}
-		if *override.into, err = Resolve(repl, override.name, override.value); err != nil {
-			return err
-		}
+	if a.InboundClientKey != "" {
+		_, err := resolveID(repl, "inbound_client_key", a.InboundClientKey, &a.clientKey)
+		wrong.Add(err)
 	}
-	if err := a.resolveServices(repl); err != nil {
-		return err
+	if a.InboundPartnerID != "" {
+		_, err := resolveID(repl, "inbound_partner_id", a.InboundPartnerID, &a.partnerID)
+		wrong.Add(err)
 	}
+	wrong.Add(a.resolveServices(repl))
 	c, err := a.load(app.log)
-	if err != nil {
-		return err
+	if wrong.Add(err); len(wrong) > 0 {
+		return wrong
 	}
 	a.inUse.Store(c)
+	return nil
+}
+
+// provision acquires what the resolved account shares with other configurations.
+func (a *Account) provision(app *App) error {
+	c := a.Credentials()
 	// Sidecars that share a store may call their accounts by different names.
 	a.scope = store.Scope(app.store, a.clientID+"@"+a.base.Host)
 	if _, own := app.store.(*store.Memory); !own {
@@ -197,21 +189,36 @@ func (a *Account) provision(app *App) error {
 	return nil
 }
 
-var clientIDForm = regexp.MustCompile(`^[[:graph:]]+$`)
-
-// checkClientID returns an error for what cannot be a client id. A secret key in its
-// place is not repeated: a client id is shown and sent.
-func checkClientID(id string) error {
-	switch {
-	case strings.HasPrefix(strings.TrimLeft(id, quotes), "SK-"):
-		return errors.New("client_id begins with SK-, as DOKU's secret keys do: are client_id and secret_key swapped?")
-	case !clientIDForm.MatchString(id) || strings.ContainsAny(id, quotes+"$"):
-		return fmt.Errorf(
-			"client_id: expected one such as BRN-0211-1696919651918, without quotes, found %q; a variable is written as {env.NAME}",
-			id,
-		)
+func (a *Account) resolveEnvironment(repl *caddy.Replacer, fallback string) error {
+	environment := a.Environment
+	if environment == "" {
+		environment = fallback
+	}
+	if environment == "" {
+		return errors.New("environment is required: write `environment sandbox` or `environment production` in the global option `doku`")
+	}
+	environment, err := Resolve(repl, "environment", environment)
+	if err != nil {
+		return err
+	}
+	if a.base, err = baseURL(environment); err != nil {
+		return fmt.Errorf("environment: %w", err)
 	}
 	return nil
+}
+
+// resolveID reads an id. Odd says what is unusual about it.
+func resolveID(repl *caddy.Replacer, name, value string, into *string) (odd string, err error) {
+	resolved, err := Resolve(repl, name, value)
+	if err != nil {
+		return "", err
+	}
+	id := credential.Trim(resolved)
+	if odd, err = credential.CheckID(id); err != nil {
+		return "", fmt.Errorf("%s: %w", name, err)
+	}
+	*into = id
+	return odd, nil
 }
 
 var serviceID = regexp.MustCompile(`^[0-9]{1,8}$`)

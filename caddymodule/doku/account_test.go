@@ -1,35 +1,10 @@
 package doku
 
 import (
-	"strings"
 	"testing"
 
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/moduletest"
 )
-
-func TestAClientIDIsOne(t *testing.T) {
-	t.Parallel()
-	for _, test := range []struct{ name, id, says string }{
-		{"one of DOKU's", "BRN-0211-1696919651918", ""},
-		{"an old one", "MCH-0001-10791114622547", ""},
-		{"one in quotes", `"BRN-0211-1"`, "without quotes"},
-		{"one that was copied from the README", "BRN-0211-…", "expected one such as"},
-		{"a variable as a shell writes it", "$DOKU_CLIENT_ID", "written as {env.NAME}"},
-		{"the secret key", "SK-abc", "are client_id and secret_key swapped?"},
-		{"the secret key in quotes", `"SK-abc"`, "are client_id and secret_key swapped?"},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			t.Parallel()
-			err := checkClientID(test.id)
-			switch {
-			case (err == nil) != (test.says == ""), err != nil && !strings.Contains(err.Error(), test.says):
-				t.Errorf("error %v, expected %q", err, test.says)
-			case err != nil && strings.Contains(err.Error(), "abc"):
-				t.Errorf("a secret is repeated: %v", err)
-			}
-		})
-	}
-}
 
 func TestARuntimeWorksForTheLatestConfigurationThatHasNotStopped(t *testing.T) {
 	t.Parallel()

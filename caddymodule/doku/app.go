@@ -18,6 +18,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	"go.opentelemetry.io/otel/trace/noop"
 
+	"github.com/caddy-doku/caddy-doku/caddymodule/internal/credential"
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/pool"
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/telemetry"
 	"github.com/caddy-doku/caddy-doku/internal/store"
@@ -128,27 +129,42 @@ func (a *App) Provision(ctx caddy.Context) error {
 	default:
 		return fmt.Errorf("doku: on_store_error: expected refuse or continue, found %q", a.OnStoreError)
 	}
-	if err := a.openStore(ctx); err != nil {
-		return fmt.Errorf("doku: store: %w", err)
+	if err := a.resolve(ctx); err != nil {
+		return fmt.Errorf("doku: %w", err)
 	}
 	for _, newPart := range newParts {
 		a.parts = append(a.parts, newPart(a))
 	}
-	names := make(map[string]bool, len(a.Accounts))
 	for _, account := range a.Accounts {
-		if account.Name == "" {
-			account.Name = "default"
-		}
-		if names[account.Name] {
-			return fmt.Errorf("doku: two accounts are called %q; give each its own name", account.Name)
-		}
-		names[account.Name] = true
 		if err := account.provision(a); err != nil {
 			return fmt.Errorf("doku: account %q: %w", account.Name, err)
 		}
 	}
 	a.metrics = ctx.GetMetricsRegistry()
 	return telemetry.Register(a.metrics, gauges{a})
+}
+
+// resolve opens the store and resolves all accounts. Its error has all that is wrong.
+func (a *App) resolve(ctx caddy.Context) error {
+	var wrong credential.Faults
+	if err := a.openStore(ctx); err != nil {
+		wrong.Add(fmt.Errorf("store: %w", err))
+	}
+	names := make(map[string]bool, len(a.Accounts))
+	for _, account := range a.Accounts {
+		account.setName()
+		if names[account.Name] {
+			wrong.Add(fmt.Errorf("two accounts are called %q; give each its own name", account.Name))
+		}
+		names[account.Name] = true
+		if err := account.resolve(a); err != nil {
+			wrong.Add(fmt.Errorf("account %q: %w", account.Name, err))
+		}
+	}
+	if len(wrong) > 0 {
+		return wrong
+	}
+	return nil
 }
 
 func (a *App) openStore(ctx caddy.Context) error {

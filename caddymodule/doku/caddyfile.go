@@ -1,10 +1,16 @@
 package doku
 
 import (
+	"encoding/json"
+	"net/url"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 
+	"github.com/caddy-doku/caddy-doku/caddymodule/internal/credential"
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/directive"
 )
 
@@ -47,7 +53,7 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return directive.Block(d, func() error {
 		switch d.Val() {
 		case "environment":
-			return directive.Text(d, &a.Environment)
+			return directive.Setting(d, &a.Environment)
 		case "account":
 			account := new(Account)
 			a.Accounts = append(a.Accounts, account)
@@ -96,10 +102,14 @@ func (m *MemoryStore) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 //	}
 func (r *RedisStore) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // consume the store's name
-	if !d.NextArg() {
-		return d.Err("store redis: expected a URL such as redis://localhost:6379/0")
+	if !d.NextArg() || d.Val() == "" {
+		return d.Err("store redis: expected a URL such as redis://localhost:6379/0; is {$…} set? write {env.NAME}")
 	}
 	r.URL = d.Val()
+	if u, err := url.Parse(r.URL); err == nil && u.User != nil {
+		password, _ := u.User.Password()
+		warnLiteral(d, d.Line(), "the password of store redis", isLiteral(password))
+	}
 	return directive.Block(d, func() error {
 		switch d.Val() {
 		case "cluster":
@@ -126,25 +136,31 @@ func (a *Account) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	}
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
 		var err error
+		line := d.Line()
 		switch d.Val() {
 		case "environment":
-			err = directive.Text(d, &a.Environment)
+			err = directive.Setting(d, &a.Environment)
 		case "client_id":
-			err = directive.Text(d, &a.ClientID)
+			err = directive.Setting(d, &a.ClientID)
 		case "secret_key":
-			err = directive.Texts(d, &a.SecretKeys)
+			err = directive.Settings(d, &a.SecretKeys)
+			for _, value := range a.SecretKeys {
+				warnLiteral(d, line, "secret_key", isLiteral(value))
+			}
 		case "private_key":
-			err = directive.Text(d, &a.PrivateKey)
+			err = directive.Setting(d, &a.PrivateKey)
+			warnLiteral(d, line, "private_key", credential.IsKey(a.PrivateKey) && isLiteral(a.PrivateKey))
 		case "passphrase":
-			err = directive.Text(d, &a.Passphrase)
+			err = directive.Setting(d, &a.Passphrase)
+			warnLiteral(d, line, "passphrase", isLiteral(a.Passphrase))
 		case "doku_public_key":
-			err = directive.Texts(d, &a.DOKUPublicKeys)
+			err = directive.Settings(d, &a.DOKUPublicKeys)
 		case "inbound_client_key":
-			err = directive.Text(d, &a.InboundClientKey)
+			err = directive.Setting(d, &a.InboundClientKey)
 		case "inbound_partner_id":
-			err = directive.Text(d, &a.InboundPartnerID)
+			err = directive.Setting(d, &a.InboundPartnerID)
 		case "partner_service_id":
-			err = directive.Texts(d, &a.PartnerServiceIDs)
+			err = directive.Settings(d, &a.PartnerServiceIDs)
 		default:
 			err = directive.Unknown(d, "environment", "client_id", "secret_key", "private_key", "passphrase", "doku_public_key",
 				"inbound_client_key", "inbound_partner_id", "partner_service_id")
@@ -152,6 +168,44 @@ func (a *Account) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		if err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// isLiteral reports whether a value is a secret itself, not where it is.
+func isLiteral(value string) bool {
+	_, isPath := credential.Path(value)
+	return value != "" && !isPath && !strings.Contains(value, "{")
+}
+
+// warnLiteral warns of a secret in the Caddyfile, as the adapter does, which takes no
+// warnings from global options. A value of {$NAME} is written into the configuration, too.
+func warnLiteral(d *caddyfile.Dispenser, line int, name string, literal bool) {
+	if literal {
+		caddy.Log().Named("caddyfile").Sugar().Warnw(
+			name+" is written in the Caddyfile: whoever sees it, the output of `adapt` or the admin API has it; "+
+				"write the path of a file, or {env.NAME} (not {$NAME})", "file", d.File(), "line", line)
+	}
+}
+
+// CheckAccount returns an error, with the place in the Caddyfile, if a directive names an
+// account that the global option doku does not have.
+func CheckAccount(h httpcaddyfile.Helper, name string) error {
+	option, ok := h.Option("doku").(httpcaddyfile.App)
+	if !ok || name == "" || strings.Contains(name, "{") {
+		return nil
+	}
+	app := new(App)
+	if err := json.Unmarshal(option.Value, app); err != nil {
+		return err
+	}
+	for _, account := range app.Accounts {
+		account.setName()
+	}
+	if _, err := app.Account(name); err != nil {
+		h.Reset() // to the directive, whose place the error gets
+		h.Next()
+		return h.WrapErr(err)
 	}
 	return nil
 }

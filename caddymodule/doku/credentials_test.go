@@ -97,7 +97,7 @@ func TestMistakesWithKeysAndSecretsSayWhatToDo(t *testing.T) {
 			"a secret in a file that is not there",
 			func(a *Account) { a.SecretKeys = []string{"/nowhere/secret"} },
 			fs.ErrNotExist,
-			`secret_key: reading the file that "/nowhere/secret" names`,
+			`secret_key: reading the file "/nowhere/secret": no such file`,
 		},
 		{"no private key", func(a *Account) { a.PrivateKey = "" }, nil, "private_key is required"},
 		{

@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-doku/caddy-doku/caddymodule/internal/credential"
 )
 
 // baseURLs has DOKU's environments.
@@ -35,12 +37,5 @@ func baseURL(environment string) (*url.URL, error) {
 
 // Resolve replaces the placeholders in a setting. An unknown or empty one is an error.
 func Resolve(repl *caddy.Replacer, name, value string) (string, error) {
-	if value == "" {
-		return "", fmt.Errorf("%s is required", name)
-	}
-	resolved, err := repl.ReplaceOrErr(value, true, true)
-	if err != nil {
-		return "", fmt.Errorf("%s: %w (is the variable set, the file there?)", name, err)
-	}
-	return resolved, nil
+	return credential.Resolve(repl, name, value)
 }

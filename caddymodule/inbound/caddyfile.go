@@ -5,6 +5,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/caddy-doku/caddy-doku/caddymodule/doku"
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/directive"
 )
 
@@ -15,7 +16,10 @@ func init() {
 
 func parseToken(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 	t := new(Token)
-	return t, t.UnmarshalCaddyfile(h.Dispenser)
+	if err := t.UnmarshalCaddyfile(h.Dispenser); err != nil {
+		return nil, err
+	}
+	return t, doku.CheckAccount(h, t.Account)
 }
 
 // UnmarshalCaddyfile sets up the handler from Caddyfile tokens. Syntax:
@@ -38,7 +42,10 @@ func (t *Token) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 
 func parseVerify(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 	v := new(Verify)
-	return v, v.UnmarshalCaddyfile(h.Dispenser)
+	if err := v.UnmarshalCaddyfile(h.Dispenser); err != nil {
+		return nil, err
+	}
+	return v, doku.CheckAccount(h, v.Account)
 }
 
 // UnmarshalCaddyfile sets up the handler from Caddyfile tokens. Syntax:

@@ -1,6 +1,7 @@
 package inboxes
 
 import (
+	"fmt"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
@@ -38,6 +39,9 @@ func parseInbox(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 	d.Next() // consume the directive's name
 	if upstreams := d.RemainingArgs(); len(upstreams) > 0 {
 		for n, upstream := range upstreams {
+			if err := checkUpstream(upstream); err != nil {
+				return nil, d.WrapErr(err)
+			}
 			upstreams[n] = `"` + strings.ReplaceAll(upstream, `"`, `\"`) + `"`
 		}
 		above := strings.Repeat("\n", max(d.Line()-2, 0)) // so that errors have the line of the directive
@@ -82,6 +86,21 @@ func parseInbox(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 		err = d.Err("doku_inbox: expected the app's address, such as 127.0.0.1:3000, or a block `deliver` with a reverse_proxy")
 	}
 	return i, err
+}
+
+// checkUpstream returns an error for an address with a path, which reverse_proxy takes for
+// a part of the host.
+func checkUpstream(upstream string) error {
+	network, _, hasPath := strings.Cut(upstream, "/")
+	if !hasPath || strings.Contains(upstream, "://") {
+		return nil // with a scheme, reverse_proxy itself says what is wrong
+	}
+	switch network {
+	case "unix", "unix+h2c", "tcp", "tcp4", "tcp6", "fd":
+		return nil
+	}
+	return fmt.Errorf("doku_inbox: expected the app's address without a path, such as 127.0.0.1:3000, found '%s'; "+
+		"the app gets the path that DOKU calls, and a `rewrite` in a block `deliver` changes it", upstream)
 }
 
 // unmarshalDeliver reads the handlers that bring a call to the app.

@@ -10,6 +10,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
+	"github.com/caddy-doku/caddy-doku/caddymodule/doku"
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/directive"
 )
 
@@ -39,6 +40,9 @@ func parseSign(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
 	}
 	sign := new(Sign)
 	if err := sign.UnmarshalCaddyfile(h.Dispenser); err != nil {
+		return nil, err
+	}
+	if err := doku.CheckAccount(h, sign.Account); err != nil {
 		return nil, err
 	}
 	proxy := &reverseproxy.Handler{

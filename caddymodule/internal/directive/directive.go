@@ -3,6 +3,7 @@
 package directive
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 
@@ -31,21 +32,48 @@ func Block(d *caddyfile.Dispenser, option func() error) error {
 
 // Text reads the only argument of a subdirective that may stand once.
 func Text(d *caddyfile.Dispenser, into *string) error {
+	return text(d, into, "")
+}
+
+// orEnv is the end of an error about a setting that takes {env.NAME}.
+const orEnv = " write {env.NAME}"
+
+// Setting is [Text] for a text that takes the placeholder {env.NAME}.
+func Setting(d *caddyfile.Dispenser, into *string) error { return text(d, into, orEnv) }
+
+func text(d *caddyfile.Dispenser, into *string, hint string) error {
 	name := d.Val()
 	if *into != "" {
 		return d.Errf("%s is already specified", name)
 	}
-	if !d.AllArgs(into) {
+	if !d.NextArg() || d.Val() == "" {
+		return empty(d, name, hint)
+	}
+	if d.CountRemainingArgs() > 0 {
 		return d.ArgErr()
 	}
+	*into = d.Val()
 	return nil
+}
+
+// empty returns the error of an option without a value, as it is left if a variable is
+// not set.
+func empty(d *caddyfile.Dispenser, name, hint string) error {
+	return d.Errf("%s is empty; is {$…} set?%s", name, hint)
 }
 
 // Texts reads one or more arguments. The subdirective may stand more than once.
 func Texts(d *caddyfile.Dispenser, into *[]string) error {
-	args := d.RemainingArgs()
-	if len(args) == 0 {
-		return d.ArgErr()
+	return texts(d, into, "")
+}
+
+// Settings is [Texts] for texts that take the placeholder {env.NAME}.
+func Settings(d *caddyfile.Dispenser, into *[]string) error { return texts(d, into, orEnv) }
+
+func texts(d *caddyfile.Dispenser, into *[]string, hint string) error {
+	name, args := d.Val(), d.RemainingArgs()
+	if len(args) == 0 || slices.Contains(args, "") {
+		return empty(d, name, hint)
 	}
 	*into = append(*into, args...)
 	return nil
@@ -53,26 +81,26 @@ func Texts(d *caddyfile.Dispenser, into *[]string) error {
 
 // OnOff reads on or off.
 func OnOff(d *caddyfile.Dispenser, into *bool) error {
-	name, text := d.Val(), ""
-	if err := Text(d, &text); err != nil {
+	name, value := d.Val(), ""
+	if err := Text(d, &value); err != nil {
 		return err
 	}
-	if text != "on" && text != "off" {
-		return d.Errf("%s: expected on or off, found '%s'", name, text)
+	if value != "on" && value != "off" {
+		return d.Errf("%s: expected on or off, found '%s'", name, value)
 	}
-	*into = text == "on"
+	*into = value == "on"
 	return nil
 }
 
 // Number reads a number from 1 to largest.
 func Number(d *caddyfile.Dispenser, into *int, largest int) error {
-	name, text := d.Val(), ""
-	if err := Text(d, &text); err != nil {
+	name, value := d.Val(), ""
+	if err := Text(d, &value); err != nil {
 		return err
 	}
-	n, err := strconv.Atoi(text)
+	n, err := strconv.Atoi(value)
 	if err != nil || n < 1 || n > largest {
-		return d.Errf("%s: expected a number from 1 to %d, found '%s'", name, largest, text)
+		return d.Errf("%s: expected a number from 1 to %d, found '%s'", name, largest, value)
 	}
 	*into = n
 	return nil
@@ -80,13 +108,13 @@ func Number(d *caddyfile.Dispenser, into *int, largest int) error {
 
 // Size reads a size such as 1MiB, of at most largest bytes.
 func Size(d *caddyfile.Dispenser, into *int64, largest uint64) error {
-	name, text := d.Val(), ""
-	if err := Text(d, &text); err != nil {
+	name, value := d.Val(), ""
+	if err := Text(d, &value); err != nil {
 		return err
 	}
-	n, err := humanize.ParseBytes(text)
+	n, err := humanize.ParseBytes(value)
 	if err != nil || n == 0 || n > largest {
-		return d.Errf("%s: expected a size such as 1MiB, at most %dGiB, found '%s'", name, largest>>30, text)
+		return d.Errf("%s: expected a size such as 1MiB, at most %dGiB, found '%s'", name, largest>>30, value)
 	}
 	*into = int64(n) //nolint:gosec // at most largest
 	return nil
@@ -94,13 +122,13 @@ func Size(d *caddyfile.Dispenser, into *int64, largest uint64) error {
 
 // Duration reads a positive duration such as 20s.
 func Duration(d *caddyfile.Dispenser, into *caddy.Duration) error {
-	name, text := d.Val(), ""
-	if err := Text(d, &text); err != nil {
+	name, value := d.Val(), ""
+	if err := Text(d, &value); err != nil {
 		return err
 	}
-	parsed, err := caddy.ParseDuration(text)
+	parsed, err := caddy.ParseDuration(value)
 	if err != nil || parsed <= 0 {
-		return d.Errf("%s: expected a duration such as 20s, found '%s'", name, text)
+		return d.Errf("%s: expected a duration such as 20s, found '%s'", name, value)
 	}
 	*into = caddy.Duration(parsed)
 	return nil
