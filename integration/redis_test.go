@@ -190,3 +190,60 @@ func TestNothingInRedisCanBeRead(t *testing.T) {
 	}
 	env.checkSecrets(t, outputs)
 }
+
+func TestARedisThatRefusesThePasswordEndsTheStart(t *testing.T) {
+	t.Parallel()
+	redis := doktest.StartRedis(t, "--requirepass", "benar", "--user", "kasir", "on", ">benar", "~other:*", "+@all")
+	at := strings.TrimPrefix(redis.URL, "redis://")
+	for _, test := range []struct{ name, url, word string }{
+		{"a wrong password", "redis://:salah@" + at, "WRONGPASS"},
+		{"no password", "redis://" + at, "NOAUTH"},
+		{"a user that does not exist", "redis://siapa:benar@" + at, "WRONGPASS"},
+		{"a user that may do too little", "redis://kasir:benar@" + at, "NOPERM"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			env := newEnv(t)
+			config := env.caddyfile(options{global: "store redis " + test.url, inbox: "{\nname default\n}"})
+			output := env.startFails(t, config)
+			if !strings.Contains(output, test.word) || !strings.Contains(output, "the user or the password in its URL is wrong") ||
+				strings.Contains(output, "salah") || strings.Contains(output, "benar") {
+				t.Errorf("it said %s", output)
+			}
+			cmd := env.command(t, config)
+			cmd.Args[1] = "validate"
+			if out, err := cmd.CombinedOutput(); err != nil {
+				t.Errorf("validate, which asks no Redis: %v: %s", err, out)
+			}
+		})
+	}
+	t.Run("a reload keeps the configuration in use", func(t *testing.T) {
+		t.Parallel()
+		env := newEnv(t)
+		env.run(t, env.caddyfile(options{global: "store redis redis://:benar@" + at}))
+		env.call(t, http.MethodPost, createPath, bill("1", "T1", "1000.00", "C", "")).expect(t, http.StatusOK, "2002700")
+		out, err := env.load(t, env.caddyfile(options{global: "store redis redis://:salah@" + at}))
+		if err == nil || !strings.Contains(string(out), "WRONGPASS") {
+			t.Errorf("%v: the reload said %s", err, out)
+		}
+		env.call(t, http.MethodPost, createPath, bill("2", "T2", "1000.00", "C", "")).expect(t, http.StatusOK, "2002700")
+	})
+	t.Run("a Redis that does not answer is no error", func(t *testing.T) {
+		t.Parallel()
+		env := newEnv(t)
+		env.run(t, env.caddyfile(options{global: "store redis " + doktest.SilentRedis(t)}))
+		env.call(t, http.MethodPost, createPath, bill("1", "T1", "1000.00", "C", "")).expect(t, http.StatusOK, "2002700")
+	})
+}
+
+func TestTheRedisClientLogsInJSONAsTheSidecarDoes(t *testing.T) {
+	t.Parallel()
+	env := newEnv(t)
+	env.run(t, env.caddyfile(options{global: "store redis redis://" + doktest.FreeAddress(t)}))
+	env.awaitLine(t, `"logger":"doku"`, `"msg":"the Redis client reports"`)
+	for line := range strings.Lines(env.log.String()) {
+		if strings.HasPrefix(line, "redis: ") {
+			t.Errorf("a line of another form: %s", line)
+		}
+	}
+}

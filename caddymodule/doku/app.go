@@ -188,6 +188,10 @@ func (a *App) openStore(ctx caddy.Context) error {
 // watches the files, and starts the background work. Tokens are fetched when first
 // needed.
 func (a *App) Start() error {
+	storeLog.Use(a.log)
+	if err := a.checkAccess(); err != nil {
+		return fmt.Errorf("doku: %w", err)
+	}
 	for _, part := range a.parts {
 		if err := part.Start(a.metrics); err != nil {
 			return fmt.Errorf("doku: %w", err)

@@ -1,19 +1,42 @@
 package doku
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"log/slog"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/pool"
+	"github.com/caddy-doku/caddy-doku/caddymodule/internal/telemetry"
 	"github.com/caddy-doku/caddy-doku/internal/store"
 )
 
 func init() {
 	caddy.RegisterModule(MemoryStore{})
 	caddy.RegisterModule(RedisStore{})
+	store.LogTo(slog.New(storeLog))
+}
+
+// storeLog is where the Redis client logs: the log of the configuration in use.
+var storeLog = new(telemetry.CurrentLog)
+
+// accessTimeout limits the check at the start, which a Redis that is away must not hold up.
+const accessTimeout = 1500 * time.Millisecond
+
+// checkAccess returns an error if Redis refuses the password or the user: the sidecar can
+// never work with it. A Redis that does not answer is no error, since it may come back.
+func (a *App) checkAccess() error {
+	ctx, cancel := context.WithTimeout(context.Background(), accessTimeout)
+	defer cancel()
+	err := a.Accounts[0].scope.Check(ctx)
+	if !store.Denied(err) {
+		return nil
+	}
+	return fmt.Errorf("store %s: the user or the password in its URL is wrong, or the user may do too little: %w", a.storeName, err)
 }
 
 // Store is what the modules in the namespace `doku.stores` implement: where the

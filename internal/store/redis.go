@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -61,9 +63,9 @@ func NewRedis(cfg RedisConfig) (*Redis, error) {
 }
 
 func newClient(cfg RedisConfig) (redis.UniversalClient, error) {
-	u, err := url.Parse(cfg.URL)
+	u, err := parseURL(cfg.URL)
 	if err != nil {
-		return nil, errors.New("redis: expected a URL such as redis://localhost:6379/0, found something else")
+		return nil, err
 	}
 	query := u.Query()
 	switch {
@@ -91,6 +93,24 @@ func newClient(cfg RedisConfig) (redis.UniversalClient, error) {
 	setDefaults(&o.DialTimeout, &o.ReadTimeout, &o.WriteTimeout, &o.MaxRetries, &o.DialerRetries)
 	o.ContextTimeoutEnabled = true
 	return redis.NewClient(o), nil
+}
+
+// parseURL returns an error that contains no part of the URL, which may have a password.
+func parseURL(text string) (*url.URL, error) {
+	const example = "redis://localhost:6379/0, or redis://user:password@host:6379/0"
+	u, err := url.Parse(text)
+	switch {
+	case strings.ContainsAny(text[:min(len(text), 1)], "\"'`") || strings.HasPrefix(text, "“"):
+		return nil, fmt.Errorf("redis: expected a URL such as %s, found one in quotes; take them away", example)
+	case err != nil && !strings.Contains(text, "://"), err == nil && u.Opaque != "", err == nil && u.Scheme == "":
+		return nil, fmt.Errorf("redis: expected a URL such as %s, found one without redis:// in front", example)
+	case err != nil:
+		return nil, fmt.Errorf("redis: expected a URL such as %s, found something else; write @, /, ? and # in a password as %%40, %%2F, %%3F and %%23",
+			example)
+	case u.Scheme != "redis" && u.Scheme != "rediss" && u.Scheme != "unix":
+		return nil, fmt.Errorf("redis: expected a URL such as %s, rediss:// for TLS or unix:///path, found one with another scheme", example)
+	}
+	return u, nil
 }
 
 func setDefaults(dial, read, write *time.Duration, retries, dials *int) {
@@ -288,6 +308,21 @@ func (r *Redis) Commit(ctx context.Context, owner string, ttl time.Duration, ent
 // Release implements [Store].
 func (r *Redis) Release(ctx context.Context, owner string, keys ...string) error {
 	return failed(releaseScript.Run(ctx, r.client, r.keys(keys), owner).Err())
+}
+
+// Denied reports whether err says that Redis does not accept the user or its password, or
+// forbids the user a command. Waiting does not help then.
+func Denied(err error) bool { return err != nil && (redis.IsAuthError(err) || redis.IsPermissionError(err)) }
+
+// LogTo sets where the Redis client of this process logs. It has no levels; errors of
+// commands are returned, so what it logs is of the second rank.
+func LogTo(log *slog.Logger) { redis.SetLogger(clientLog{log}) }
+
+type clientLog struct{ log *slog.Logger }
+
+// Printf implements the logger of the client.
+func (l clientLog) Printf(ctx context.Context, format string, args ...any) {
+	l.log.LogAttrs(ctx, slog.LevelWarn, "the Redis client reports", slog.String("detail", strings.TrimSpace(fmt.Sprintf(format, args...))))
 }
 
 // failed wraps an error of the client. The errors of Redis contain no values, so the

@@ -123,12 +123,22 @@ func TestRedisURLs(t *testing.T) {
 		{"an unknown option", "redis://user:hunter2@localhost?speed=11", ""},
 		{"no URL", "://user:hunter2@", ""},
 		{"a bad port", "redis://user:hunter2@localhost:port/", ""},
+		{"no scheme", "localhost:6379", ""},
+		{"no scheme, of an address", "127.0.0.1:6379", ""},
+		{"no scheme, of a host that is called like one", "redis:6379", ""},
+		{"no scheme, with a database", "localhost:6379/0", ""},
+		{"no scheme, with a password", "user:hunter2@localhost:6379", ""},
+		{"no scheme, of a host alone", "cache", ""},
+		{"a scheme without slashes", "redis:localhost:6379", ""},
+		{"in quotes", `"redis://user:hunter2@localhost:6379/0"`, ""},
+		{"a password with a slash", "redis://user:hunter2/3@localhost", ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			r, err := NewRedis(RedisConfig{URL: test.url})
 			if test.kind == "" {
-				if err == nil || strings.Contains(err.Error(), "hunter2") {
+				example := strings.Contains(fmt.Sprint(err), "redis://localhost:6379/0")
+				if err == nil || strings.Contains(err.Error(), "hunter2") || !example && !strings.Contains(test.url, "speed") {
 					t.Errorf("error %v", err)
 				}
 				return

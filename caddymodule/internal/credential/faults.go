@@ -4,7 +4,7 @@ import "strings"
 
 // Faults are the mistakes of a configuration. They are told at once, so that nobody has
 // to correct one to learn of the next.
-type Faults []error //nolint:errname // they are several
+type Faults []error //nolint:errname,recvcheck // they are several; Add changes them
 
 // Add adds err, unless it is nil.
 func (f *Faults) Add(err error) {
