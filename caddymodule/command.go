@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/caddy-doku/caddy-doku/caddymodule/inboxes"
+	"github.com/caddy-doku/caddy-doku/caddymodule/internal/adminapi"
 	"github.com/caddy-doku/caddy-doku/caddymodule/status"
 	"github.com/caddy-doku/caddy-doku/internal/tour"
 )
@@ -24,7 +25,7 @@ func init() {
 		Long: "Commands for DOKU's SNAP API: a tour of the sidecar, and the state and inboxes of a running one.\n" +
 			"Commands about a running sidecar ask its admin API: see `--address`.",
 		CobraFunc: func(cmd *cobra.Command) {
-			cmd.AddCommand(tourCommand(), status.Command(), status.TokenCommand(), inboxes.Command())
+			adminapi.Group(cmd).AddCommand(tourCommand(), status.Command(), status.TokenCommand(), inboxes.Command())
 		},
 	})
 }

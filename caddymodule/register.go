@@ -5,6 +5,9 @@
 package caddymodule
 
 import (
+	"runtime/debug"
+
+	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 
 	// The rooms register their modules and directives.
@@ -25,4 +28,27 @@ func init() {
 	httpcaddyfile.RegisterDirectiveOrder("doku_inbox", httpcaddyfile.Before, "reverse_proxy")
 	// Behind the directives that ask for a password, before all that answer.
 	httpcaddyfile.RegisterDirectiveOrder("doku_health", httpcaddyfile.Before, "invoke")
+}
+
+// So that `version` says both versions: Caddy puts this in front of its own. Whoever packs
+// Caddy with a version of their own keeps it.
+func init() {
+	if caddy.CustomVersion == "" {
+		caddy.CustomVersion = "caddy-doku " + version() + ", Caddy"
+	}
+}
+
+// version returns the version of this module in the program.
+func version() string {
+	const module = "github.com/caddy-doku/caddy-doku"
+	info, known := debug.ReadBuildInfo()
+	if !known {
+		return "(unknown)"
+	}
+	for _, dependency := range info.Deps {
+		if dependency.Path == module {
+			return dependency.Version
+		}
+	}
+	return info.Main.Version
 }

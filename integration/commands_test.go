@@ -4,8 +4,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/caddy-doku/caddy-doku/internal/doktest"
 )
 
 func TestEveryCommandFindsTheAdminAPIByTheSameFlags(t *testing.T) {
@@ -26,6 +29,55 @@ func TestEveryCommandFindsTheAdminAPIByTheSameFlags(t *testing.T) {
 			if out, err := exec.CommandContext(t.Context(), binary(t), arguments...).CombinedOutput(); err != nil {
 				t.Errorf("%v: %v: %s", arguments, err, out)
 			}
+		}
+	}
+}
+
+func TestAnUnknownCommandFails(t *testing.T) {
+	t.Parallel()
+	for line, says := range map[string]string{
+		"simulate":                 `unknown command \"simulate\"`,
+		"doku simulate":            `unknown command "simulate" for "caddy doku"; there are: `,
+		"doku inbx":                `unknown command "inbx" for "caddy doku"; did you mean inbox?`,
+		"doku inbox lst":           `unknown command "lst" for "caddy doku inbox"; did you mean list?`,
+		"doku token refrsh":        `unknown command "refrsh" for "caddy doku token"; did you mean refresh?`,
+		"doku staus":               `did you mean status?`,
+		"doku inbox list everyone": `unknown command "everyone"`,
+	} {
+		out, err := exec.CommandContext(t.Context(), binary(t), strings.Fields(line)...).CombinedOutput()
+		if err == nil || !strings.Contains(strings.ReplaceAll(string(out), `\"`, `"`), strings.ReplaceAll(says, `\"`, `"`)) {
+			t.Errorf("%s: %v: %s", line, err, out)
+		}
+	}
+	for _, line := range []string{"doku", "doku help", "doku inbox", "doku token", "doku inbox --help"} {
+		out, err := exec.CommandContext(t.Context(), binary(t), strings.Fields(line)...).CombinedOutput()
+		if err != nil || !strings.Contains(string(out), "Usage:") {
+			t.Errorf("%s: %v: %s", line, err, out)
+		}
+	}
+}
+
+func TestACommandSaysThatNoSidecarRuns(t *testing.T) {
+	t.Parallel()
+	address := doktest.FreeAddress(t)
+	socket := "unix/" + filepath.Join(t.TempDir(), "admin.sock")
+	for _, command := range []string{"status", "token refresh", "inbox list"} {
+		for _, at := range []string{address, socket, socket + "|0600"} {
+			arguments := append(append([]string{"doku"}, strings.Fields(command)...), "--address", at)
+			out, err := exec.CommandContext(t.Context(), binary(t), arguments...).CombinedOutput()
+			if err == nil || !strings.Contains(string(out), "no sidecar runs at "+at) {
+				t.Errorf("%v: %v: %s", arguments, err, out)
+			}
+		}
+	}
+}
+
+func TestVersionSaysBothVersions(t *testing.T) {
+	t.Parallel()
+	for _, command := range []string{"version", "--version"} {
+		out, err := exec.CommandContext(t.Context(), binary(t), command).CombinedOutput()
+		if err != nil || !regexp.MustCompile(`^caddy-doku (v\d\S*|\(devel\)\S*), Caddy v2\.\d+\.\d+`).Match(out) {
+			t.Errorf("%s: %v: %s", command, err, out)
 		}
 	}
 }

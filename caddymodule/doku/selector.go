@@ -27,13 +27,13 @@ func (a *App) Select(setting, header string, id func(*Account) string) (*Selecto
 	case strings.Contains(setting, "{"):
 		s.value = setting
 	case setting == "" && len(a.Accounts) > 1:
-		seen := make(map[string]string, len(a.Accounts))
+		seen := make(map[string]*Account, len(a.Accounts))
 		for _, account := range a.Accounts {
-			if other := seen[id(account)]; other != "" {
-				return nil, fmt.Errorf("accounts %q and %q have the same %s, so calls cannot be told apart by it; write `account <name>`", other,
-					account.Name, header)
+			if other := seen[id(account)]; other != nil {
+				return nil, fmt.Errorf("accounts %q and %q have the same %s %q, so the header %s does not tell their calls apart; write `account <name>`",
+					other.Name, account.Name, settingOf(other, account, header), id(account), header)
 			}
-			seen[id(account)] = account.Name
+			seen[id(account)] = account
 		}
 	default:
 		var err error
@@ -42,6 +42,17 @@ func (a *App) Select(setting, header string, id func(*Account) string) (*Selecto
 		}
 	}
 	return s, nil
+}
+
+// settingOf returns the setting that gives two accounts the same id in a header.
+func settingOf(one, other *Account, header string) string {
+	switch {
+	case one.clientID == other.clientID:
+		return "client_id"
+	case strings.EqualFold(header, "X-CLIENT-KEY"):
+		return "inbound_client_key"
+	}
+	return "inbound_partner_id"
 }
 
 // candidates returns the accounts that a request can be for.

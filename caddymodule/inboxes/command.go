@@ -31,7 +31,7 @@ func Command() *cobra.Command {
 			"  caddy-doku doku inbox export > kept.jsonl",
 	}
 	command.PersistentFlags().String("inbox", "default", "the inbox's name")
-	adminapi.AddFlags(command)
+	adminapi.AddFlags(adminapi.Group(command))
 	add := func(c *cobra.Command, args cobra.PositionalArgs, run func(inboxClient, []string) error) *cobra.Command {
 		c.Args = args
 		c.RunE = adminapi.Command(func(client *adminapi.Client, flags caddycmd.Flags, args []string) error {

@@ -83,7 +83,7 @@ func TokenCommand() *cobra.Command {
 		Short: "Commands for the B2B token of a running sidecar's account",
 	}
 	adminapi.AddFlags(cmd)
-	cmd.AddCommand(&cobra.Command{
+	adminapi.Group(cmd).AddCommand(&cobra.Command{
 		Use:   "refresh [<account>] " + adminapi.Usage,
 		Short: "Fetches a new B2B token",
 		Long: "A running sidecar asks DOKU for a new B2B token, even if the one in use is good. The command\n" +

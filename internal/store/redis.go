@@ -97,7 +97,7 @@ func newClient(cfg RedisConfig) (redis.UniversalClient, error) {
 
 // parseURL returns an error that contains no part of the URL, which may have a password.
 func parseURL(text string) (*url.URL, error) {
-	const example = "redis://localhost:6379/0, or redis://user:password@host:6379/0"
+	const example = "redis://localhost:6379/0"
 	u, err := url.Parse(text)
 	switch {
 	case strings.ContainsAny(text[:min(len(text), 1)], "\"'`") || strings.HasPrefix(text, "“"):
@@ -105,8 +105,8 @@ func parseURL(text string) (*url.URL, error) {
 	case err != nil && !strings.Contains(text, "://"), err == nil && u.Opaque != "", err == nil && u.Scheme == "":
 		return nil, fmt.Errorf("redis: expected a URL such as %s, found one without redis:// in front", example)
 	case err != nil:
-		return nil, fmt.Errorf("redis: expected a URL such as %s, found something else; write @, /, ? and # in a password as %%40, %%2F, %%3F and %%23",
-			example)
+		return nil, fmt.Errorf("redis: expected a URL such as %s, found something else; "+
+			"write @, /, ? and # in a password as %%40, %%2F, %%3F and %%23", example)
 	case u.Scheme != "redis" && u.Scheme != "rediss" && u.Scheme != "unix":
 		return nil, fmt.Errorf("redis: expected a URL such as %s, rediss:// for TLS or unix:///path, found one with another scheme", example)
 	}
@@ -312,7 +312,9 @@ func (r *Redis) Release(ctx context.Context, owner string, keys ...string) error
 
 // Denied reports whether err says that Redis does not accept the user or its password, or
 // forbids the user a command. Waiting does not help then.
-func Denied(err error) bool { return err != nil && (redis.IsAuthError(err) || redis.IsPermissionError(err)) }
+func Denied(err error) bool {
+	return err != nil && (redis.IsAuthError(err) || redis.IsPermissionError(err))
+}
 
 // LogTo sets where the Redis client of this process logs. It has no levels; errors of
 // commands are returned, so what it logs is of the second rank.

@@ -2,10 +2,15 @@ package adminapi
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"net"
 	"net/http"
 	"strings"
+	"syscall"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
@@ -44,8 +49,7 @@ func NewClient(flags caddycmd.Flags) (*Client, error) {
 func (c *Client) Do(method, path string) (body []byte, next string, err error) {
 	resp, err := caddycmd.AdminAPIRequest(c.address, method, path, nil, nil)
 	if err != nil {
-		return nil, "", fmt.Errorf("asking the admin API of the sidecar that runs at %s (--address or --config name another one): %w", c.address,
-			err)
+		return nil, "", c.explain(err)
 	}
 	defer resp.Body.Close()
 	if body, err = io.ReadAll(io.LimitReader(resp.Body, maxAnswer)); err != nil {
@@ -55,6 +59,33 @@ func (c *Client) Do(method, path string) (body []byte, next string, err error) {
 		next = strings.TrimPrefix(target, "<")
 	}
 	return body, next, nil
+}
+
+// dialTimeout limits the look whether anything listens at the address of the admin API.
+const dialTimeout = 2 * time.Second
+
+// explain says what an error of the admin API means. Caddy's client hides the cause, so
+// this looks whether anything listens there.
+func (c *Client) explain(err error) error {
+	address, unknown := caddy.ParseNetworkAddress(c.address)
+	if unknown != nil || address.PortRangeSize() > 1 {
+		return fmt.Errorf("asking the sidecar: %w", err)
+	}
+	network, target := address.Network, address.JoinHostPort(0)
+	if address.IsUnixNetwork() {
+		target, _, _ = strings.Cut(target, "|") // the rest is its mode
+	}
+	conn, dialErr := net.DialTimeout(network, target, dialTimeout)
+	switch {
+	case dialErr == nil:
+		_ = conn.Close() // nothing was written
+		return fmt.Errorf("asking the sidecar at %s: %w", c.address, err)
+	case errors.Is(dialErr, syscall.ECONNREFUSED), errors.Is(dialErr, fs.ErrNotExist):
+		return fmt.Errorf("no sidecar runs at %s; start one with `caddy-doku run`, or name the admin address of another with --address or --config", c.address)
+	case errors.Is(dialErr, fs.ErrPermission):
+		return fmt.Errorf("this user may not open the admin API at %s; use the user that runs the sidecar", c.address)
+	}
+	return fmt.Errorf("the sidecar at %s cannot be reached; --address or --config name another one: %w", c.address, dialErr)
 }
 
 // Get decodes the answer to a GET into value, and returns the path of its
