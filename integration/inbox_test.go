@@ -452,7 +452,7 @@ func TestAnInboxThatCannotBeIsNoneAtAll(t *testing.T) {
 			t.Fatal(err)
 		}
 		output := env.startFails(t, env.caddyfile(options{inbox: "{\n folder " + file + "/inbox\n}"}))
-		if !strings.Contains(output, "the inbox cannot be read or written") || !strings.Contains(output, "making its folder") {
+		if !strings.Contains(output, "cannot be used") || !strings.Contains(output, "not a directory") {
 			t.Errorf("it said %s", output)
 		}
 	})

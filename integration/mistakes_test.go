@@ -174,3 +174,52 @@ func TestASecretInTheCaddyfileIsWarnedOf(t *testing.T) {
 		}
 	}
 }
+
+func TestTwoAccountsWithOneClientIDAreNamed(t *testing.T) {
+	t.Parallel()
+	right := settings(t)
+	account := "client_id " + right["client_id"] + "\nsecret_key {env.DOKU_SECRET_KEY}\nprivate_key " + right["private_key"]
+	out, err := checked(t, account, "account kopi {\n"+account+"\n}", "http://127.0.0.1:0 {\n\tdoku_sign\n}\n", "DOKU_SECRET_KEY="+right["secret_key"])
+	for _, says := range []string{`kopi`, `default`, `have the same client_id`, right["client_id"], "write `account <name>`"} {
+		if err == nil || !strings.Contains(out, says) {
+			t.Errorf("%v: it does not say %s: %s", err, says, out)
+		}
+	}
+}
+
+func TestAnInboxFolderThatCannotBeIsFoundByValidate(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	file := filepath.Join(dir, "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	right := settings(t)
+	var variables []string
+	for name, value := range right {
+		variables = append(variables, variableOf[name]+"="+value)
+	}
+	for folder, says := range map[string]string{
+		file: "expected a folder, found a file", file + "/inbox": "not a directory", os.DevNull: "expected a folder, found a device",
+		dir + "/inbox": "",
+	} {
+		site := "http://127.0.0.1:0 {\n\tdoku_verify\n\tdoku_inbox 127.0.0.1:3000 {\n\t\tfolder " + folder + "\n\t}\n}\n"
+		out, err := checked(t, usualAccount, "", site, variables...)
+		if (err == nil) != (says == "") || !strings.Contains(out, says) {
+			t.Errorf("%s: %v: it says %s", folder, err, out)
+		}
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 {
+		t.Errorf("validate left %v: %v", left, err)
+	}
+}
+
+func TestValidatePassesBesideARunningSidecar(t *testing.T) {
+	t.Parallel()
+	env := start(t, options{inbox: "{\nfolder " + t.TempDir() + "\n}"})
+	cmd := env.command(t, env.config)
+	cmd.Args[1] = "validate"
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%v: %s", err, out)
+	}
+}

@@ -176,6 +176,9 @@ func (i *Inbox) Provision(ctx caddy.Context) error {
 		if i.Folder, err = filepath.Abs(i.Folder); err != nil {
 			return fmt.Errorf("folder: %w", err)
 		}
+		if err := callstore.CheckFolder(i.Folder); err != nil {
+			return fmt.Errorf("doku_inbox: the folder %s cannot be used: %w", i.Folder, err)
+		}
 	}
 	settings, err := json.Marshal(i) // before the handlers in it change
 	if err != nil {
