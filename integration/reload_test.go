@@ -187,3 +187,34 @@ func TestAReloadWithOtherCredentialsStartsClean(t *testing.T) {
 	env.reload(t, "client_id {env.DOKU_CLIENT_ID}", "client_id BRN-9")
 	env.call(t, http.MethodPost, createPath, bill("2", "B", "1000.00", "C", "")).expect(t, http.StatusServiceUnavailable, "5032700")
 }
+
+func TestAReloadSaysThatVariablesStayAsTheyWere(t *testing.T) {
+	t.Parallel()
+	env := newEnv(t)
+	dir := t.TempDir()
+	file := filepath.Join(dir, "env")
+	write := func(secret string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte("A_SECRET="+secret+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(secretKey)
+	config := strings.Replace(env.caddyfile(options{}), "secret_key {env.DOKU_SECRET_KEY}", "secret_key {env.A_SECRET}", 1)
+	cmd := env.command(t, config)
+	cmd.Args = append(cmd.Args, "--envfile", file)
+	doktest.Start(t, env.log, cmd, strings.TrimPrefix(env.admin, "http://"))
+	doktest.Eventually(t, "the admin API to know the configuration", func() bool {
+		return strings.Contains(env.adminGet("/config/"), `"apps":{`)
+	})
+	write("SK-test-changed-0123456789")
+	changed := strings.Replace(config, "timeout 2m", "timeout 3m", 1)
+	if out, err := env.load(t, changed); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	env.awaitLine(t, `"level":"info"`, "a changed variable needs a restart", `"A_SECRET"`)
+	env.awaitLine(t, `"level":"warn"`, "another value in its file than the one in use", `"A_SECRET"`, file)
+	if strings.Contains(env.log.String(), "SK-test-changed") {
+		t.Error("the secret is in the log")
+	}
+}

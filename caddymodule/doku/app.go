@@ -189,6 +189,7 @@ func (a *App) openStore(ctx caddy.Context) error {
 // needed.
 func (a *App) Start() error {
 	storeLog.Use(a.log)
+	a.warnOfVariables()
 	if err := a.checkAccess(); err != nil {
 		return fmt.Errorf("doku: %w", err)
 	}

@@ -312,7 +312,8 @@ func (s *Source) noteResult(ctx context.Context, f *flight, reason Reason) {
 func Hint(err error) string {
 	switch {
 	case errors.Is(err, ErrRefused):
-		return "check client_id and environment, that the public half of private_key is the one in DOKU's dashboard, and this machine's clock"
+		return "check client_id and environment, that the public half of private_key is the one in DOKU's dashboard, and this machine's clock; " +
+			"a changed file is used within seconds, a changed variable ({env.…}) after a restart"
 	case errors.Is(err, ErrUnusable):
 		return "DOKU, or a proxy on the way to it, is not well; if it lasts, ask DOKU"
 	case errors.Is(err, ErrClosed):

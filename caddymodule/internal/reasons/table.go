@@ -71,7 +71,8 @@ var Outbound = Table{
 	{Name: Declined, Owner: "the app's", Meaning: "DOKU refuses the call (4xx); the app has DOKU's answer"},
 	{
 		Name: Unauthorized, Owner: "ours", Meaning: "DOKU does not accept signature, token, time or client id (401)",
-		Hint: "compare client_id, secret_key and environment with DOKU's dashboard; set this machine's clock by NTP",
+		Hint: "compare client_id, secret_key and environment with DOKU's dashboard; " +
+			"a changed file is used within seconds, a changed variable ({env.…}) after a restart; set this machine's clock by NTP",
 	},
 	{
 		Name: DOKUFailed, Owner: "DOKU's", Meaning: "DOKU cannot do it now (5xx, 408, 425, 429)",
