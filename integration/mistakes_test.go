@@ -179,7 +179,8 @@ func TestTwoAccountsWithOneClientIDAreNamed(t *testing.T) {
 	t.Parallel()
 	right := settings(t)
 	account := "client_id " + right["client_id"] + "\nsecret_key {env.DOKU_SECRET_KEY}\nprivate_key " + right["private_key"]
-	out, err := checked(t, account, "account kopi {\n"+account+"\n}", "http://127.0.0.1:0 {\n\tdoku_sign\n}\n", "DOKU_SECRET_KEY="+right["secret_key"])
+	site := "http://127.0.0.1:0 {\n\tdoku_sign\n}\n"
+	out, err := checked(t, account, "account kopi {\n"+account+"\n}", site, "DOKU_SECRET_KEY="+right["secret_key"])
 	for _, says := range []string{`kopi`, `default`, `have the same client_id`, right["client_id"], "write `account <name>`"} {
 		if err == nil || !strings.Contains(out, says) {
 			t.Errorf("%v: it does not say %s: %s", err, says, out)

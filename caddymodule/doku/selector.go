@@ -30,8 +30,9 @@ func (a *App) Select(setting, header string, id func(*Account) string) (*Selecto
 		seen := make(map[string]*Account, len(a.Accounts))
 		for _, account := range a.Accounts {
 			if other := seen[id(account)]; other != nil {
-				return nil, fmt.Errorf("accounts %q and %q have the same %s %q, so the header %s does not tell their calls apart; write `account <name>`",
-					other.Name, account.Name, settingOf(other, account, header), id(account), header)
+				return nil, fmt.Errorf(
+					"accounts %q and %q have the same %s %q, so the header %s does not tell their calls apart; write `account <name>`", other.Name,
+					account.Name, settingOf(other, account, header), id(account), header)
 			}
 			seen[id(account)] = account
 		}

@@ -1,6 +1,7 @@
 package adminapi
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -75,13 +76,14 @@ func (c *Client) explain(err error) error {
 	if address.IsUnixNetwork() {
 		target, _, _ = strings.Cut(target, "|") // the rest is its mode
 	}
-	conn, dialErr := net.DialTimeout(network, target, dialTimeout)
+	conn, dialErr := (&net.Dialer{Timeout: dialTimeout}).DialContext(context.Background(), network, target)
 	switch {
 	case dialErr == nil:
 		_ = conn.Close() // nothing was written
 		return fmt.Errorf("asking the sidecar at %s: %w", c.address, err)
 	case errors.Is(dialErr, syscall.ECONNREFUSED), errors.Is(dialErr, fs.ErrNotExist):
-		return fmt.Errorf("no sidecar runs at %s; start one with `caddy-doku run`, or name the admin address of another with --address or --config", c.address)
+		return fmt.Errorf("no sidecar runs at %s; start one with `caddy-doku run`, or name the admin address of another with --address or --config",
+			c.address)
 	case errors.Is(dialErr, fs.ErrPermission):
 		return fmt.Errorf("this user may not open the admin API at %s; use the user that runs the sidecar", c.address)
 	}
