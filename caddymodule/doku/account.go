@@ -50,7 +50,8 @@ type Account struct {
 
 	// The merchant's RSA private key, whose public half was uploaded to the
 	// dashboard: the path of a file, or the key itself. PKCS#1, PKCS#8 and
-	// encrypted PKCS#8, in PEM, bare base64 or DER; 2048 bits at least. Required.
+	// encrypted PKCS#8, in PEM, base64 (bare, or of a whole PEM) or DER; 2048 bits at
+	// least. Required.
 	PrivateKey string `json:"private_key,omitempty"`
 
 	// The passphrase of an encrypted private key, or the path of a file that
