@@ -82,7 +82,7 @@ func (c *Client) explain(err error) error {
 		_ = conn.Close() // nothing was written
 		return fmt.Errorf("asking the sidecar at %s: %w", c.address, err)
 	case errors.Is(dialErr, syscall.ECONNREFUSED), errors.Is(dialErr, fs.ErrNotExist):
-		return fmt.Errorf("no sidecar runs at %s; start one with `caddy-doku run`, or name the admin address of another with --address or --config",
+		return fmt.Errorf("no sidecar runs at %s; start one with `caddy-doku run`, or name the address of another with --address or --config",
 			c.address)
 	case errors.Is(dialErr, fs.ErrPermission):
 		return fmt.Errorf("this user may not open the admin API at %s; use the user that runs the sidecar", c.address)
