@@ -144,14 +144,13 @@ func TestOneVariableSwitchesTheTracesOfTheExampleOnAndOff(t *testing.T) {
 
 var (
 	comment   = regexp.MustCompile(`(?m)(^|[ \t]+)#.*$`)
-	logBlock  = regexp.MustCompile(`(?m)^\tlog \{\n(\t\t.*\n)*\t\}\n`)
 	blankLine = regexp.MustCompile(`\n\s*\n+`)
 )
 
-// directives returns a Caddyfile without comments, blank lines and access logs.
+// directives returns a Caddyfile without comments and blank lines.
 func directives(caddyfile string) string {
-	text := logBlock.ReplaceAllString(comment.ReplaceAllString(caddyfile, ""), "")
-	return strings.TrimSpace(blankLine.ReplaceAllString(text, "\n"))
+	text := comment.ReplaceAllString(caddyfile, "")
+	return strings.TrimSpace(blankLine.ReplaceAllString("\n"+text, "\n"))
 }
 
 func TestTheReadmeShowsTheExampleConfiguration(t *testing.T) {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/otel/trace"
 	"go.opentelemetry.io/otel/trace/noop"
@@ -89,6 +90,30 @@ var newParts []func(*App) Part
 // it in an init function.
 func RegisterPart(newPart func(*App) Part) { newParts = append(newParts, newPart) }
 
+// checks look at the sites of a configuration.
+var checks []func(*App, *caddyhttp.App) error
+
+// RegisterCheck adds a check of the sites that belong to a configuration. It is called when
+// the configuration is provisioned, also by `caddy-doku validate`; some handlers of the
+// sites may still be JSON then. An error refuses the configuration. Call it in an init
+// function.
+func RegisterCheck(check func(app *App, sites *caddyhttp.App) error) { checks = append(checks, check) }
+
+// checkSites runs the checks. Caddy provisions the apps in any order: either the sites are
+// provisioned now, or their first handler of ours has asked for this app.
+func (a *App) checkSites(ctx caddy.Context) error {
+	app, err := ctx.AppIfConfigured("http")
+	if err != nil {
+		return nil //nolint:nilerr // there are no sites, or Caddy reports their error itself
+	}
+	for _, check := range checks {
+		if err := check(a, app.(*caddyhttp.App)); err != nil {
+			return fmt.Errorf("doku: %w", err)
+		}
+	}
+	return nil
+}
+
 // PartOf returns the configuration's part of type P, which is registered.
 func PartOf[P Part](a *App) P {
 	for _, part := range a.parts {
@@ -141,7 +166,10 @@ func (a *App) Provision(ctx caddy.Context) error {
 		}
 	}
 	a.metrics = ctx.GetMetricsRegistry()
-	return telemetry.Register(a.metrics, gauges{a})
+	if err := telemetry.Register(a.metrics, gauges{a}); err != nil {
+		return err
+	}
+	return a.checkSites(ctx)
 }
 
 // resolve opens the store and resolves all accounts. Its error has all that is wrong.

@@ -15,7 +15,9 @@ func init() {
 	httpcaddyfile.RegisterHandlerDirective("doku_inbox", parseInbox)
 }
 
-// parseInbox sets up the handler doku_inbox. Syntax:
+func parseInbox(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) { return Parse(h) }
+
+// Parse sets up the handler doku_inbox. Syntax:
 //
 //	doku_inbox [<matcher>] [<upstreams...>] {
 //		policy          after_app|durable
@@ -34,7 +36,7 @@ func init() {
 //
 // Upstreams are those of `reverse_proxy`, and stand for `deliver` with it. A body is
 // in memory anyway, so it goes to the app in one piece with its header.
-func parseInbox(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+func Parse(h httpcaddyfile.Helper) (*Inbox, error) {
 	i, d := new(Inbox), h.Dispenser
 	d.Next() // consume the directive's name
 	if upstreams := d.RemainingArgs(); len(upstreams) > 0 {

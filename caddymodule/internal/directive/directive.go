@@ -3,6 +3,7 @@
 package directive
 
 import (
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -134,7 +135,17 @@ func Duration(d *caddyfile.Dispenser, into *caddy.Duration) error {
 	return nil
 }
 
-// Unknown returns the error of a subdirective that is none of allowed.
+// UnknownError says that a directive does not have a subdirective.
+type UnknownError struct {
+	Name    string
+	Allowed []string
+}
+
+func (e *UnknownError) Error() string {
+	return fmt.Sprintf("unrecognized subdirective '%s'; expected one of: %s", e.Name, strings.Join(e.Allowed, ", "))
+}
+
+// Unknown returns the error of a subdirective that is none of allowed, an [UnknownError].
 func Unknown(d *caddyfile.Dispenser, allowed ...string) error {
-	return d.Errf("unrecognized subdirective '%s'; expected one of: %s", d.Val(), strings.Join(allowed, ", "))
+	return d.WrapErr(&UnknownError{d.Val(), allowed})
 }
