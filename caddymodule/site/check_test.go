@@ -1,0 +1,218 @@
+package site_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-doku/caddy-doku/internal/doktest"
+)
+
+var validating sync.Mutex // Caddy provisions one configuration at a time
+
+// orders is how often a configuration is provisioned: Caddy takes its apps in a random order.
+const orders = 12
+
+// validate validates sites as `caddy-doku validate` does, and returns the warnings about
+// them. It fails if the result depends on the order of the apps.
+func validate(t *testing.T, sites string) (warnings string, err error) {
+	t.Helper()
+	log := filepath.Join(t.TempDir(), "log")
+	adapted, err := adapt(fmt.Sprintf(`{
+	admin off
+	log {
+		output file %s {
+			roll_disabled
+		}
+		format json
+	}
+	doku {
+		environment http://127.0.0.1:1
+		account {
+			client_id BRN-1
+			secret_key SK-0123456789abcdef
+			private_key %s
+			doku_public_key %s
+		}
+	}
+}
+%s
+`, log, doktest.Path(t, doktest.MerchantKey), doktest.Path(t, "test-doku-public.pem"), sites))
+	if err != nil {
+		return "", err
+	}
+	return validateJSON(t, []byte(adapted), log)
+}
+
+func validateJSON(t *testing.T, config []byte, log string) (warnings string, err error) {
+	t.Helper()
+	validating.Lock()
+	defer validating.Unlock()
+	for i := range orders {
+		if err := os.WriteFile(log, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		var parsed caddy.Config
+		if err := json.Unmarshal(config, &parsed); err != nil {
+			t.Fatal(err)
+		}
+		err := caddy.Validate(&parsed)
+		text, readErr := os.ReadFile(log)
+		if readErr != nil {
+			t.Fatal(readErr)
+		}
+		var found []string
+		for line := range bytes.Lines(text) {
+			var entry struct{ Level, Logger, Site, Error, Hint string }
+			if json.Unmarshal(line, &entry) == nil && entry.Level == "warn" && entry.Site != "" {
+				found = append(found, entry.Site+": "+entry.Error+"; "+entry.Hint)
+			}
+		}
+		if i > 0 && strings.Join(found, "\n") != warnings {
+			t.Fatalf("warnings depend on the order of the apps:\n%s\n--\n%s", warnings, strings.Join(found, "\n"))
+		}
+		warnings = strings.Join(found, "\n")
+		if i == orders-1 {
+			return warnings, err
+		}
+	}
+	return warnings, nil
+}
+
+const (
+	tokenLine  = "doku_token /authorization/v1/access-token/b2b\n"
+	verifyLine = "doku_verify /v1.1/transfer-va/*\n"
+	inboxLine  = "doku_inbox /v1.1/transfer-va/* 127.0.0.1:3000\n"
+	lastLine   = "doku_unhandled\n"
+	goodSite   = tokenLine + verifyLine + inboxLine + lastLine
+)
+
+// inSite returns a site on a port with directives.
+func inSite(directives string) string { return ":8443 {\n" + directives + "\n}\n" }
+
+func TestGoodSitesAreNeitherRefusedNorWarnedOf(t *testing.T) {
+	for name, sites := range map[string]string{
+		"doku_app":                     inSite("doku_app 127.0.0.1:3000"),
+		"doku_app for two services":    inSite("doku_app 127.0.0.1:3000 {\npath /pay service 25\npath /bill service 24\n}"),
+		"doku_app with issued tokens":  "http://:8443 {\ndoku_app 127.0.0.1:3000\n}\n",
+		"doku_app behind a filter":     inSite("route {\n@stranger not remote_ip 10.0.0.0/8\nrespond @stranger 403\ndoku_app 127.0.0.1:3000\n}"),
+		"doku_app in a handle":         inSite("handle {\ndoku_app 127.0.0.1:3000\n}\nhandle /healthz {\nrespond ok\n}"),
+		"by hand":                      inSite(goodSite),
+		"by hand with a respond":       inSite(tokenLine + verifyLine + inboxLine + "@other not path /authorization/v1/access-token/b2b /v1.1/transfer-va/*\nrespond @other 404"),
+		"by hand with a last respond":  inSite(tokenLine + verifyLine + "route {\n" + inboxLine + "respond 404\n}"),
+		"in a route":                   inSite("route {\n" + tokenLine + verifyLine + inboxLine + "respond 404\n}"),
+		"in handles":                   inSite("handle /authorization/* {\n" + tokenLine + "respond 404\n}\nhandle /v1.1/transfer-va/* {\ndoku_verify\ndoku_inbox 127.0.0.1:3000\n}\nhandle {\nrespond 404\n}"),
+		"in a handle_path":             inSite("handle_path /kopi/* {\n" + tokenLine + verifyLine + inboxLine + "respond 404\n}\nrespond 404"),
+		"in a named route":             "&(doku) {\n" + verifyLine + inboxLine + "}\n" + inSite("route {\n"+tokenLine+"invoke doku\nrespond 404\n}"),
+		"with an unknown matcher":      inSite("@doku {\npath /v1.1/transfer-va/*\nremote_ip 10.0.0.0/8\n}\n" + tokenLine + "doku_verify @doku\ndoku_inbox @doku 127.0.0.1:3000\n" + lastLine),
+		"a maintenance answer":         inSite("@down header X-Down *\nroute {\nrespond @down 503\n" + goodSite + "}"),
+		"with tokens of somebody else": inSite("doku_verify /v1.1/transfer-va/* {\ntoken any\n}\n" + inboxLine + lastLine),
+		"a site for the app's calls":   "http://:9180 {\nbind 127.0.0.1\ndoku_sign\n}\n" + inSite(goodSite),
+		"another site of the user":     "http://:8080 {\nrespond ok\n}\n" + inSite(goodSite),
+		"inquiries through a proxy":    inSite(tokenLine + "doku_verify /bills {\nservice 24\n}\nreverse_proxy /bills 127.0.0.1:3000\n" + lastLine),
+		"the token in another site":    "http://:8444 {\n" + tokenLine + lastLine + "}\nhttp://:8445 {\n" + verifyLine + inboxLine + lastLine + "}\n",
+		"a named site and the others":  "http://pay.example.com:8443 {\n" + goodSite + "}\nhttp://:8443 {\n" + lastLine + "}\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			if warnings, err := validate(t, sites); err != nil || warnings != "" {
+				t.Errorf("error %v, warnings %s", err, warnings)
+			}
+		})
+	}
+}
+
+func TestSitesThatFailOpenAreRefused(t *testing.T) {
+	const unverified, hidden = "that doku_verify has not verified", "respond (or redir, abort) answers DOKU's calls to /"
+	for name, test := range map[string]struct{ sites, want string }{
+		"an inbox alone":                     {inSite(tokenLine + inboxLine + lastLine), unverified},
+		"an inbox for more paths":            {inSite(tokenLine + "doku_verify /v1.1/transfer-va/payment\ndoku_inbox /other/* 127.0.0.1:3000\n" + lastLine), unverified},
+		"an inbox in another handle":         {inSite("handle /a/* {\ndoku_verify\n}\nhandle /b/* {\ndoku_inbox 127.0.0.1:3000\n}\n" + tokenLine), unverified},
+		"an inbox before doku_verify":        {inSite("route {\n" + tokenLine + inboxLine + verifyLine + lastLine + "}"), unverified},
+		"an inbox in a named route":          {"&(doku) {\n" + inboxLine + "}\n" + inSite("invoke doku\n"), unverified},
+		"an inbox of a named site":           {"http://a.example:8443 {\n" + goodSite + "}\nhttp://b.example:8443 {\n" + inboxLine + "}\n", unverified},
+		"N11, a respond without its matcher": {inSite(tokenLine + verifyLine + inboxLine + "respond 404"), hidden + "v1.1/transfer-va/payment before doku_inbox"},
+		"a respond in a route":               {inSite("route {\nrespond 404\n" + goodSite + "}"), hidden},
+		"a respond at DOKU's path":           {inSite(tokenLine + verifyLine + inboxLine + "respond /v1.1/transfer-va/payment 200"), hidden + "v1.1/transfer-va/payment before doku_inbox"},
+		"a respond for POST":                 {inSite("@p method POST\n" + tokenLine + verifyLine + inboxLine + "respond @p 200"), hidden + "v1.1/transfer-va/payment before doku_inbox"},
+		"a respond within a handle":          {inSite(verifyLine + tokenLine + "handle {\nrespond 404\n}\nreverse_proxy 127.0.0.1:3000"), hidden + "v1.1/transfer-va/payment before reverse_proxy"},
+		"a redirect":                         {inSite(goodSite + "redir https://example.com{uri}"), hidden},
+		"an abort":                           {inSite(tokenLine + verifyLine + inboxLine + "abort"), hidden + "v1.1/transfer-va/payment before doku_inbox"},
+		"an error":                           {inSite(tokenLine + verifyLine + inboxLine + "error 404"), "error answers DOKU's calls"},
+		"files before a proxy":               {inSite("route {\n" + tokenLine + verifyLine + "file_server\nreverse_proxy 127.0.0.1:3000\n}"), "file_server answers DOKU's calls"},
+		"a proxy before doku_verify":         {inSite("route {\nreverse_proxy 127.0.0.1:3000\n" + goodSite + "}"), "reverse_proxy answers DOKU's calls to /authorization/v1/access-token/b2b before doku_token"},
+		"a respond before doku_app":          {inSite("route {\nrespond 404\ndoku_app 127.0.0.1:3000\n}"), hidden},
+		"something behind doku_unhandled":    {inSite("route {\n" + goodSite + "reverse_proxy 127.0.0.1:3000\n}"), "reverse_proxy is never reached"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if _, err := validate(t, test.sites); err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("found %v, expected it to contain %q", err, test.want)
+			}
+		})
+	}
+}
+
+func TestSitesThatAreProbablyWrongAreWarnedOf(t *testing.T) {
+	const falls, unkept = "gets an empty 200 from Caddy", "keeps none that the app does not accept"
+	for name, test := range map[string]struct{ sites, want, hint string }{
+		"N8, no last word":             {inSite(tokenLine + verifyLine + inboxLine), falls, "`doku_unhandled`"},
+		"no last word in a handle":     {inSite("handle /v1.1/transfer-va/* {\n" + verifyLine + inboxLine + "}\n" + tokenLine), falls, "`doku_unhandled`"},
+		"no last word in a route":      {inSite("route {\n" + tokenLine + verifyLine + inboxLine + "}"), falls, "`doku_unhandled`"},
+		"N9, no doku_token":            {inSite(verifyLine + inboxLine + "@other not path /authorization/v1/access-token/b2b /v1.1/transfer-va/*\nrespond @other 404"), "there is no doku_token", "`doku_token /authorization/v1/access-token/b2b`"},
+		"N9, and its path":             {inSite(verifyLine + inboxLine + "@other not path /authorization/v1/access-token/b2b /v1.1/transfer-va/*\nrespond @other 404"), falls, "`doku_unhandled`"},
+		"N10, a host name":             {"http://pay.example.com:8443 {\n" + goodSite + "}\n", "a call with another Host", "`http://:8443 {`, `doku_unhandled`, `}`"},
+		"N10, a host name with TLS":    {"pay.example.com {\n" + goodSite + "}\n", "a call with another Host", "`:443 {`"},
+		"N10, a host within the site":  {inSite("@host host pay.example.com\nhandle @host {\n" + goodSite + "}"), "a call with another Host", "doku_unhandled"},
+		"a plain proxy":                {inSite(tokenLine + verifyLine + "reverse_proxy /v1.1/transfer-va/* 127.0.0.1:3000\n" + lastLine), unkept, "doku_inbox"},
+		"a plain proxy with a service": {inSite(tokenLine + "doku_verify /pay {\nservice 56\n}\nreverse_proxy /pay 127.0.0.1:3000\n" + lastLine), unkept, "doku_inbox"},
+		"no app":                       {inSite(tokenLine + verifyLine + "respond /x 404"), "no handler passes the verified calls", "`doku_inbox /v1.1/transfer-va/* "},
+		"report and doku_token":        {inSite(tokenLine + "doku_verify /v1.1/transfer-va/* {\nenforce report\n}\nreverse_proxy /v1.1/transfer-va/* 127.0.0.1:3000\n" + lastLine), "does not know them", "remove doku_token"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			warnings, err := validate(t, test.sites)
+			if err != nil || !strings.Contains(warnings, test.want) || !strings.Contains(warnings, test.hint) {
+				t.Errorf("error %v, warnings\n%s\nexpected %q with %q", err, warnings, test.want, test.hint)
+			}
+		})
+	}
+}
+
+func TestAJSONConfigurationIsCheckedToo(t *testing.T) {
+	log := filepath.Join(t.TempDir(), "log")
+	config := func(routes string) []byte {
+		return fmt.Appendf(nil, `{"admin":{"disabled":true},"logging":{"logs":{"default":{"writer":{"output":"file","filename":%q,"roll":false}}}},
+			"apps":{"doku":{"environment":"http://127.0.0.1:1","accounts":[{"client_id":"BRN-1","secret_keys":["SK-0123456789abcdef"],
+			"private_key":%q,"doku_public_keys":[%q]}]},"http":{"servers":{"plain":{"listen":[":1"]},"pay":{"listen":[":8443"],"routes":[%s]}}}}}`,
+			log, doktest.Path(t, doktest.MerchantKey), doktest.Path(t, "test-doku-public.pem"), routes)
+	}
+	const inbox = `{"handler":"doku_inbox","deliver":{"routes":[{"handle":[{"handler":"reverse_proxy","upstreams":[{"dial":"127.0.0.1:1"}]}]}]}}`
+	_, err := validateJSON(t, config(`{"match":[{"path":["/pay"]}],"handle":[{"handler":"subroute","routes":[{"handle":[`+inbox+`]}]}]}`), log)
+	if err == nil || !strings.Contains(err.Error(), "has not verified") {
+		t.Errorf("found %v", err)
+	}
+	warnings, err := validateJSON(t, config(`{"match":[{"path":["/pay"]}],"terminal":true,"handle":[{"handler":"doku_verify","service":"25"},`+inbox+`]}`), log)
+	if err != nil || !strings.Contains(warnings, "gets an empty 200") || !strings.Contains(warnings, "there is no doku_token") {
+		t.Errorf("error %v, warnings %s", err, warnings)
+	}
+}
+
+func TestAMisspeltExporterOfTracesIsToldAtLoad(t *testing.T) {
+	for value, want := range map[string]string{"oltp": "expected none, otlp, console, found \"oltp\"; did you mean otlp?", "off": "found \"off\""} {
+		t.Setenv("OTEL_TRACES_EXPORTER", value)
+		if _, err := validate(t, inSite("doku_app 127.0.0.1:3000")); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: found %v, expected %s", value, err, want)
+		}
+	}
+	for _, value := range []string{"", "none", "otlp"} {
+		t.Setenv("OTEL_TRACES_EXPORTER", value)
+		if _, err := validate(t, inSite("doku_app 127.0.0.1:3000")); err != nil {
+			t.Errorf("%q: %v", value, err)
+		}
+	}
+}
