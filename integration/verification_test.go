@@ -21,10 +21,14 @@ import (
 func startWith(t *testing.T, site func(env *testEnv) string) *testEnv {
 	t.Helper()
 	env := newEnv(t)
-	config := env.caddyfile(options{})
-	inward := strings.Index(config, env.inward)
-	env.run(t, config[:inward]+env.inward+" {\n"+site(env)+"\n}\n")
+	env.run(t, env.withSite(site(env)))
 	return env
+}
+
+// withSite returns a configuration whose site for DOKU's calls has these directives.
+func (env *testEnv) withSite(directives string) string {
+	config := env.caddyfile(options{})
+	return config[:strings.Index(config, env.inward)] + env.inward + " {\n" + directives + "\n}\n"
 }
 
 // oddTargets are paths that a proxy on the way may normalise.

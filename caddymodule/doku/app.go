@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -60,6 +61,11 @@ type App struct {
 	// calls are always compared with this machine's clock. Default: false.
 	ClockCorrection bool `json:"clock_correction,omitempty"`
 
+	// Whether the sidecar starts though another process listens on a port of its sites.
+	// The system then gives each call to one of both: only for starts that overlap, with
+	// a shared store. Default: false.
+	SharePorts bool `json:"share_ports,omitempty"`
+
 	store      store.Store
 	storeID    string
 	storeName  string // such as "redis"
@@ -89,6 +95,9 @@ var newParts []func(*App) Part
 // RegisterPart adds a part to every configuration that is provisioned afterwards. Call
 // it in an init function.
 func RegisterPart(newPart func(*App) Part) { newParts = append(newParts, newPart) }
+
+// RegisterFirstPart is like [RegisterPart], for a part that starts before those.
+func RegisterFirstPart(newPart func(*App) Part) { newParts = slices.Insert(newParts, 0, newPart) }
 
 // checks look at the sites of a configuration.
 var checks []func(*App, *caddyhttp.App) error

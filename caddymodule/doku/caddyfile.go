@@ -47,6 +47,7 @@ func parseApp(d *caddyfile.Dispenser, existing any) (any, error) {
 //		store            memory|redis [...]
 //		on_store_error   refuse|continue
 //		clock_correction on|off
+//		share_ports      [on|off]
 //	}
 func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // consume the option's name
@@ -64,8 +65,14 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			return directive.Text(d, &a.OnStoreError)
 		case "clock_correction":
 			return directive.OnOff(d, &a.ClockCorrection)
+		case "share_ports":
+			a.SharePorts = true
+			if d.CountRemainingArgs() == 0 {
+				return nil
+			}
+			return directive.OnOff(d, &a.SharePorts)
 		}
-		return directive.Unknown(d, "environment", "account", "store", "on_store_error", "clock_correction")
+		return directive.Unknown(d, "environment", "account", "store", "on_store_error", "clock_correction", "share_ports")
 	})
 }
 

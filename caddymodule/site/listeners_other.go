@@ -1,0 +1,11 @@
+//go:build !linux
+
+package site
+
+import "github.com/caddyserver/caddy/v2"
+
+// knowsListeners reports whether the system tells which sockets listen.
+func knowsListeners() bool { return false }
+
+// systemListener is not called here.
+func systemListener(caddy.NetworkAddress) (by string, found bool) { return "", false }

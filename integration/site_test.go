@@ -1,0 +1,149 @@
+package integration
+
+import (
+	"net"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/caddy-doku/caddy-doku/simulator"
+)
+
+// appSite returns a configuration with doku_app in the site for DOKU's calls.
+func (env *testEnv) appSite(options string) string {
+	return env.withSite("doku_app " + env.appAddress + " " + options)
+}
+
+func TestDokuAppTakesDOKUsCalls(t *testing.T) {
+	t.Parallel()
+	env := newEnv(t)
+	env.run(t, env.appSite("{\n path /v1.1/transfer-va/*\n path /pay service 25\n}"))
+	env.notify(t, simulator.Outgoing{}).expect(t, 200, "2002500")
+	env.notify(t, simulator.Outgoing{URL: env.inward + "/pay", ExternalID: "E-2", Body: paymentTo("2", "P-2")}).expect(t, 200, "2002500")
+	env.notify(t, simulator.Outgoing{URL: env.inward + "/V1/Transfer-VA/Payment", ExternalID: "E-3", Body: paymentTo("3", "P-3")}).
+		expect(t, 404, "4040000")
+	if n := len(env.app.seen()); n != 2 {
+		t.Errorf("the app was called %d times", n)
+	}
+}
+
+func TestASignedCallThatNobodyHandlesIsWarnedOf(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct{ target, path, hint string }{
+		"another version":     {"/v1/transfer-va/payment", "/v1/transfer-va/payment", "write `path /v1/transfer-va/payment` in doku_app"},
+		"other words":         {"/api/doku", "/api/doku", "write `path /api/doku service 25` in doku_app"},
+		"N7, a parameter":     {"/v1.1;x=1/transfer-va/payment", "/v1.1;x=1/transfer-va/payment", "spelt otherwise than in the Caddyfile, which has /v1.1/transfer-va/*"},
+		"N7, escaped twice":   {"/v1.1%252Ftransfer-va/payment", "/v1.1%252Ftransfer-va/payment", "spelt otherwise than in the Caddyfile"},
+		"the token's path":    {"/v1/access-token/b2b", "/v1/access-token/b2b", "write `token_path /v1/access-token/b2b`"},
+		"escaped controls":    {"/%1b%5b2J", "/%1b%5b2J", "somebody else is calling"},
+		"bytes above ASCII":   {"/\u009b2J", "/?2J", "somebody else is calling"},
+		"with a long end":     {"/" + strings.Repeat("x", 3000), "/" + strings.Repeat("x", 199) + "…", "somebody else is calling"},
+		"with a secret query": {"/a?token=1", `"/a"`, "somebody else is calling"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			env := newEnv(t)
+			env.run(t, env.appSite(""))
+			for range 3 {
+				got := env.raw(t, "POST "+test.target+" HTTP/1.1\r\nHost: 127.0.0.1\r\nX-SIGNATURE: s\r\nX-PARTNER-ID: BRN-1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+				if !strings.Contains(got, "404 Not Found") || !strings.Contains(got, `"responseCode":"4040000"`) {
+					t.Errorf("found %s", got)
+				}
+			}
+			env.awaitLine(t, `"level":"warn"`, "that nobody handles", test.path, test.hint)
+			if n := strings.Count(env.log.String(), "that nobody handles"); n != 1 {
+				t.Errorf("found %d warnings within a minute", n)
+			}
+		})
+	}
+}
+
+// raw sends bytes to the site for DOKU's calls, and returns the answer's.
+func (env *testEnv) raw(t *testing.T, request string) string {
+	t.Helper()
+	conn, err := net.Dial("tcp", strings.TrimPrefix(env.inward, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := conn.Write([]byte(request)); err != nil {
+		t.Fatal(err)
+	}
+	var answer strings.Builder
+	buffer := make([]byte, 4096)
+	for {
+		n, err := conn.Read(buffer)
+		answer.Write(buffer[:n])
+		if err != nil {
+			return answer.String()
+		}
+	}
+}
+
+func TestARequestWithoutASignatureIsNotWarnedOf(t *testing.T) {
+	t.Parallel()
+	env := newEnv(t)
+	env.run(t, env.appSite(""))
+	env.raw(t, "GET /scan HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+	env.sidecar.Stop()
+	if strings.Contains(env.log.String(), "that nobody handles") {
+		t.Error("a stranger writes warnings")
+	}
+}
+
+func TestASecondSidecarOnTheSamePortsDoesNotStart(t *testing.T) {
+	t.Parallel()
+	env := newEnv(t)
+	env.run(t, env.appSite(""))
+	port := env.inward[strings.LastIndexByte(env.inward, ':'):]
+	other := env.another(t)
+	// Wildcard and single addresses get each other's connections.
+	for _, test := range []struct{ address, bind string }{{env.inward, ""}, {"http://" + port, ""}, {"http://" + port, "bind 0.0.0.0"}} {
+		config := strings.Replace(other.withSite(test.bind+"\ndoku_app "+env.appAddress), other.inward+" {", test.address+" {", 1)
+		out, err := other.command(t, config).CombinedOutput()
+		if err == nil || !strings.Contains(string(out), "another process (process ") || !strings.Contains(string(out), port+": expected") ||
+			!strings.Contains(string(out), "share_ports") {
+			t.Errorf("%v: %v: %s", test, err, out)
+		}
+	}
+	// The first one still has all calls.
+	env.doku.SetMerchantURLs(env.inward+tokenPath, env.inward+inquiryPath, env.inward+paymentPath)
+	env.notify(t, simulator.Outgoing{}).expect(t, 200, "2002500")
+}
+
+func TestSharePortsLetsStartsOverlap(t *testing.T) {
+	t.Parallel()
+	env := newEnv(t)
+	env.run(t, env.appSite(""))
+	second := env.another(t)
+	second.inward = env.inward
+	second.run(t, strings.Replace(second.appSite(""), "\tdoku {\n", "\tdoku {\n\t\tshare_ports\n", 1))
+}
+
+func TestAReloadKeepsItsOwnPorts(t *testing.T) {
+	t.Parallel()
+	env := newEnv(t)
+	env.run(t, env.appSite(""))
+	if out, err := env.load(t, env.appSite("{\n timeout 3s\n}")); err != nil {
+		t.Errorf("%v: %s", err, out)
+	}
+	env.notify(t, simulator.Outgoing{}).expect(t, 200, "2002500")
+}
+
+func TestValidateBesideARunningSidecarTakesNothing(t *testing.T) {
+	t.Parallel()
+	env := newEnv(t)
+	config := env.appSite("")
+	env.run(t, config)
+	cmd := env.command(t, config)
+	cmd.Args[1] = "validate"
+	folder := cmd.Args[3][:strings.LastIndexByte(cmd.Args[3], '/')]
+	cmd.Env = append(cmd.Env, "HOME="+folder)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%v: %s", err, out)
+	}
+	if files, err := os.ReadDir(folder); err != nil || len(files) != 1 {
+		t.Errorf("%v: validate left %v", err, files)
+	}
+	env.notify(t, simulator.Outgoing{}).expect(t, 200, "2002500")
+}
