@@ -147,3 +147,20 @@ func TestValidateBesideARunningSidecarTakesNothing(t *testing.T) {
 	}
 	env.notify(t, simulator.Outgoing{}).expect(t, 200, "2002500")
 }
+
+func TestACallThatNoHandlerAnswersIsNeverAYes(t *testing.T) {
+	t.Parallel()
+	for name, site := range map[string]string{
+		"verified":                  "doku_verify",
+		"in shadow mode":            "doku_verify {\n enforce report\n}",
+		"behind handlers that pass": "doku_verify\nencode gzip\nheader X-A b\nrequest_header X-B c",
+		"in a handle":               "handle /v1.1/* {\n doku_verify\n}\nrespond /elsewhere 200",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			env := startWith(t, func(*testEnv) string { return "doku_token " + tokenPath + "\n" + site })
+			env.notify(t, simulator.Outgoing{}).expect(t, 500, "5002500")
+			env.awaitLine(t, `"reason":"app_missing"`)
+		})
+	}
+}

@@ -169,7 +169,11 @@ func (v *Verify) report(in *call, rejection *reasons.Rejection, rej rejecter, w 
 	}
 	out, span := telemetry.StartAppCall(out, verified, v.traces)
 	defer func() { telemetry.EndAppCall(span, out, 0, err) }()
-	return next.ServeHTTP(w, out)
+	answer := newAnswered(w)
+	if err = next.ServeHTTP(answer, out); err == nil && !answer.began {
+		return rej.reject(w, r, reject(reasons.AppMissing, "", errNoHandler))
+	}
+	return err
 }
 
 // logOutcome logs a verified call with its outcome. status is the app's, or 0 if it is
