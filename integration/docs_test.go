@@ -32,17 +32,18 @@ func readDoc(t *testing.T, name string) string {
 func (env *testEnv) example(t *testing.T) string {
 	t.Helper()
 	config := readDoc(t, "Caddyfile.example")
-	for old, replacement := range map[string]string{
-		"\n{\n":               "\n{\nadmin " + strings.TrimPrefix(env.admin, "http://") + "\npersist_config off\n",
-		"environment sandbox": "environment " + env.dokuURL,
-		"http://:9180":        strings.Replace(env.outward, "127.0.0.1", "", 1),
-		"\n:8443":             "\n" + env.inward,
-		"127.0.0.1:3000":      env.appAddress,
+	for _, test := range [][2]string{
+		{"127.0.0.1:3000", env.appAddress}, // first, since an address of the test may begin so
+		{"admin unix/caddy-doku.sock|0600", "admin " + strings.TrimPrefix(env.admin, "http://") + "\npersist_config off"},
+		{"environment sandbox", "environment " + env.dokuURL},
+		{"http://:9180", strings.Replace(env.outward, "127.0.0.1", "", 1)},
+		{"http://:9181", "http://" + strings.TrimPrefix(doktest.FreeAddress(t), "127.0.0.1")},
+		{"\n:8443", "\n" + env.inward},
 	} {
-		if strings.Count(config, old) != 1 {
-			t.Fatalf("expected %q once in Caddyfile.example", old)
+		if strings.Count(config, test[0]) != 1 {
+			t.Fatalf("expected %q once in Caddyfile.example", test[0])
 		}
-		config = strings.Replace(config, old, replacement, 1)
+		config = strings.Replace(config, test[0], test[1], 1)
 	}
 	return config
 }

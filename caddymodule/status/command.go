@@ -31,7 +31,7 @@ func Command() *cobra.Command {
 			"which asks the store, but not DOKU. It shows no token, secret or key.\n\n" +
 			"With --json, it prints the answer of the admin API as it is.",
 		Example: "  caddy-doku doku status\n" +
-			"  caddy-doku doku status kopi --address localhost:2019\n" +
+			"  caddy-doku doku status kopi --address unix//run/caddy-doku/caddy-doku.sock\n" +
 			"  caddy-doku doku status --config Caddyfile\n" +
 			"  caddy-doku doku status --json | jq '.accounts[].token'",
 		Args: cobra.MaximumNArgs(1),

@@ -9,11 +9,14 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"github.com/spf13/cobra"
 )
@@ -22,8 +25,8 @@ import (
 // They are those of `caddy reload` and `caddy stop`.
 func AddFlags(cmd *cobra.Command) {
 	flags := cmd.PersistentFlags()
-	flags.String("address", "", "the address of the sidecar's admin API, if not "+caddy.DefaultAdminListen)
-	flags.StringP("config", "c", "", "the configuration that names the address, if --address does not")
+	flags.String("address", "", "the address of the sidecar's admin API, such as unix/caddy-doku.sock or "+caddy.DefaultAdminListen)
+	flags.StringP("config", "c", "", "the configuration that names the address, if --address does not (default: Caddyfile in this folder, if it is there)")
 	flags.StringP("adapter", "a", "", "how to read --config, such as caddyfile")
 }
 
@@ -38,11 +41,71 @@ type Client struct{ address string }
 
 // NewClient returns a client for the admin API that the flags of [AddFlags] name.
 func NewClient(flags caddycmd.Flags) (*Client, error) {
-	address, err := caddycmd.DetermineAdminAPIAddress(flags.String("address"), nil, flags.String("config"), flags.String("adapter"))
+	address, config := flags.String("address"), flags.String("config")
+	if address == "" && config == "" {
+		var err error
+		if address, err = addressIn(defaultConfig); err != nil {
+			return nil, fmt.Errorf("finding the address of the admin API, which --address can name, in %s: %w", defaultConfig, err)
+		}
+	}
+	address, err := caddycmd.DetermineAdminAPIAddress(address, nil, config, flags.String("adapter"))
 	if err != nil {
 		return nil, fmt.Errorf("finding the address of the admin API: %w", err)
 	}
-	return &Client{address}, nil
+	return &Client{besides(address, config)}, nil
+}
+
+// defaultConfig is the configuration that Caddy's own commands use, too, if none is named.
+const defaultConfig = "Caddyfile"
+
+// addressIn returns the address of the admin API that a Caddyfile names, or "" if it names
+// none or there is no such file.
+func addressIn(file string) (string, error) {
+	text, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	adapter := caddyconfig.GetAdapter("caddyfile")
+	if adapter == nil {
+		return "", nil
+	}
+	adapted, _, err := adapter.Adapt(text, map[string]any{"filename": file})
+	if err != nil {
+		return "", err
+	}
+	var parsed struct {
+		Admin struct {
+			Listen string `json:"listen"`
+		} `json:"admin"`
+	}
+	if err := json.Unmarshal(adapted, &parsed); err != nil {
+		return "", err
+	}
+	return parsed.Admin.Listen, nil
+}
+
+// besides returns the address of a socket whose relative path is not in this folder, but
+// beside the configuration.
+func besides(address, config string) string {
+	network, path, found := strings.Cut(address, "/")
+	if !found || network != "unix" || config == "" || filepath.IsAbs(path) {
+		return address
+	}
+	path, mode, hasMode := strings.Cut(path, "|")
+	if hasMode {
+		mode = "|" + mode
+	}
+	other := filepath.Join(filepath.Dir(config), path)
+	if _, err := os.Stat(path); err == nil {
+		return address
+	}
+	if _, err := os.Stat(other); err != nil {
+		return address
+	}
+	return network + "/" + other + mode
 }
 
 // Do makes a request, and returns the answer's body and the path of its continuation,
