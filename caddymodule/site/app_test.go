@@ -157,3 +157,19 @@ func TestADirectiveThatAnOwnOrderPutsBeforeDokuAppIsAllowed(t *testing.T) {
 		t.Error("expected an error")
 	}
 }
+
+func TestAMisspeltDirectiveIsToldWithTheRightOne(t *testing.T) {
+	t.Parallel()
+	for word, name := range map[string]string{
+		"doku_sing": "doku_sign", "doku_sgn": "doku_sign", "doku_signn": "doku_sign", "doku-sign": "doku_sign", "dokusign": "doku_sign",
+		"doku_verfy": "doku_verify", "douk_verify": "doku_verify", "doku_inbux": "doku_inbox", "doku_toke": "doku_token", "doku_ap": "doku_app",
+		"doku_apps": "doku_app", "doku_helth": "doku_health", "doku_unhandeld": "doku_unhandled", "DOKU_SIGN": "doku_sign",
+	} {
+		for _, site := range []string{word + " x", "route {\n" + word + "\n}"} {
+			_, err := adapt(":8443 {\n" + site + "\n}\n")
+			if want := word + "; did you mean " + name + "?, at Caddyfile:"; err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("found %v, expected it to contain %q", err, want)
+			}
+		}
+	}
+}
