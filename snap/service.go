@@ -2,6 +2,7 @@ package snap
 
 import (
 	"net/http"
+	"strconv"
 	"strings"
 )
 
@@ -82,7 +83,7 @@ var operations = map[string]struct {
 // that ends in no known operation gives [ServiceUnknown] and false.
 func ServiceOf(method, target string) (Service, bool) {
 	path, _, _ := strings.Cut(target, "?")
-	path = strings.TrimSuffix(path, "/")
+	path = unescapeUnreserved(strings.TrimSuffix(path, "/"))
 	last := strings.LastIndexByte(path, '/')
 	op, found := operations[path[last+1:]]
 	if !found && last > 0 {
@@ -93,6 +94,30 @@ func ServiceOf(method, target string) (Service, bool) {
 		return ServiceUnknown, false
 	}
 	return op.service, method == op.method
+}
+
+// unescapeUnreserved returns a path in which no unreserved character is escaped: both
+// spellings are the same path (RFC 3986 §6.2.2.2).
+func unescapeUnreserved(path string) string {
+	if !strings.Contains(path, "%") {
+		return path
+	}
+	var b strings.Builder
+	for i := 0; i < len(path); i++ {
+		if path[i] == '%' && i+2 < len(path) {
+			if c, err := strconv.ParseUint(path[i+1:i+3], 16, 8); err == nil && isUnreserved(byte(c)) {
+				b.WriteByte(byte(c))
+				i += 2
+				continue
+			}
+		}
+		b.WriteByte(path[i])
+	}
+	return b.String()
+}
+
+func isUnreserved(c byte) bool {
+	return isDigit(c) || 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || strings.IndexByte("-._~", c) >= 0
 }
 
 // Valid reports whether s is two digits.

@@ -204,7 +204,8 @@ var Inbound = Table{
 	{
 		Name: ServiceUnknown, Case: snap.NotFound, Owner: "ours",
 		Meaning: "the path does not tell the service; write `service 25` in `doku_verify`",
-		Hint:    "write the service in doku_verify, such as `service 25` for payment notifications",
+		Hint: "write the service, such as `service 25` for payment notifications; if the path is one of DOKU's own in other letters, " +
+			"the URL at DOKU is spelt otherwise than the Caddyfile: correct it at DOKU",
 	},
 	{
 		Name: "signature_format", Case: snap.Unauthorized, Owner: "an unknown caller's",
