@@ -45,7 +45,8 @@ func TestASignedCallThatNobodyHandlesIsWarnedOf(t *testing.T) {
 			env := newEnv(t)
 			env.run(t, env.appSite(""))
 			for range 3 {
-				got := env.raw(t, "POST "+test.target+" HTTP/1.1\r\nHost: 127.0.0.1\r\nX-SIGNATURE: s\r\nX-PARTNER-ID: BRN-1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+				got := env.raw(t, "POST "+test.target+" HTTP/1.1\r\nHost: 127.0.0.1\r\nX-SIGNATURE: s\r\n"+
+					"X-PARTNER-ID: BRN-1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
 				if !strings.Contains(got, "404 Not Found") || !strings.Contains(got, `"responseCode":"4040000"`) {
 					t.Errorf("found %s", got)
 				}

@@ -27,8 +27,8 @@ func startWith(t *testing.T, site func(env *testEnv) string) *testEnv {
 
 // withSite returns a configuration whose site for DOKU's calls has these directives.
 func (env *testEnv) withSite(directives string) string {
-	config := env.caddyfile(options{})
-	return config[:strings.Index(config, env.inward)] + env.inward + " {\n" + directives + "\n}\n"
+	others, _, _ := strings.Cut(env.caddyfile(options{}), env.inward)
+	return others + env.inward + " {\n" + directives + "\n}\n"
 }
 
 // oddTargets are paths that a proxy on the way may normalise.

@@ -300,7 +300,7 @@ func (c *siteCheck) warnOfTokens(o occurrence, verify *inbound.Verify, all []*si
 			}
 		}
 	}
-	add(o, "add `doku_token "+defaultTokenPath+"`, with the path of the Token URL at DOKU, unless another sidecar with the same secret_key has it",
+	add(o, "add `doku_token "+defaultTokenPath+"`, with the path of the Token URL at DOKU, unless another sidecar has it",
 		"doku_verify expects tokens that doku_token has issued, and there is no doku_token: DOKU gets none, and all its calls are refused")
 }
 

@@ -186,24 +186,29 @@ func TestSitesThatAreProbablyWrongAreWarnedOf(t *testing.T) {
 func TestAJSONConfigurationIsCheckedToo(t *testing.T) {
 	log := filepath.Join(t.TempDir(), "log")
 	config := func(routes string) []byte {
-		return fmt.Appendf(nil, `{"admin":{"disabled":true},"logging":{"logs":{"default":{"writer":{"output":"file","filename":%q,"roll":false}}}},
+		return fmt.Appendf(nil, `{"admin":{"disabled":true},
+			"logging":{"logs":{"default":{"writer":{"output":"file","filename":%q,"roll":false}}}},
 			"apps":{"doku":{"environment":"http://127.0.0.1:1","accounts":[{"client_id":"BRN-1","secret_keys":["SK-0123456789abcdef"],
 			"private_key":%q,"doku_public_keys":[%q]}]},"http":{"servers":{"plain":{"listen":[":1"]},"pay":{"listen":[":8443"],"routes":[%s]}}}}}`,
 			log, doktest.Path(t, doktest.MerchantKey), doktest.Path(t, "test-doku-public.pem"), routes)
 	}
-	const inbox = `{"handler":"doku_inbox","deliver":{"routes":[{"handle":[{"handler":"reverse_proxy","upstreams":[{"dial":"127.0.0.1:1"}]}]}]}}`
+	const inbox = `{"handler":"doku_inbox","deliver":{"routes":[{"handle":[
+		{"handler":"reverse_proxy","upstreams":[{"dial":"127.0.0.1:1"}]}]}]}}`
 	_, err := validateJSON(t, config(`{"match":[{"path":["/pay"]}],"handle":[{"handler":"subroute","routes":[{"handle":[`+inbox+`]}]}]}`), log)
 	if err == nil || !strings.Contains(err.Error(), "has not verified") {
 		t.Errorf("found %v", err)
 	}
-	warnings, err := validateJSON(t, config(`{"match":[{"path":["/pay"]}],"terminal":true,"handle":[{"handler":"doku_verify","service":"25"},`+inbox+`]}`), log)
+	warnings, err := validateJSON(t, config(`{"match":[{"path":["/pay"]}],"terminal":true,"handle":[
+		{"handler":"doku_verify","service":"25"},`+inbox+`]}`), log)
 	if err != nil || !strings.Contains(warnings, "gets an empty 200") || !strings.Contains(warnings, "there is no doku_token") {
 		t.Errorf("error %v, warnings %s", err, warnings)
 	}
 }
 
 func TestAMisspeltExporterOfTracesIsToldAtLoad(t *testing.T) {
-	for value, want := range map[string]string{"oltp": "expected none, otlp, console, found \"oltp\"; did you mean otlp?", "off": "found \"off\""} {
+	for value, want := range map[string]string{
+		"oltp": "expected none, otlp, console, found \"oltp\"; did you mean otlp?", "off": "found \"off\"",
+	} {
 		t.Setenv("OTEL_TRACES_EXPORTER", value)
 		if _, err := validate(t, inSite("doku_app 127.0.0.1:3000")); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: found %v, expected %s", value, err, want)

@@ -13,7 +13,7 @@ import (
 // listener reports whether another process listens on an address, and says which one as far
 // as this process may know, such as " (process 4711, caddy-doku)". Sockets that were handed
 // over belong to whoever has handed them over.
-func listener(address caddy.NetworkAddress) (by string, found bool) {
+func listener(ctx context.Context, address caddy.NetworkAddress) (by string, found bool) {
 	switch {
 	case address.IsFdNetwork():
 		return "", false
@@ -24,7 +24,7 @@ func listener(address caddy.NetworkAddress) (by string, found bool) {
 		return "", false
 	}
 	// A socket that does not share its port cannot be opened while another one is open.
-	ln, err := new(net.ListenConfig).Listen(context.Background(), address.Network, address.JoinHostPort(0))
+	ln, err := new(net.ListenConfig).Listen(ctx, address.Network, address.JoinHostPort(0))
 	if err == nil {
 		ln.Close()
 	}

@@ -65,7 +65,7 @@ func listeningAt(path string) (inodes []string) {
 	if err != nil {
 		return nil
 	}
-	defer file.Close()
+	defer func() { _ = file.Close() }()
 	lines := bufio.NewScanner(file)
 	for lines.Scan() {
 		fields := strings.Fields(lines.Text())
@@ -115,7 +115,7 @@ func listening() (all []socket) {
 				all = append(all, socket{address, fields[9]})
 			}
 		}
-		file.Close()
+		_ = file.Close()
 	}
 	return all
 }
@@ -151,7 +151,7 @@ func processOf(inode string) string {
 		if _, err := strconv.Atoi(p.Name()); err != nil || !socketsOf(p.Name())[inode] {
 			continue
 		}
-		name, err := os.ReadFile(filepath.Join("/proc", p.Name(), "comm"))
+		name, err := os.ReadFile("/proc/" + p.Name() + "/comm")
 		if err != nil {
 			return fmt.Sprintf(" (process %s)", p.Name())
 		}
@@ -162,7 +162,7 @@ func processOf(inode string) string {
 
 // socketsOf returns the inodes of a process's sockets, as far as this one may see them.
 func socketsOf(process string) map[string]bool {
-	folder := filepath.Join("/proc", process, "fd")
+	folder := "/proc/" + process + "/fd"
 	files, err := os.ReadDir(folder)
 	if err != nil {
 		return nil

@@ -36,7 +36,7 @@ func slips(name string) (all []string) {
 	const letters = "abcdefghijklmnopqrstuvwxyz_-"
 	for i := range len(name) + 1 {
 		before, after := name[:i], name[i:]
-		for _, letter := range strings.Split(letters, "") {
+		for letter := range strings.SplitSeq(letters, "") {
 			all = append(all, before+letter+after)
 			if after != "" {
 				all = append(all, before+letter+after[1:])

@@ -33,7 +33,7 @@ func (p *ports) Start(prometheus.Registerer) error {
 		return nil
 	}
 	p.asked = true
-	if taken := p.taken(); taken != "" {
+	if taken := p.taken(context.Background()); taken != "" {
 		return fmt.Errorf("%s: expected no other process there, since a second sidecar would get some of the calls; "+
 			"stop it, or write `share_ports` in the global option doku for starts that overlap", taken)
 	}
@@ -42,11 +42,11 @@ func (p *ports) Start(prometheus.Registerer) error {
 
 // Run looks again, once this process listens too: of two that have started at the same
 // moment, each sees the other one. It implements [doku.Part].
-func (p *ports) Run(context.Context) {
+func (p *ports) Run(ctx context.Context) {
 	if !p.asked {
 		return
 	}
-	if taken := p.taken(); taken != "" {
+	if taken := p.taken(ctx); taken != "" {
 		p.app.Log().Error("two processes listen on one port, and each gets some of the calls: stop one of them", "error", taken)
 	}
 }
@@ -55,7 +55,7 @@ func (p *ports) Run(context.Context) {
 func (p *ports) Close() error { return nil }
 
 // taken says which port another process listens on, or "".
-func (p *ports) taken() string {
+func (p *ports) taken(ctx context.Context) string {
 	for _, name := range slices.Sorted(maps.Keys(p.sites.Servers)) {
 		server := p.sites.Servers[name]
 		if len(occurrences(server)) == 0 {
@@ -67,7 +67,7 @@ func (p *ports) taken() string {
 				continue // Caddy reports it
 			}
 			for _, one := range address.Expand() {
-				if by, found := listener(one); found {
+				if by, found := listener(ctx, one); found {
 					return fmt.Sprintf("another process%s listens on %s", by, one)
 				}
 			}
