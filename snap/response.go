@@ -26,6 +26,7 @@ var (
 	Unauthorized       = Case{http.StatusUnauthorized, 0, "Unauthorized. [Signature]"}
 	UnknownClient      = Case{http.StatusUnauthorized, 0, "Unauthorized. [Unknown client]"}
 	InvalidToken       = Case{http.StatusUnauthorized, 1, "Invalid Token (B2B)"}
+	NotAllowed         = Case{http.StatusForbidden, 1, "Feature Not Allowed"}
 	NotFound           = Case{http.StatusNotFound, 0, "Not Found"}
 	MethodNotAllowed   = Case{http.StatusMethodNotAllowed, 0, "Requested Function Is Not Supported"}
 	Conflict           = Case{http.StatusConflict, 0, "Conflict"}

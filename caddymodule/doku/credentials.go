@@ -32,6 +32,9 @@ type Credentials struct {
 // Signer returns the signer of calls to DOKU.
 func (c *Credentials) Signer() *signer.Signer { return c.signer }
 
+// PrivateKey returns the merchant's key.
+func (c *Credentials) PrivateKey() *rsa.PrivateKey { return c.privateKey }
+
 // TokenRequest returns the check of DOKU's token requests, or nil without a key of DOKU.
 func (c *Credentials) TokenRequest() *verifier.TokenRequest { return c.requests }
 

@@ -6,6 +6,7 @@ import (
 	"io"
 	"maps"
 	"net/http"
+	"strings"
 
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/httpio"
 	"github.com/caddy-doku/caddy-doku/internal/store"
@@ -22,6 +23,7 @@ func (c *call) readAnswer(resp *http.Response) error {
 	for _, name := range []string{httpio.HeaderError, httpio.HeaderExternalID, httpio.HeaderReplayed, httpio.HeaderEarlierAttempt} {
 		delete(resp.Header, name)
 	}
+	dropCORS(resp.Header)
 	if c.maybeSent && (resp.StatusCode < 200 || resp.StatusCode > 299) {
 		resp.Header.Set(httpio.HeaderEarlierAttempt, "unknown")
 	}
@@ -30,6 +32,7 @@ func (c *call) readAnswer(resp *http.Response) error {
 		resp.Body.Close()
 		return fmt.Errorf("reading DOKU's answer: %w", err)
 	}
+	dropCORS(resp.Trailer)
 	c.status = resp.StatusCode
 	if len(start) > answerRead {
 		resp.Body = struct {
@@ -46,6 +49,15 @@ func (c *call) readAnswer(resp *http.Response) error {
 		c.answer.Header[httpio.HeaderExternalID] = []string{c.externalID}
 	}
 	return nil
+}
+
+// dropCORS removes what permits web pages to read an answer.
+func dropCORS(h http.Header) {
+	for name := range h {
+		if strings.HasPrefix(name, "Access-Control-") {
+			delete(h, name)
+		}
+	}
 }
 
 // tokenRejected reports whether an answer from DOKU says that the token is invalid. Only

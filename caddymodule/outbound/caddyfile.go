@@ -68,6 +68,8 @@ func parseSign(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
 //		body               canonical|strict|minify
 //		max_body           <size>
 //		channel_id         <id>
+//		allow_hosts        <name...>
+//		not_snap           <path...>
 //		idempotency_header <name>|off
 //		timeout            <duration>
 //		token_timeout      <duration>
@@ -91,10 +93,15 @@ func (s *Sign) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			return directive.Size(d, &s.MaxBody, directive.MaxBodyLimit)
 		case "channel_id":
 			return directive.Text(d, &s.ChannelID)
+		case "allow_hosts":
+			return directive.Texts(d, &s.AllowHosts)
+		case "not_snap":
+			return directive.Texts(d, &s.NotSNAP)
 		case "timeout":
 			return directive.Duration(d, &s.Timeout)
 		}
-		return directive.Unknown(d, "account", "body", "max_body", "channel_id", "idempotency_header", "timeout", "token_timeout")
+		return directive.Unknown(d, "account", "body", "max_body", "channel_id", "allow_hosts", "not_snap", "idempotency_header", "timeout",
+			"token_timeout")
 	})
 }
 

@@ -31,6 +31,7 @@ type call struct {
 	externalID  string
 	ownID       bool // the app has chosen externalID
 	channelID   string
+	path        pathKind
 	body        []byte
 	digest      [sha256.Size]byte
 	written     atomic.Bool  // any of it may have reached DOKU

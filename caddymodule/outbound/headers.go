@@ -17,7 +17,7 @@ var (
 )
 
 // headers returns the headers of an attempt: those of the app that may pass, and the
-// six of SNAP.
+// six of SNAP, or the three of a token request.
 func headers(req *http.Request, c *call, token tokens.Token) (http.Header, error) {
 	h := make(http.Header) // eight headers, if the app has nothing to add, for which a map needs no table
 	for _, name := range passed {
@@ -29,6 +29,9 @@ func headers(req *http.Request, c *call, token tokens.Token) (http.Header, error
 		h["Content-Type"] = contentType
 	}
 	h["User-Agent"] = userAgent
+	if c.path == b2b2cTokenPath {
+		return h, signer.SignTokenRequest(h, c.credentials.PrivateKey(), c.account.ID(), c.account.Clock().Time())
+	}
 	return h, c.credentials.Signer().Sign(h, signer.Request{
 		Method:     req.Method,
 		Target:     snap.RequestTarget(req.URL.RequestURI()),

@@ -24,18 +24,11 @@ func (s *Sign) prepare(ctx context.Context, w http.ResponseWriter, r *http.Reque
 	return c, err
 }
 
-func (s *Sign) fill(ctx context.Context, c *call, w http.ResponseWriter, r *http.Request) (err error) {
-	if c.account, err = s.selector.Account(r); err != nil {
-		return reject(reasons.Account, "[no such account; nothing was sent]", err)
-	}
-	if err := c.checkPartner(r.Header); err != nil {
-		return err
-	}
-	c.credentials = c.account.Credentials()
-	if c.channelID == "" {
-		c.channelID = s.ChannelID
-	}
-	if err := s.setExternalID(c, r.Header); err != nil {
+func (s *Sign) fill(ctx context.Context, c *call, w http.ResponseWriter, r *http.Request) error {
+	if err := s.readHead(c, w, r); err != nil {
+		if r.ContentLength != 0 {
+			httpio.Abandon(w, r)
+		}
 		return err
 	}
 	if err := s.readBody(ctx, c, w, r); err != nil {
@@ -53,8 +46,42 @@ func (s *Sign) fill(ctx context.Context, c *call, w http.ResponseWriter, r *http
 	return nil
 }
 
-// awaitToken waits for a token, so that the transport finds one.
+// readHead decides what can be decided without the body.
+func (s *Sign) readHead(c *call, w http.ResponseWriter, r *http.Request) error {
+	var unknown error
+	c.account, unknown = s.selector.Account(r) // first, because what is rejected is counted by account
+	if err := s.admit(c, w, r); err != nil {
+		return err
+	}
+	if unknown != nil {
+		return reject(reasons.Account, "[no such account; nothing was sent]", unknown)
+	}
+	if err := c.checkPartner(r.Header); err != nil {
+		return err
+	}
+	c.credentials = c.account.Credentials()
+	s.setChannelID(c)
+	return s.setExternalID(c, r.Header)
+}
+
+// setChannelID gives the call a CHANNEL-ID, if the app has not.
+func (s *Sign) setChannelID(c *call) {
+	switch {
+	case c.channelID != "":
+	case s.ChannelID != "":
+		c.channelID = s.ChannelID
+	case c.path == directDebitPath:
+		c.channelID = directDebitChannelID
+	default:
+		c.channelID = defaultChannelID
+	}
+}
+
+// awaitToken waits for a token, so that the transport finds one, if the call needs one.
 func (s *Sign) awaitToken(ctx context.Context, c *call) error {
+	if c.path == b2b2cTokenPath {
+		return nil
+	}
 	if _, ok := c.account.Tokens().Current(ctx); ok {
 		return nil
 	}

@@ -48,6 +48,12 @@ func init() {
 //
 // | X-Doku-Error | HTTP status | meaning |
 // |---|---|---|
+// | `browser` | 403 | a web page in a browser called, or an app that hands a visitor's headers on; nothing was sent |
+// | `host` | 403 | the call came over loopback with another Host; the answer has the `allow_hosts` line for it; nothing was sent |
+// | `method` | 405 | not GET, POST, PUT, PATCH or DELETE; nothing was sent |
+// | `target` | 400 | the URL has a byte that no URL may have; nothing was sent |
+// | `token_path` | 403 | DOKU's path for a B2B token, which the sidecar gets itself; nothing was sent |
+// | `not_snap` | 403 | a path that DOKU signs in another way; nothing was sent |
 // | `account` | 400 | there is no such account, or the app's X-PARTNER-ID is not its client id; nothing was sent |
 // | `body_too_large` | 413 | larger than `max_body`; nothing was sent |
 // | `body_unreadable` | 400 | the app's request ended early, or took longer than `timeout`; nothing was sent |
@@ -81,8 +87,22 @@ type Sign struct {
 	// The largest body in bytes. Default: 1 MiB.
 	MaxBody int64 `json:"max_body,omitempty"`
 
-	// The CHANNEL-ID of calls that have none of their own. Default: `H2H`.
+	// The CHANNEL-ID of calls that have none of their own. Default: `DH` for paths below
+	// `/direct-debit/`, `H2H` for all others.
 	ChannelID string `json:"channel_id,omitempty"`
+
+	// More names under which the app may call over a loopback address, such as
+	// `host.docker.internal`. `localhost`, names below it, 127.0.0.0/8 and `[::1]` are
+	// always allowed. The check stops web pages that give their own name the address
+	// 127.0.0.1.
+	AllowHosts []string `json:"allow_hosts,omitempty"`
+
+	// More paths of DOKU that are not SNAP, so that calls to them are refused: in lower
+	// case, with a `*` at the end for all paths below. Known are `/checkout/*`,
+	// `/orders/v1/status/*`, `/…-virtual-account/v2/payment-code`,
+	// `/credit-card/v1/payment-page`, `/shopeepay-emoney/v2/order`, `/ovo-emoney/v1/payment`
+	// and `/dokuwallet-emoney/v1/payment`.
+	NotSNAP []string `json:"not_snap,omitempty"`
 
 	// The header in which the app may give a call an idempotency key, or `off`.
 	// Default: `Idempotency-Key`.
@@ -96,6 +116,7 @@ type Sign struct {
 
 	app      *doku.App
 	selector *doku.Selector
+	allowed  []string // AllowHosts, as they are compared
 	log      *slog.Logger
 	now      func() time.Time
 	random   io.Reader
@@ -128,8 +149,8 @@ func (s *Sign) Provision(ctx caddy.Context) error {
 	if s.MaxBody == 0 {
 		s.MaxBody = httpio.DefaultMaxBody
 	}
-	if s.ChannelID == "" {
-		s.ChannelID = "H2H"
+	if s.allowed, err = readHosts(s.AllowHosts); err != nil {
+		return err
 	}
 	if s.IdempotencyHeader == "" {
 		s.IdempotencyHeader = httpio.HeaderIdempotencyKey
@@ -175,7 +196,7 @@ func (s *Sign) Validate() error {
 	if s.IdempotencyHeader != "off" && !httpguts.ValidHeaderFieldName(s.IdempotencyHeader) {
 		return fmt.Errorf("idempotency_header: expected the name of a header, or off, found %q", s.IdempotencyHeader)
 	}
-	return nil
+	return checkPatterns(s.NotSNAP)
 }
 
 // ServeHTTP prepares the call, passes it on, and answers if it cannot be sent.
@@ -189,10 +210,13 @@ func (s *Sign) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.
 	defer traceCall(r, c)
 	defer s.finish(ctx, c) // also when the proxy panics, as it does if the app has gone
 	if err == nil {
-		w.Header().Set(httpio.HeaderExternalID, c.externalID)
+		if c.path != b2b2cTokenPath { // which is sent without
+			w.Header().Set(httpio.HeaderExternalID, c.externalID)
+		}
 		if again := c.keyed; again != nil && again.Answer != nil {
 			c.outcome = reasons.Replayed
 			w.Header().Set(httpio.HeaderReplayed, "true")
+			dropCORS(again.Answer.Header) // kept by an earlier version
 			return httpio.Replay(w, again.Answer)
 		}
 		err = s.send(ctx, c, w, r, next)

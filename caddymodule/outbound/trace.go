@@ -67,7 +67,9 @@ func (c *call) startAttempt(ctx context.Context, req *http.Request, token tokens
 	ctx, span := telemetry.StartClient(ctx, req.Method, target, c.service != snap.ServiceUnknown)
 	if span.IsRecording() { // the sampler may have chosen not to
 		span.SetAttributes(c.attributes()...)
-		span.SetAttributes(telemetry.KeyTokenAge.Float64(c.account.Clock().Now().Sub(token.Issued).Seconds()))
+		if !token.Issued.IsZero() {
+			span.SetAttributes(telemetry.KeyTokenAge.Float64(c.account.Clock().Now().Sub(token.Issued).Seconds()))
+		}
 		if c.sends > 1 {
 			span.SetAttributes(semconv.HTTPRequestResendCount(c.sends - 1))
 		}

@@ -17,6 +17,7 @@ import (
 	"github.com/caddy-doku/caddy-doku/caddymodule/doku"
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/reasons"
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/telemetry"
+	"github.com/caddy-doku/caddy-doku/internal/tokens"
 	"github.com/caddy-doku/caddy-doku/snap"
 )
 
@@ -110,7 +111,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 			fmt.Errorf("expected the upstream of a reverse_proxy with the transport doku to be %s, found %s", dialAddress(c.account), dial.Address))
 	}
 	resp, token, err := t.send(req, c)
-	if err != nil || !tokenRejected(resp.StatusCode, c.answer) {
+	if err != nil || c.path == b2b2cTokenPath || !tokenRejected(resp.StatusCode, c.answer) {
 		return resp, err
 	}
 	c.account.Tokens().Invalidate(token)
@@ -126,9 +127,13 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 // send makes one attempt, and returns the token that it was made with.
 func (t *Transport) send(req *http.Request, c *call) (*http.Response, string, error) {
 	c.answer, c.answered, c.status = nil, false, 0
-	token, err := c.token(c.startSigning(req.Context()))
-	if err != nil {
-		return nil, "", noToken(err)
+	signing := c.startSigning(req.Context())
+	var token tokens.Token
+	if c.path != b2b2cTokenPath { // which is called without one
+		var err error
+		if token, err = c.token(signing); err != nil {
+			return nil, "", noToken(err)
+		}
 	}
 	c.sends++
 	header, err := headers(req, c, token)

@@ -24,6 +24,11 @@ const (
 	ExternalID           = "external_id"
 	IdempotencyKey       = "idempotency_key"
 	IdempotencyKeyReused = "idempotency_key_reused"
+	Browser              = "browser"
+	Host                 = "host"
+	Target               = "target"
+	TokenPath            = "token_path"
+	NotSNAP              = "not_snap"
 
 	// Inbound: the app, or the sidecar for it, has answered.
 
@@ -136,6 +141,34 @@ var Outbound = Table{
 	{
 		Name: IdempotencyKeyReused, Case: snap.Unprocessable, Owner: "the app's", Meaning: "its key was used for another call before",
 		Hint: "the app gave two calls one key; each order or payment needs a key of its own",
+	},
+	{
+		Name: Browser, Case: snap.NotAllowed, Owner: "a web page's, or the app's",
+		Meaning: "a browser called for a web page, or the app hands a visitor's headers on; nothing was sent",
+		Hint: "a web page in a browser on this machine tried to act in your name; if it was the app, it hands on the headers of a visitor's " +
+			"browser (the error names them): it must send only its own",
+	},
+	{
+		Name: Host, Case: snap.NotAllowed, Owner: "a web page's, or ours",
+		Meaning: "a call over loopback with a Host that does not always mean this machine; nothing was sent",
+		Hint:    "if the app calls the sidecar by this name, add it to allow_hosts of doku_sign: the error has the line; otherwise it was a web page",
+	},
+	{
+		Name: Method, Case: snap.MethodNotAllowed, Owner: "the app's", Meaning: "not GET, POST, PUT, PATCH or DELETE; nothing was sent",
+		Hint: "SNAP has no such method; for CONNECT: the port is no proxy, so take it out of HTTPS_PROXY",
+	},
+	{
+		Name: Target, Case: snap.BadRequest, Owner: "the app's", Meaning: "its URL has a byte that no URL may have; nothing was sent",
+		Hint: "the app must percent-encode its URL; the error has the byte",
+	},
+	{
+		Name: TokenPath, Case: snap.NotAllowed, Owner: "the app's",
+		Meaning: "it asks DOKU for a B2B token, which the sidecar gets itself; nothing was sent",
+		Hint:    "the app must not ask for a B2B token: take that call out of the app",
+	},
+	{
+		Name: NotSNAP, Case: snap.NotAllowed, Owner: "the app's", Meaning: "the path is signed in another way than SNAP; nothing was sent",
+		Hint: "the app must call this API of DOKU without the sidecar, which signs SNAP calls only",
 	},
 	{Name: Other, Owner: "ours", Meaning: "something other than DOKU answered: another handler in the sidecar's configuration"},
 }

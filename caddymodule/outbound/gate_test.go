@@ -1,0 +1,109 @@
+package outbound
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+
+	"github.com/caddy-doku/caddy-doku/caddymodule/internal/moduletest"
+)
+
+func TestHostNames(t *testing.T) {
+	t.Parallel()
+	for host, want := range map[string]string{
+		"localhost": "localhost", "LocalHost.:80": "localhost", "127.0.0.1:9180": "127.0.0.1", "[::1]": "[::1]", "[::1]:80": "[::1]",
+		"a.b-c_d": "a.b-c_d", "localhost:": "localhost",
+		"": "", ":80": "", ".": "", "a..b": "", ".localhost": "", "localhost:80x": "", "[::1": "", "[::1]80": "", "[x]": "", "::1": "", "a b": "",
+		"a/b": "", "a@localhost": "",
+	} {
+		name, ok := hostName(host)
+		if ok != (want != "") || ok && name != want {
+			t.Errorf("%q: found %q, %v, expected %q", host, name, ok, want)
+		}
+	}
+}
+
+func TestNamesThatAlwaysMeanThisMachine(t *testing.T) {
+	t.Parallel()
+	for name, want := range map[string]bool{
+		"localhost": true, "a.b.localhost": true, "127.0.0.1": true, "127.255.0.9": true, "[::1]": true, "[::ffff:127.0.0.1]": true,
+		"localhost.evil.example": false, "xlocalhost": false, "128.0.0.1": false, "0.0.0.0": false, "[::]": false, "10.0.0.1": false,
+		"127.evil.example": false,
+	} {
+		if isLocalName(name) != want {
+			t.Errorf("%s: expected %v", name, want)
+		}
+	}
+}
+
+func TestTheHostIsCheckedOnLoopbackOnly(t *testing.T) {
+	t.Parallel()
+	s := new(Sign)
+	for _, test := range []struct {
+		local net.Addr
+		want  bool
+	}{
+		{&net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)}, false},
+		{&net.TCPAddr{IP: net.IPv6loopback}, false},
+		{&net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)}, false},
+		{&net.TCPAddr{IP: net.IPv4(10, 0, 0, 1)}, true},
+		{&net.UnixAddr{Name: "/run/sidecar.sock"}, true},
+		{nil, true},
+	} {
+		r := httptest.NewRequestWithContext(context.WithValue(t.Context(), http.LocalAddrContextKey, test.local), http.MethodPost, "/", http.NoBody)
+		r.Host = "sidecar:9180"
+		if err := s.checkHost(r); (err == nil) != test.want {
+			t.Errorf("%v: found %v", test.local, err)
+		}
+	}
+}
+
+func TestOptionsOfTheGateThatCannotBeRight(t *testing.T) {
+	t.Parallel()
+	env := moduletest.New(t, moduletest.Options{})
+	for _, s := range []*Sign{
+		{AllowHosts: []string{"http://sidecar"}},
+		{AllowHosts: []string{"sidecar:9180"}},
+		{AllowHosts: []string{"sidecar/x"}},
+		{AllowHosts: []string{"*"}},
+		{AllowHosts: []string{"*.example"}},
+		{AllowHosts: []string{""}},
+		{NotSNAP: []string{"kyc"}},
+		{NotSNAP: []string{"/*"}},
+		{NotSNAP: []string{"/"}},
+		{NotSNAP: []string{"/KYC"}},
+		{NotSNAP: []string{"/a/*/b"}},
+		{NotSNAP: []string{"//a"}},
+	} {
+		_, err := readHosts(s.AllowHosts)
+		if err == nil {
+			err = checkPatterns(s.NotSNAP)
+		}
+		if err == nil {
+			t.Errorf("%q %q: expected an error", s.AllowHosts, s.NotSNAP)
+		}
+	}
+	for _, s := range []*Sign{{AllowHosts: []string{"Host.Docker.Internal", "10.0.0.1", "[fd00::1]", "a."}}, {NotSNAP: []string{"/kyc/*", "/loans/v1"}}} {
+		env.Provision(t, s) // and validates
+	}
+}
+
+func TestCleanPathsAreNotCopied(t *testing.T) {
+	for path, want := range map[string]bool{
+		moduletest.CreatePath: true, "/orders/v1.0/transfer-va/status": true, "/a": true,
+		"/": false, "": false, "a": false, "/a/": false, "//a": false, "/a//b": false, "/./a": false, "/a/..": false, "/A": false, "/a%62": false,
+		"/a;b": false, "/a b": false, `/a\b`: false,
+	} {
+		if isClean(path) != want {
+			t.Errorf("%s: expected %v", path, want)
+		}
+		if want && cleanPath(path) != path {
+			t.Errorf("%s became %s", path, cleanPath(path))
+		}
+	}
+	if n := testing.AllocsPerRun(100, func() { _ = kindOf(cleanPath(moduletest.CreatePath)) }); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}

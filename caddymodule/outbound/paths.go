@@ -1,0 +1,131 @@
+package outbound
+
+import (
+	"fmt"
+	"net/url"
+	"path"
+	"strings"
+)
+
+// pathKind says how a call to a path is signed, if it is not signed like most.
+type pathKind uint8
+
+const (
+	snapPath        pathKind = iota
+	directDebitPath          // the CHANNEL-ID is DH unless the app or the configuration says otherwise
+	b2bTokenPath             // the sidecar's own matter
+	b2b2cTokenPath           // RSA over client id and time (DOKU, "Get Token B2B2C")
+	notSNAPPath              // DOKU's older APIs, with HMAC-SHA256 over other components
+)
+
+// The CHANNEL-ID of calls without one.
+const (
+	defaultChannelID     = "H2H"
+	directDebitChannelID = "DH" // DOKU, pages of direct debit and e-wallets; its SDKs
+)
+
+// notSNAP has the paths that DOKU's documents and software sign with the header Signature
+// ("Signature Component, Non-SNAP"). A "*" at the start of a segment or at the end stands
+// for any text.
+var notSNAP = []string{
+	"/checkout/*",                        // DOKU Checkout: documents, WooCommerce plug-in (/checkout/v1/payment)
+	"/orders/v1/status/*",                // "Check Status, Non-SNAP"; SNAP's own is /orders/v1.0/…
+	"/*-virtual-account/v2/payment-code", // "Signature Component from Request Header"; jokul-php, jokul-java
+	"/credit-card/v1/payment-page",       // jokul-php
+	"/shopeepay-emoney/v2/order",         // jokul-php
+	"/ovo-emoney/v1/payment",             // jokul-php
+	"/dokuwallet-emoney/v1/payment",      // jokul-php
+}
+
+// kindOf returns the kind of a clean path.
+func kindOf(clean string) pathKind {
+	switch {
+	case strings.HasSuffix(clean, "/access-token/b2b"):
+		return b2bTokenPath
+	case strings.HasSuffix(clean, "/access-token/b2b2c"):
+		return b2b2cTokenPath
+	case strings.HasPrefix(clean, "/direct-debit/"):
+		return directDebitPath
+	}
+	for _, pattern := range notSNAP {
+		if matches(pattern, clean) {
+			return notSNAPPath
+		}
+	}
+	return snapPath
+}
+
+// isNotSNAP reports whether the configuration says that a clean path is not SNAP.
+func (s *Sign) isNotSNAP(clean string) bool {
+	for _, pattern := range s.NotSNAP {
+		if matches(pattern, clean) {
+			return true
+		}
+	}
+	return false
+}
+
+// matches reports whether a clean path is one of a pattern of [notSNAP].
+func matches(pattern, clean string) bool {
+	if rest, ok := strings.CutPrefix(pattern, "/*"); ok { // any start of the first segment
+		segment, after, _ := strings.Cut(clean[1:], "/")
+		name, wantAfter, _ := strings.Cut(rest, "/")
+		return strings.HasSuffix(segment, name) && after == wantAfter
+	}
+	if prefix, ok := strings.CutSuffix(pattern, "*"); ok {
+		return strings.HasPrefix(clean, prefix) || clean == strings.TrimSuffix(prefix, "/")
+	}
+	return clean == pattern
+}
+
+// cleanPath returns the path that DOKU may understand p as, a path without its escapes:
+// whatever its case, however often it is escaped, and without empty, "." and ".." segments,
+// parameters behind ";" and a final slash.
+func cleanPath(p string) string {
+	if isClean(p) {
+		return p
+	}
+	for range 3 { // more layers than any chain of proxies takes off
+		plain, err := url.PathUnescape(p)
+		if err != nil || plain == p {
+			break
+		}
+		p = plain
+	}
+	p = strings.ReplaceAll(strings.ToLower(p), `\`, "/")
+	segments := strings.Split(p, "/")
+	for i, segment := range segments {
+		name, _, _ := strings.Cut(segment, ";")
+		segments[i] = strings.TrimSpace(name)
+	}
+	return path.Clean("/" + strings.Join(segments, "/"))
+}
+
+// isClean reports whether p is certainly the result of [cleanPath] already.
+func isClean(p string) bool {
+	if len(p) < 2 || p[0] != '/' || p[len(p)-1] == '/' {
+		return false
+	}
+	for i := range len(p) {
+		switch c := p[i]; {
+		case 'a' <= c && c <= 'z' || '0' <= c && c <= '9' || c == '-' || c == '_':
+		case c == '/' && p[i+1] != '/': // the last byte is none
+		case c == '.' && p[i-1] != '/': // the first byte is none
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+// checkPatterns checks the option not_snap.
+func checkPatterns(patterns []string) error {
+	for _, pattern := range patterns {
+		body := strings.TrimSuffix(pattern, "*")
+		if !strings.HasPrefix(pattern, "/") || strings.Contains(body, "*") || pattern == "/*" || pattern == "/" ||
+			cleanPath(body) != strings.TrimSuffix(body, "/") {
+			return fmt.Errorf("not_snap: expected a path such as /kyc/v1/*, in lower case, with one * at most, at the end; found %q", pattern)
+		}
+	}
+	return nil
+}
