@@ -8,6 +8,7 @@
 package signer
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/rand"
 	"crypto/rsa"
@@ -17,6 +18,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/caddy-doku/caddy-doku/snap"
@@ -96,11 +98,13 @@ func SignTokenRequest(h http.Header, key *rsa.PrivateKey, clientID string, t tim
 	return nil
 }
 
-// TokenRejected reports whether an answer from DOKU says that the B2B token is invalid:
-// HTTP 401 with a response code 401xx01 or 401xx03. DOKU has then done nothing: fetch
-// another token, sign again, and send once more.
+// TokenRejected reports whether an answer from DOKU says that the B2B token is invalid: by
+// a response code 401xx01 or 401xx03, with any HTTP status but 5xx. DOKU has then done
+// nothing: fetch another token, sign again, and send once more. DOKU's own libraries, and
+// other banks' SNAP, say so within a 200. A body that is compressed, or begins with a byte
+// order mark, goes through [snap.PlainJSON] first.
 func TokenRejected(status int, body []byte) bool {
-	if status != http.StatusUnauthorized {
+	if status >= http.StatusInternalServerError || !bytes.Contains(body, []byte("401")) {
 		return false
 	}
 	var fields struct {
@@ -109,6 +113,6 @@ func TokenRejected(status int, body []byte) bool {
 	if json.Unmarshal(body, &fields) != nil {
 		return false
 	}
-	status, number, ok := fields.ResponseCode.Case()
+	status, number, ok := snap.ResponseCode(strings.TrimSpace(string(fields.ResponseCode))).Case()
 	return ok && status == http.StatusUnauthorized && (number == 1 || number == 3)
 }

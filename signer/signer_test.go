@@ -97,7 +97,10 @@ func TestTokenRejected(t *testing.T) {
 		{http.StatusUnauthorized, `{"responseCode":"4002701"}`, false},
 		{http.StatusUnauthorized, `401`, false},
 		{http.StatusUnauthorized, ``, false},
-		{http.StatusOK, `{"responseCode":"4012701"}`, false},
+		{http.StatusOK, `{"responseCode":"4012701"}`, true}, // as DOKU's own libraries have it
+		{http.StatusBadRequest, `{"responseCode":"4012703"}`, true},
+		{http.StatusOK, `{"responseCode":"2002701"}`, false},
+		{http.StatusInternalServerError, `{"responseCode":"4012701"}`, false}, // something failed, and may have been done
 	} {
 		if got := TokenRejected(test.status, []byte(test.body)); got != test.want {
 			t.Errorf("HTTP %d %s: %v", test.status, test.body, got)

@@ -24,16 +24,21 @@ func (c *call) readAnswer(resp *http.Response) error {
 		delete(resp.Header, name)
 	}
 	dropCORS(resp.Header)
-	if c.maybeSent && (resp.StatusCode < 200 || resp.StatusCode > 299) {
-		resp.Header.Set(httpio.HeaderEarlierAttempt, "unknown")
-	}
 	start, err := io.ReadAll(io.LimitReader(resp.Body, answerRead+1))
 	if err != nil {
 		resp.Body.Close()
 		return fmt.Errorf("reading DOKU's answer: %w", err)
 	}
 	dropCORS(resp.Trailer)
-	c.status = resp.StatusCode
+	c.status, c.result = resp.StatusCode, resp.StatusCode
+	defer func() {
+		if c.maybeSent && (c.result < 200 || c.result > 299) {
+			resp.Header.Set(httpio.HeaderEarlierAttempt, "unknown")
+			if c.keyed != nil && c.answer != nil {
+				c.answer.Header.Set(httpio.HeaderEarlierAttempt, "unknown")
+			}
+		}
+	}()
 	if len(start) > answerRead {
 		resp.Body = struct {
 			io.Reader
@@ -44,6 +49,10 @@ func (c *call) readAnswer(resp *http.Response) error {
 	resp.Body.Close()
 	resp.Body = io.NopCloser(bytes.NewReader(start))
 	c.answer = &store.Answer{Status: resp.StatusCode, Body: start}
+	c.plain = c.plainAnswer(resp.Header)
+	if c.result = resultOf(resp.StatusCode, c.plain); c.tokenRejected() {
+		c.result = http.StatusUnauthorized
+	}
 	if c.keyed != nil {
 		c.answer.Header = maps.Clone(resp.Header) // the proxy changes it
 		c.answer.Header[httpio.HeaderExternalID] = []string{c.externalID}
@@ -60,8 +69,8 @@ func dropCORS(h http.Header) {
 	}
 }
 
-// tokenRejected reports whether an answer from DOKU says that the token is invalid. Only
-// an answer that is small enough to be read does.
-func tokenRejected(status int, a *store.Answer) bool {
-	return a != nil && signer.TokenRejected(status, a.Body)
+// tokenRejected reports whether DOKU's answer says that the token is invalid. Only an answer
+// that is small enough to be read does.
+func (c *call) tokenRejected() bool {
+	return c.path != b2b2cTokenPath && c.plain != nil && signer.TokenRejected(c.status, c.plain)
 }

@@ -37,6 +37,8 @@ type call struct {
 	written     atomic.Bool  // any of it may have reached DOKU
 	readers     atomic.Int32 // of body, in transports that may go on
 	status      int          // of DOKU's answer; 0 if there is none
+	result      int          // what the answer says: status, or that of its response code
+	plain       []byte       // the answer's body as JSON, nil if it is too large to be read
 	began       time.Time
 	waited      time.Duration // for DOKU, for the app's sending, and for a token
 

@@ -22,6 +22,7 @@ import (
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/httpio"
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/reasons"
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/telemetry"
+	"github.com/caddy-doku/caddy-doku/internal/idempotency"
 	"github.com/caddy-doku/caddy-doku/snap"
 )
 
@@ -261,7 +262,7 @@ func (s *Sign) finish(ctx context.Context, c *call) {
 	switch {
 	case c.outcome != "":
 	case c.answered:
-		c.outcome = telemetry.OutcomeOf(c.status)
+		c.outcome = telemetry.OutcomeOf(c.result)
 	default:
 		c.outcome = reasons.Cancelled
 		if c.written.Load() || c.maybeSent {
@@ -277,7 +278,11 @@ func (s *Sign) finish(ctx context.Context, c *call) {
 	}
 	var err error
 	if c.answer != nil {
-		err = c.keyed.Complete(ctx, *c.answer)
+		answer := *c.answer
+		if !idempotency.Final(c.result) {
+			answer.Status = c.result // not to be kept, though the HTTP status is 2xx
+		}
+		err = c.keyed.Complete(ctx, answer)
 	} else {
 		err = c.keyed.Abort(ctx, c.written.Load())
 	}
@@ -306,7 +311,7 @@ func (s *Sign) logOutcome(ctx context.Context, c *call) {
 	}
 	attrs := c.logAttrs(slog.String("outcome", c.outcome), slog.Int("status", status), slog.Duration("took", s.now().Sub(c.began)))
 	if hint != "" {
-		attrs = append(attrs, slog.String("reason", c.outcome), slog.String("hint", hint))
+		attrs = append(append(attrs, said(c.plain)...), slog.String("reason", c.outcome), slog.String("hint", hint))
 	}
 	s.log.LogAttrs(ctx, level, message, attrs...) //nolint:sloglint // one of two
 }

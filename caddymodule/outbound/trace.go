@@ -86,10 +86,10 @@ func (c *call) endAttempt(span trace.Span, resp *http.Response, err error) {
 			outcome = reasons.OutcomeUnknown
 		case err != nil:
 			outcome = reasons.Unreachable
-		case tokenRejected(resp.StatusCode, c.answer):
+		case c.tokenRejected():
 			outcome = "token_refused"
 		default:
-			outcome = telemetry.OutcomeOf(resp.StatusCode)
+			outcome = telemetry.OutcomeOf(c.result)
 		}
 		span.SetAttributes(telemetry.KeyOutcome.String(outcome))
 		if err == nil && c.answer != nil {

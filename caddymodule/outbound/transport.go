@@ -2,6 +2,7 @@ package outbound
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -43,6 +44,10 @@ type Transport struct {
 	*reverseproxy.HTTPTransport
 
 	app *doku.App
+
+	// gets sends GETs, each on a connection of its own. net/http sends a GET again by itself
+	// if a kept connection dies under it, with the same X-EXTERNAL-ID, which DOKU takes once.
+	gets *reverseproxy.HTTPTransport
 }
 
 // CaddyModule returns the Caddy module information.
@@ -85,15 +90,47 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 	if t.Compression == nil {
 		t.Compression = new(bool)
 	}
+	if t.gets, err = withoutKeepAlive(t.HTTPTransport); err != nil {
+		return err
+	}
+	if err := t.gets.Provision(ctx); err != nil {
+		return err
+	}
 	return t.HTTPTransport.Provision(ctx)
+}
+
+// withoutKeepAlive returns a copy of a transport that is not provisioned yet. The copy uses
+// each connection once.
+func withoutKeepAlive(t *reverseproxy.HTTPTransport) (*reverseproxy.HTTPTransport, error) {
+	config, err := json.Marshal(t)
+	if err != nil {
+		return nil, fmt.Errorf("copying the options of the transport: %w", err)
+	}
+	copied := new(reverseproxy.HTTPTransport)
+	if err := json.Unmarshal(config, copied); err != nil {
+		return nil, fmt.Errorf("copying the options of the transport: %w", err)
+	}
+	copied.KeepAlive = &reverseproxy.KeepAlive{Enabled: new(bool)}
+	return copied, nil
 }
 
 // Cleanup closes idle connections.
 func (t *Transport) Cleanup() error {
-	if t.HTTPTransport == nil || t.Transport == nil {
-		return nil
+	var errs []error
+	for _, transport := range []*reverseproxy.HTTPTransport{t.HTTPTransport, t.gets} {
+		if transport != nil && transport.Transport != nil {
+			errs = append(errs, transport.Cleanup())
+		}
 	}
-	return t.HTTPTransport.Cleanup()
+	return errors.Join(errs...)
+}
+
+// of returns the transport for calls with a method.
+func (t *Transport) of(method string) *reverseproxy.HTTPTransport {
+	if method == http.MethodGet {
+		return t.gets
+	}
+	return t.HTTPTransport
 }
 
 var errNotPrepared = errors.New(
@@ -111,7 +148,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 			fmt.Errorf("expected the upstream of a reverse_proxy with the transport doku to be %s, found %s", dialAddress(c.account), dial.Address))
 	}
 	resp, token, err := t.send(req, c)
-	if err != nil || c.path == b2b2cTokenPath || !tokenRejected(resp.StatusCode, c.answer) {
+	if err != nil || !c.tokenRejected() {
 		return resp, err
 	}
 	c.account.Tokens().Invalidate(token)
@@ -126,7 +163,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 
 // send makes one attempt, and returns the token that it was made with.
 func (t *Transport) send(req *http.Request, c *call) (*http.Response, string, error) {
-	c.answer, c.answered, c.status = nil, false, 0
+	c.answer, c.plain, c.answered, c.status, c.result = nil, nil, false, 0, 0
 	signing := c.startSigning(req.Context())
 	var token tokens.Token
 	if c.path != b2b2cTokenPath { // which is called without one
@@ -144,7 +181,7 @@ func (t *Transport) send(req *http.Request, c *call) (*http.Response, string, er
 	ctx, span := c.startAttempt(req.Context(), req, token)
 	defer span.End()
 	sent := c.account.Clock().Now()
-	resp, err := t.HTTPTransport.RoundTrip(t.outgoing(ctx, req, c, header))
+	resp, err := t.of(req.Method).RoundTrip(t.outgoing(ctx, req, c, header))
 	if err == nil {
 		c.account.Clock().Observe(sent, c.account.Clock().Now(), resp.Header)
 		err = c.readAnswer(resp)

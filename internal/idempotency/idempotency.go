@@ -171,10 +171,10 @@ func (r *Attempt) begin(ctx context.Context, callerChosen bool) error {
 	return r.record.store.Set(ctx, r.noteKey, r.note.encode(), KeptFor)
 }
 
-// final reports whether DOKU's answer with this HTTP status is the call's outcome, so
+// Final reports whether DOKU's answer with this HTTP status is the call's outcome, so
 // that a repeat would get the same one. 401 is not: secret or token may be wrong now and
 // right later. Nor is 409: it says that an earlier call has the external id.
-func final(status int) bool {
+func Final(status int) bool {
 	switch {
 	case snap.Retryable(status), status == http.StatusUnauthorized, status == http.StatusConflict:
 		return false
@@ -186,7 +186,7 @@ func final(status int) bool {
 // unless the body is larger than [AnswerLargest]. Without a kept answer, a repeat is
 // sent again.
 func (r *Attempt) Complete(ctx context.Context, a store.Answer) error {
-	if !final(a.Status) || len(a.Body) > AnswerLargest {
+	if !Final(a.Status) || len(a.Body) > AnswerLargest {
 		return r.lease.Release(ctx)
 	}
 	done, err := r.lease.Commit(ctx, KeptFor, a.Encode())
