@@ -25,7 +25,7 @@ const (
 	Path = "/authorization/v1/access-token/b2b"
 
 	defaultLife = 900 * time.Second // DOKU documents this; used if the answer names none
-	longestLife = 24 * time.Hour
+	longestLife = time.Hour         // a longer one is not believed: it is more likely in milliseconds
 
 	fetchDeadline   = 20 * time.Second // for all attempts of one fetch
 	attemptDeadline = 8 * time.Second
@@ -114,7 +114,7 @@ func (s *Source) check(ctx context.Context, resp *http.Response, err error) (boo
 	}
 	answer := ctx.Value(answerKey{}).(*tokenAnswer)
 	s.clock.Observe(answer.asked, s.clock.Now(), resp.Header)
-	answer.token, answer.err = s.read(resp, answer.asked)
+	answer.token, answer.err = s.read(ctx, resp, answer.asked)
 	if wait := retryAfter(resp); answer.err != nil && wait > backoffLongest {
 		answer.err = &laterError{answer.err, min(wait, maxRetryAfter)}
 		return false, nil
@@ -123,7 +123,7 @@ func (s *Source) check(ctx context.Context, resp *http.Response, err error) (boo
 }
 
 // read returns the token in a DOKU answer to a request made at asked.
-func (s *Source) read(resp *http.Response, asked time.Time) (*Token, error) {
+func (s *Source) read(ctx context.Context, resp *http.Response, asked time.Time) (*Token, error) {
 	body, err := io.ReadAll(io.LimitReader(resp.Body, answerLargest+1))
 	switch {
 	case err != nil:
@@ -137,6 +137,7 @@ func (s *Source) read(resp *http.Response, asked time.Time) (*Token, error) {
 		AccessToken     string            `json:"accessToken"`
 		ExpiresIn       json.RawMessage   `json:"expiresIn"`
 	}
+	body = snap.PlainJSON(strings.Join(resp.Header.Values("Content-Encoding"), ", "), body, answerLargest)
 	if err := json.Unmarshal(body, &fields); err != nil {
 		kind := ErrUnusable
 		if refusal(resp.StatusCode) {
@@ -148,21 +149,30 @@ func (s *Source) read(resp *http.Response, asked time.Time) (*Token, error) {
 	if refusal(resp.StatusCode) {
 		return nil, fmt.Errorf("%w: %s", ErrRefused, said)
 	}
-	if resp.StatusCode != http.StatusOK {
+	if resp.StatusCode < 200 || resp.StatusCode > 299 || saysNo(fields.ResponseCode) {
 		return nil, fmt.Errorf("%w: %s", ErrUnusable, said)
 	}
-	if status, _, ok := fields.ResponseCode.Case(); ok && status != http.StatusOK {
-		return nil, fmt.Errorf("%w: %s", ErrUnusable, said)
-	}
-	if !validToken(fields.AccessToken) {
+	token := strings.TrimSpace(fields.AccessToken)
+	if !validToken(token) {
 		return nil, fmt.Errorf("%w: %s, without an access token that fits a header", ErrUnusable, said)
 	}
 	life, err := lifetime(fields.ExpiresIn)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrUnusable, err)
 	}
+	if life > longestLife {
+		s.log.WarnContext(ctx, "DOKU names a life of its token that cannot be; the sidecar takes 900 s", "client_id", s.clientID,
+			"expires_in", life.Seconds(), "hint", "DOKU documents 900 s; it may have written milliseconds")
+		life = defaultLife
+	}
 	// The life counts from before the request left, so that DOKU's end of it never comes first.
-	return newToken(fields.AccessToken, asked, asked.Add(life)), nil
+	return newToken(token, asked, asked.Add(life)), nil
+}
+
+// saysNo reports whether a response code, in any form, is one of a refusal or failure.
+func saysNo(code snap.ResponseCode) bool {
+	text := strings.TrimSpace(string(code))
+	return text != "" && strings.IndexByte("1345", text[0]) >= 0
 }
 
 // newToken returns a token that is due for renewal after two thirds of its life,
@@ -202,9 +212,9 @@ func validToken(token string) bool {
 }
 
 // lifetime reads expiresIn, seconds as a number or as a string: DOKU's pages
-// and software show both. Absent, it is the documented 900 s.
+// and software show both. Absent, it is the documented 900 s. More than a day is a day.
 func lifetime(raw json.RawMessage) (time.Duration, error) {
-	text := strings.Trim(string(raw), `"`)
+	text := strings.TrimSpace(strings.Trim(string(raw), `"`))
 	if text == "" || text == "null" {
 		return defaultLife, nil
 	}
@@ -212,7 +222,7 @@ func lifetime(raw json.RawMessage) (time.Duration, error) {
 	if err != nil || math.IsNaN(seconds) || seconds < 1 {
 		return 0, fmt.Errorf("expiresIn: expected a positive number of seconds, found %.20q", text)
 	}
-	return time.Duration(min(seconds, longestLife.Seconds())) * time.Second, nil
+	return time.Duration(min(seconds, (24*time.Hour).Seconds())) * time.Second, nil
 }
 
 // retryAfter returns the Retry-After of a 429 or 503, or 0.

@@ -2,10 +2,12 @@ package tokens
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"strings"
@@ -76,7 +78,20 @@ func TestAnswersToATokenRequest(t *testing.T) {
 		{"seconds as a number", fault(200, `{"responseCode":"2007300","accessToken":"t","expiresIn":900}`), good, nil, 1, ""},
 		{"seconds as a string", fault(200, `{"responseCode":"2007300","accessToken":"t","expiresIn":"600"}`), 600 * time.Second, nil, 1, ""},
 		{"no expiresIn is the documented 900 s", fault(200, `{"accessToken":"t"}`), good, nil, 1, ""},
-		{"a huge expiresIn is cut", fault(200, `{"accessToken":"t","expiresIn":1e18}`), 24 * time.Hour, nil, 1, ""},
+		{"a huge expiresIn is not believed", fault(200, `{"accessToken":"t","expiresIn":1e18}`), good, nil, 1, "takes 900 s"},
+		{"an expiresIn in milliseconds", fault(200, `{"accessToken":"t","expiresIn":900000}`), good, nil, 1, "milliseconds"},
+		{"an hour is believed", fault(200, `{"accessToken":"t","expiresIn":3600}`), time.Hour, nil, 1, ""},
+		{"an expiresIn with blanks", fault(200, `{"accessToken":"t","expiresIn":" 600 "}`), 600 * time.Second, nil, 1, ""},
+		{"an expiresIn with a fraction", fault(200, `{"accessToken":"t","expiresIn":"600.0"}`), 600 * time.Second, nil, 1, ""},
+		{"a byte order mark", fault(200, "\ufeff"+`{"responseCode":"2007300","accessToken":"t"}`), good, nil, 1, ""},
+		{"HTTP 201", fault(201, `{"responseCode":"2017300","accessToken":"t"}`), good, nil, 1, ""},
+		{"a token with white space around it", fault(200, `{"accessToken":" t\n"}`), good, nil, 1, ""},
+		{"gzip that nobody asked for", gzipped(`{"accessToken":"t","expiresIn":"600"}`), 600 * time.Second, nil, 1, ""},
+		{"a response code with blanks", fault(200, `{"responseCode":"2007300 ","accessToken":"t"}`), good, nil, 1, ""},
+		{
+			"a refusal with blanks", fault(200, `{"responseCode":" 4017300","accessToken":"secret-token"}`), 0, ErrUnusable, attempts, "401730",
+		},
+		{"an expiresIn beyond all numbers", fault(200, `{"accessToken":"secret-token","expiresIn":1e999}`), 0, ErrUnusable, attempts, "expiresIn"},
 		{"an expiresIn of zero", fault(200, `{"accessToken":"secret-token","expiresIn":0}`), 0, ErrUnusable, attempts, "expiresIn"},
 		{"a negative expiresIn", fault(200, `{"accessToken":"secret-token","expiresIn":-5}`), 0, ErrUnusable, attempts, "expiresIn"},
 		{"an expiresIn that is no number", fault(200, `{"accessToken":"secret-token","expiresIn":"soon"}`), 0, ErrUnusable, attempts, "soon"},
@@ -187,6 +202,15 @@ func TestAnswersToATokenRequest(t *testing.T) {
 			})
 		})
 	}
+}
+
+// gzipped is an answer in gzip.
+func gzipped(body string) simulator.Fault {
+	var zipped bytes.Buffer
+	w := gzip.NewWriter(&zipped)
+	_, _ = io.WriteString(w, body) // a buffer never fails
+	_ = w.Close()
+	return simulator.Fault{Status: http.StatusOK, Body: zipped.String(), Header: http.Header{"Content-Encoding": {"gzip"}}}
 }
 
 func TestTenThousandColdCallersCauseOneRequest(t *testing.T) {
