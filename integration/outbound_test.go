@@ -173,7 +173,19 @@ func TestCallsThatAreNotMade(t *testing.T) {
 		{"too large", `"` + strings.Repeat("a", 3000) + `"`, nil, 413, "4132700", "body_too_large"},
 		{"an amount as a float, with body strict", `{"totalAmount":{"value":10000.00}}`, nil, 400, "4002701", "body_unsafe"},
 		{"a duplicate key, with body strict", `{"a":"1","\u0061":"2"}`, nil, 400, "4002701", "body_unsafe"},
-		{"an external id that is not a number", `{}`, []string{"X-EXTERNAL-ID", "abc"}, 400, "4002701", "external_id"},
+		{"an external id with a blank", `{}`, []string{"X-EXTERNAL-ID", "a b"}, 400, "4002701", "external_id"},
+		{"an external id that is too long", `{}`, []string{"X-EXTERNAL-ID", strings.Repeat("1", 65)}, 400, "4002701", "external_id"},
+		{"an empty external id", `{}`, []string{"X-EXTERNAL-ID", ""}, 400, "4002701", "external_id"},
+		{"two channels", `{}`, []string{"CHANNEL-ID", "a", "CHANNEL-ID", "b"}, 400, "4002701", "header_repeated"},
+		{"two devices", `{}`, []string{"X-DEVICE-ID", "a", "X-DEVICE-ID", "a"}, 400, "4002701", "header_repeated"},
+		{"Latin-1", "{\"n\":\"Jos\xe9\"}", nil, 400, "4002700", "body_not_json"},
+		{"UTF-8 that is too long", "{\"n\":\"\xc0\xaf\"}", nil, 400, "4002700", "body_not_json"},
+		{"a key in Latin-1", "{\"\xe9\":1}", nil, 400, "4002700", "body_not_json"},
+		{"a surrogate in UTF-8", "{\"n\":\"\xed\xa0\x80\"}", nil, 400, "4002700", "body_not_json"},
+		{"null", `null`, nil, 400, "4002700", "body_not_json"},
+		{"an array", ` ["a"]`, nil, 400, "4002700", "body_not_json"},
+		{"a number", `1`, nil, 400, "4002700", "body_not_json"},
+		{"JSON that is encoded twice", `"{\"trxId\":\"A\"}"`, nil, 400, "4002700", "body_not_json"},
 		{"another merchant's partner id", `{}`, []string{"X-PARTNER-ID", "BRN-9"}, 400, "4002701", "account"},
 		{"two external ids", `{}`, []string{"X-EXTERNAL-ID", "1", "X-EXTERNAL-ID", "2"}, 400, "4002701", "external_id"},
 	}
@@ -188,6 +200,69 @@ func TestCallsThatAreNotMade(t *testing.T) {
 	}
 	if n := len(env.doku.Exchanges()); n != 0 {
 		t.Errorf("DOKU received %d calls, expected none", n)
+	}
+}
+
+func TestABodyInAnotherEncodingIsRefusedWithEachWayToChangeIt(t *testing.T) {
+	t.Parallel()
+	for _, body := range []string{"canonical", "minify"} {
+		env := start(t, options{sign: "body " + body})
+		got := env.call(t, http.MethodPost, createPath, "{\"n\":\"Jos\xe9\"}")
+		got.expect(t, http.StatusBadRequest, "4002700")
+		if !strings.Contains(got.body, "0xe9 at offset 9") {
+			t.Errorf("the app is told %s", got.body)
+		}
+		env.call(t, http.MethodPost, createPath, `"{}"`).expect(t, http.StatusBadRequest, "4002700")
+		env.awaitLine(t, `"reason":"body_not_json"`, "encoded twice")
+		if n := env.sent(); n != 0 {
+			t.Errorf("DOKU received %d calls", n)
+		}
+	}
+}
+
+func TestIDsOfDOKUsOwnLibrariesPassWithAWarning(t *testing.T) {
+	t.Parallel()
+	env := start(t, options{})
+	const warning = "the app's X-EXTERNAL-ID is not what SNAP wants"
+	for _, id := range []string{
+		"INV123", "a3f1c2d4-0000-4000-8000-123456789abc", "a3f1c2d4-0000-4000-8000-123456789abc-1732770000000",
+		"0123456789abcdef0123456789abcdef2024-03-26T16:01:41+07:00", strings.Repeat("x1", 28) + "y", strings.Repeat("1", 50),
+	} {
+		env.call(t, http.MethodPost, statusPath, "{}", "X-EXTERNAL-ID", id)
+		if got := env.received(t).Header.Get("X-External-Id"); got != id {
+			t.Errorf("DOKU received the id %q, expected %q", got, id)
+		}
+		env.awaitLine(t, `"level":"warn"`, warning, `"external_id":"`+id+`"`)
+	}
+	env.call(t, http.MethodPost, statusPath, "{}", "X-EXTERNAL-ID", "4711", "CHANNEL-ID", "WAY TOO LONG A NAME FOR IT")
+	env.awaitLine(t, `"level":"warn"`, "the CHANNEL-ID is not what SNAP wants", "WAY TOO LONG")
+	env.call(t, http.MethodPost, statusPath, "{}", "X-EXTERNAL-ID", "4712", "CHANNEL-ID", "a-b")
+	env.awaitLine(t, `"level":"warn"`, "the CHANNEL-ID is not what SNAP wants", `"channel_id":"a-b"`)
+	before := strings.Count(env.log.String(), "is not what SNAP wants")
+	env.call(t, http.MethodPost, statusPath, "{}", "X-EXTERNAL-ID", "4713", "CHANNEL-ID", "H2H")
+	env.awaitLine(t, `"external_id":"4713"`)
+	if n := strings.Count(env.log.String(), "is not what SNAP wants"); n != before {
+		t.Error("ids that SNAP wants were warned of")
+	}
+}
+
+func TestATargetThatNoURLMayHaveIsRefused(t *testing.T) {
+	t.Parallel()
+	env := start(t, options{})
+	for _, target := range []string{"/x|y", "/x?q=\xe9", "/x?q=\xc3\xa9", `/x?q="1"`, "/x?q={1}", "/x^", "/x<y>", `/x\y`, "/x#y", "/x?`"} {
+		got := env.raw(t, "GET "+target, nil, "")
+		if got.header.Get("X-Doku-Error") != "target" || got.status != http.StatusBadRequest || !strings.Contains(got.body, "write it as %") {
+			t.Errorf("%s: HTTP %d %s", target, got.status, got.body)
+		}
+	}
+	if n := env.sent(); n != 0 {
+		t.Errorf("DOKU received %d calls", n)
+	}
+	for _, target := range []string{"/x%7Cy?q=%E9&a[]=1&b='*'", "/x;y=1/..", "/%2e%2e/x//y/?", "/x?q=%zz"} {
+		env.raw(t, "GET "+target, nil, "")
+		if got := env.received(t).Target; got != target {
+			t.Errorf("DOKU received %s, expected %s", got, target)
+		}
 	}
 }
 

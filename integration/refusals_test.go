@@ -17,7 +17,7 @@ func TestAGetIsSentOnceOnly(t *testing.T) {
 	env.call(t, http.MethodPost, createPath, bill("1", "A", "1000.00", "C", "")).expect(t, http.StatusOK, "2002700") // a connection is kept
 	for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodDelete} {
 		env.doku.SetFault(statusPath, nil)
-		env.call(t, method, statusPath, "") // one more that may be kept
+		env.call(t, method, statusPath, "")               // one more that may be kept
 		env.doku.SetFault(statusPath, &simulator.Fault{}) // from now on it breaks under the call
 		before := env.sent()
 		env.call(t, method, statusPath, "").expect(t, http.StatusGatewayTimeout, "5042600")

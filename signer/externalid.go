@@ -4,13 +4,16 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 )
 
 const (
 	externalIDTime    = 13 // digits of the time in milliseconds
 	externalIDRandom  = 19 // digits, so 32 in all
-	externalIDLongest = 36 // DOKU's limit; the SNAP standard asks for digits
+	externalIDLongest = 36 // of SNAP
+
+	externalIDSendable = 64 // more than the 57 of DOKU's PHP library
 )
 
 // ExternalID returns a new X-EXTERNAL-ID: 32 digits, the time now in
@@ -50,6 +53,24 @@ func ValidExternalID(id string) bool {
 	}
 	for i := range len(id) {
 		if id[i] < '0' || id[i] > '9' {
+			return false
+		}
+	}
+	return true
+}
+
+// SendableExternalID reports whether DOKU may take id as X-EXTERNAL-ID though SNAP does not
+// allow it: 1 to 64 letters, digits, and any of "-_.:+". DOKU takes what its own libraries
+// send: the one for Node 50 characters with hyphens, the one for PHP 57 with ":" and "+".
+func SendableExternalID(id string) bool {
+	if id == "" || len(id) > externalIDSendable {
+		return false
+	}
+	for i := range len(id) {
+		switch c := id[i]; {
+		case '0' <= c && c <= '9', 'a' <= c|0x20 && c|0x20 <= 'z':
+		case strings.IndexByte("-_.:+", c) >= 0:
+		default:
 			return false
 		}
 	}

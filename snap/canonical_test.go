@@ -67,6 +67,17 @@ func TestAppendCanonical(t *testing.T) {
 		{"keys like array indexes", `{"0":1,"12":2,"012":3,"4294967295":4}`, `{"0":1,"12":2,"012":3,"4294967295":4}`, []string{
 			`$["0"]: key that looks like an array index`, `$["12"]: key that looks like an array index`,
 		}},
+		{"a lone key like an array index", `{"0":{"a":[{"1":"x"}]}}`, `{"0":{"a":[{"1":"x"}]}}`, nil},
+		{"one that is escaped", `{"\u0030":1}`, `{"0":1}`, nil},
+		{"one behind another key", `{"a":1,"0":2}`, `{"a":1,"0":2}`, []string{`$["0"]: key that looks like an array index`}},
+		{"one before another key", `{"0":{"1":{},"2":[]},"é":2}`, `{"0":{"1":{},"2":[]},"é":2}`, []string{
+			`$["0"]: key that looks like an array index`, `$["0"]["1"]: key that looks like an array index`,
+			`$["0"]["2"]: key that looks like an array index`,
+		}},
+		{"escaped ones", `{"\u0030":1,"\u0031":2}`, `{"0":1,"1":2}`, []string{
+			`$["0"]: key that looks like an array index`, `$["1"]: key that looks like an array index`,
+		}},
+		{"control characters that all write in the same way", `["\u0000","\u0001","\u0019"]`, `["\u0000","\u0001","\u0019"]`, nil},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {

@@ -17,9 +17,9 @@ const (
 	BigInteger                             // beyond 2^53-1 either way: loses digits as a double
 	LineSeparator                          // U+2028 or U+2029: escaped by some
 	LoneSurrogate                          // \ud800 without its other half: not a character
-	ControlCharacter                       // one without a short escape: written \u001f or \u001F
+	ControlCharacter                       // one without a short escape, and with a letter in it: written \u001f or \u001F
 	InvalidUTF8                            // replaced by most readers
-	IntegerKey                             // "0", "12": reordered by JavaScript, made a list by PHP
+	IntegerKey                             // "0", "12", beside other keys: reordered by JavaScript, made a list by PHP
 )
 
 var hazardNames = [...]string{

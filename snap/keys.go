@@ -46,9 +46,6 @@ func (s *scanner) oddKey(i, start int) (int, uint64, error) {
 	if !asIs {
 		s.texts = appendMeaning(s.texts[:0], text)
 		text = s.texts
-		if len(text) > 0 && isDigit(text[0]) && s.src[start] == '\\' {
-			s.checkIndex(start)
-		}
 	}
 	return end, keyHash(text), nil
 }
@@ -116,15 +113,34 @@ func (s *scanner) sameKey(a, b int) bool {
 	return bytes.Equal(s.texts[:n], s.texts[n:])
 }
 
-// checkIndex reports the key that begins at start if JavaScript takes it for an
-// array index: 0 to 2^32-2 without leading zeros.
-func (s *scanner) checkIndex(start int) {
+// noKey stands for the lone index key of an object without a key so far.
+const noKey = -1
+
+// noteIndex notes the key that begins at start, if it looks like an array index and its object
+// has other keys: their order may change then. lone is where the object's only key so far
+// begins, if that one looks so; [noKey] if there is none; or else 0. It returns the next lone.
+func (s *scanner) noteIndex(lone, start int) int {
+	if lone > 0 && len(s.hazards) < maxHazards { // behind those in its value, which are found already
+		s.hazards = append(s.hazards, hazard{IntegerKey, lone - 1})
+	}
+	if c := s.src[start]; !isDigit(c) && c != '\\' || !s.isIndex(start) {
+		return 0
+	}
+	if lone == noKey {
+		return start
+	}
+	s.hazard(IntegerKey, start-1, start-1)
+	return 0
+}
+
+// isIndex reports whether JavaScript takes the key that begins at start for an array index:
+// 0 to 2^32-2 without leading zeros.
+func (s *scanner) isIndex(start int) bool {
 	s.texts = meaning(s.texts[:0], s.src, start)
 	text := s.texts
 	if len(text) == 0 || len(text) > 10 || !isDigit(text[0]) || text[0] == '0' && len(text) > 1 {
-		return
+		return false
 	}
-	if n, err := strconv.ParseUint(string(text), 10, 64); err == nil && n < 1<<32-1 {
-		s.hazard(IntegerKey, start-1, start-1)
-	}
+	n, err := strconv.ParseUint(string(text), 10, 64)
+	return err == nil && n < 1<<32-1
 }

@@ -40,7 +40,8 @@ type scanner struct {
 type frame struct {
 	keys   int    // where its keys begin in scanner.keys
 	slots  int    // where its hash table begins in scanner.slots
-	filter uint64 // of the container around it, as is closer
+	filter uint64 // of the container around it, as are lone and closer
+	lone   int
 	closer byte
 }
 
@@ -79,6 +80,7 @@ func (s *scanner) scan(src []byte) (err error) {
 		c      byte
 		closer byte   // of the innermost open container: object, array, or 0 outside of all
 		filter uint64 // of its keys: a bit of 64 for each, or all if they are in a hash table
+		lone   int    // where its only key so far begins, if it looks like an array index; noKey without a key; else 0
 		tail   = s.tail
 		frames = s.frames
 		depth  int
@@ -123,8 +125,8 @@ value:
 				} else {
 					filter = s.addKey(&frames[depth-1], filter, h, start)
 				}
-				if isDigit(src[start]) {
-					s.checkIndex(start)
+				if lone != 0 || odd || isDigit(src[start]) {
+					lone = s.noteIndex(lone, start)
 				}
 			}
 		}
@@ -168,9 +170,9 @@ value:
 				next = at(src, i)
 			}
 			if next != c+2 { // the closing bracket, in ASCII
-				frames[depth] = frame{filter: filter, keys: len(s.keys), slots: len(s.slots), closer: closer}
+				frames[depth] = frame{filter: filter, lone: lone, keys: len(s.keys), slots: len(s.slots), closer: closer}
 				depth++
-				if closer, filter = c+2, 0; closer == object {
+				if closer, filter, lone = c+2, 0, noKey; closer == object {
 					if next != '"' {
 						return s.unexpected(i, "a key in double quotes or '}'")
 					}
@@ -225,7 +227,7 @@ value:
 				s.keys = s.keys[:f.keys]
 				s.slots = s.slots[:f.slots]
 			}
-			closer, filter = f.closer, f.filter
+			closer, filter, lone = f.closer, f.filter, f.lone
 		}
 		switch {
 		case closer == object:

@@ -99,7 +99,9 @@ func (s *scanner) escape(i, start int) (int, error) {
 	case r < ' ' && short[r] != 0:
 		s.put(i, end, '\\'|uint32(short[r])<<8, 2)
 	case r < ' ':
-		s.hazard(ControlCharacter, start, i)
+		if r&0xf > 9 { // the others are the same in upper and lower case
+			s.hazard(ControlCharacter, start, i)
+		}
 		const hex = "0123456789abcdef"
 		s.put(i+2, end, '0'|'0'<<8|uint32(hex[r>>4])<<16|uint32(hex[r&15])<<24, 4)
 	case r == '"' || r == '\\':

@@ -11,6 +11,10 @@ import (
 // passed are the app's headers that go to DOKU, besides those of SNAP.
 var passed = []string{"Accept", "X-Ip-Address", "X-Device-Id", "Authorization-Customer"}
 
+// onceOnly are the headers of SNAP that a call must not have twice. [Sign.setExternalID] and
+// checkPartner look at two more.
+var onceOnly = []string{"Channel-Id", "X-Ip-Address", "X-Device-Id", "Authorization-Customer"}
+
 var (
 	contentType = []string{"application/json"}
 	userAgent   = []string{"caddy-doku"}

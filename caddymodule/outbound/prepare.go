@@ -1,6 +1,7 @@
 package outbound
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"net/http"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/httpio"
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/reasons"
@@ -60,9 +62,47 @@ func (s *Sign) readHead(c *call, w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	c.credentials = c.account.Credentials()
+	if err := checkRepeated(r.Header); err != nil {
+		return err
+	}
+	if err := s.setExternalID(c, r.Header); err != nil {
+		return err
+	}
+	s.warnOfOddIDs(r.Context(), c)
 	s.setChannelID(c)
-	return s.setExternalID(c, r.Header)
+	return nil
 }
+
+// checkRepeated rejects a call with two values of a header of which DOKU reads one.
+func checkRepeated(h http.Header) error {
+	for _, name := range onceOnly {
+		if values := h[name]; len(values) > 1 {
+			return reject(reasons.HeaderRepeated, fmt.Sprintf("%s [expected it once, found %d; nothing was sent]", strings.ToUpper(name), len(values)),
+				fmt.Errorf("the app's header %s: expected it once, found %.60q", name, values))
+		}
+	}
+	return nil
+}
+
+// channelLongest is the length of a CHANNEL-ID in SNAP, of letters and digits.
+const channelLongest = 5
+
+// warnOfOddIDs warns of ids of the app that SNAP does not have, but that DOKU takes from its own
+// libraries.
+func (s *Sign) warnOfOddIDs(ctx context.Context, c *call) {
+	if c.ownID && !signer.ValidExternalID(c.externalID) {
+		s.log.LogAttrs(ctx, slog.LevelWarn,
+			"the app's X-EXTERNAL-ID is not what SNAP wants, 1 to 36 digits: DOKU takes such ids from its own libraries, but nothing promises it; "+
+				"leave it out, or send digits", c.logAttrs()...)
+	}
+	if len(c.channelID) > channelLongest || strings.Trim(c.channelID, alphanumerics) != "" {
+		s.log.LogAttrs(ctx, slog.LevelWarn,
+			"the CHANNEL-ID is not what SNAP wants, 1 to 5 letters and digits; leave it out, unless DOKU gave it to you",
+			c.logAttrs(slog.String("channel_id", shown(c.channelID, saidLongest)))...)
+	}
+}
+
+const alphanumerics = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 
 // setChannelID gives the call a CHANNEL-ID, if the app has not.
 func (s *Sign) setChannelID(c *call) {
@@ -117,9 +157,9 @@ func (s *Sign) setExternalID(c *call, h http.Header) (err error) {
 		}
 		return nil
 	}
-	if len(values) > 1 || !signer.ValidExternalID(values[0]) {
-		return reject(reasons.ExternalID, "X-EXTERNAL-ID [expected 1 to 36 digits, once; or leave it out]",
-			errors.New("X-EXTERNAL-ID of the app is not 1 to 36 digits, once"))
+	if len(values) > 1 || !signer.SendableExternalID(values[0]) {
+		return reject(reasons.ExternalID, "X-EXTERNAL-ID [expected 1 to 64 letters, digits and any of -_.:+, once; or leave it out]",
+			errors.New("X-EXTERNAL-ID of the app is not 1 to 64 letters, digits and any of -_.:+, once"))
 	}
 	c.externalID, c.ownID = values[0], true
 	return nil
@@ -151,8 +191,11 @@ func (s *Sign) readBody(ctx context.Context, c *call, w http.ResponseWriter, r *
 		} else {
 			c.body, hazards, err = snap.AppendCanonical(httpio.GetBuffer(len(raw)), raw)
 		}
+		if err == nil {
+			err = checkObject(raw)
+		}
 		if err != nil {
-			return reject(reasons.BodyNotJSON, "[the body is not JSON: "+err.Error()+"]", err)
+			return reject(reasons.BodyNotJSON, "[the body is not a JSON object: "+err.Error()+"]", err)
 		}
 		if len(hazards) > 0 {
 			list := describe(hazards)
@@ -166,6 +209,29 @@ func (s *Sign) readBody(ctx context.Context, c *call, w http.ResponseWriter, r *
 	}
 	c.digest = snap.Digest(c.body)
 	return nil
+}
+
+// checkObject returns an error unless raw, which is JSON, is an object in UTF-8: SNAP has no
+// other bodies, and JSON no other encoding (RFC 8259, 8.1).
+func checkObject(raw []byte) error {
+	switch first := bytes.TrimLeft(raw, " \t\r\n"); {
+	case first[0] == '"':
+		return errors.New("expected an object, found a string; it may have been encoded twice")
+	case first[0] == '[':
+		return errors.New("expected an object, found an array")
+	case first[0] != '{':
+		return fmt.Errorf("expected an object, found %.20q", first)
+	case utf8.Valid(raw):
+		return nil
+	}
+	offset := 0
+	for {
+		r, size := utf8.DecodeRune(raw[offset:])
+		if r == utf8.RuneError && size <= 1 {
+			return fmt.Errorf("expected UTF-8, found the byte %#02x at offset %d; send the text in UTF-8", raw[offset], offset)
+		}
+		offset += size
+	}
 }
 
 func describe(hazards []snap.Hazard) string {

@@ -58,9 +58,10 @@ func init() {
 // | `account` | 400 | there is no such account, or the app's X-PARTNER-ID is not its client id; nothing was sent |
 // | `body_too_large` | 413 | larger than `max_body`; nothing was sent |
 // | `body_unreadable` | 400 | the app's request ended early, or took longer than `timeout`; nothing was sent |
-// | `body_not_json` | 400 | with the offset; nothing was sent |
+// | `body_not_json` | 400 | not a JSON object in UTF-8, with the offset; nothing was sent |
 // | `body_unsafe` | 400 | only with `body strict`: what DOKU may read otherwise, with its JSON path; nothing was sent |
-// | `external_id` | 400 | the app's X-EXTERNAL-ID is not 1 to 36 digits; nothing was sent |
+// | `external_id` | 400 | the app's X-EXTERNAL-ID is not 1 to 64 letters, digits and any of `-_.:+`; nothing was sent |
+// | `header_repeated` | 400 | CHANNEL-ID, X-IP-ADDRESS, X-DEVICE-ID or Authorization-Customer occurs twice; nothing was sent |
 // | `idempotency_key` | 400 | the app's key is not 1 to 255 visible ASCII characters; nothing was sent |
 // | `idempotency_key_reused` | 422 | the key was used for another call before; nothing was sent |
 // | `in_flight` | 504 | a call with the same key is still under way; ask for the status, or repeat |

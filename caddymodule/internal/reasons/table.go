@@ -50,6 +50,7 @@ const (
 	Method         = "method"
 	ServiceUnknown = "service_unknown"
 	HeaderMissing  = "header_missing"
+	HeaderRepeated = "header_repeated"
 	ClientUnknown  = "client_unknown"
 	BodyFormat     = "body_format"
 
@@ -123,16 +124,21 @@ var Outbound = Table{
 		Hint: "the app hung up while sending; look for its timeouts and crashes",
 	},
 	{
-		Name: BodyNotJSON, Case: snap.BadRequest, Owner: "the app's", Meaning: "its body is not JSON",
-		Hint: "the app's body must be one JSON value in UTF-8; the error has the offset",
+		Name: BodyNotJSON, Case: snap.BadRequest, Owner: "the app's", Meaning: "its body is not a JSON object in UTF-8",
+		Hint: "the app's body must be one JSON object in UTF-8; the error has the offset",
 	},
 	{
 		Name: BodyUnsafe, Case: snap.InvalidFieldFormat, Owner: "the app's", Meaning: "with `body strict`: DOKU may read it differently",
 		Hint: "the app must send amounts as strings and every key once; the error has the JSON paths",
 	},
 	{
-		Name: ExternalID, Case: snap.InvalidFieldFormat, Owner: "the app's", Meaning: "its X-EXTERNAL-ID is not 1 to 36 digits",
+		Name: ExternalID, Case: snap.InvalidFieldFormat, Owner: "the app's", Meaning: "its X-EXTERNAL-ID is not 1 to 64 letters, digits and `-_.:+`",
 		Hint: "the app must send one X-EXTERNAL-ID of 1 to 36 digits, or none",
+	},
+	{
+		Name: HeaderRepeated, Case: snap.InvalidFieldFormat, Owner: "the app's",
+		Meaning: "CHANNEL-ID, X-IP-ADDRESS, X-DEVICE-ID or Authorization-Customer occurs twice; nothing was sent",
+		Hint:    "the app must send each of these headers once; the error names the header",
 	},
 	{
 		Name: IdempotencyKey, Case: snap.InvalidFieldFormat, Owner: "the app's", Meaning: "its key is not 1 to 255 visible ASCII characters",
@@ -280,7 +286,7 @@ var Inbound = Table{
 		Hint: "DOKU sends all SNAP headers; somebody else is calling, or something in front removes headers",
 	},
 	{
-		Name: "header_repeated", Case: snap.InvalidFieldFormat, Owner: "an unknown caller's", Meaning: "a SNAP header occurs twice",
+		Name: HeaderRepeated, Case: snap.InvalidFieldFormat, Owner: "an unknown caller's", Meaning: "a SNAP header occurs twice",
 		Hint: "something in front adds SNAP headers a second time, or somebody else is calling",
 	},
 	{
