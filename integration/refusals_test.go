@@ -115,3 +115,23 @@ func TestTheLogSaysWhatDOKUSays(t *testing.T) {
 		t.Error("a token, or a very long answer, is in the log")
 	}
 }
+
+func TestTheLogNamesTheLikelyCauseOfARefusal(t *testing.T) {
+	t.Parallel()
+	env := start(t, options{})
+	good := bill("1", "A", "1000.00", "C", "")
+	for i, test := range []struct{ method, path, body, want string }{
+		{http.MethodPost, createPath, strings.Replace(good, `"1000.00"`, `1000`, 1), "totalAmount.value must be a string"},
+		{http.MethodPost, createPath, strings.Replace(good, partnerServiceID, "8808", 1), "padded with blanks on the left"},
+		{http.MethodPost, createPath, strings.Replace(good, "BANK_PERMATA", "PERMATA", 1), "none of DOKU's channels"},
+		{http.MethodPost, updatePath, good, "the method of this path is PUT, the app has sent POST"},
+		{http.MethodPost, "/virtual-accounts/bi-snap-va/v1.1/transfer-va/creat-va", good, "check its spelling"},
+	} {
+		id := fmt.Sprint(2000 + i)
+		got := env.call(t, test.method, test.path, test.body, "X-EXTERNAL-ID", id)
+		if got.status < 400 || got.header.Get("X-Doku-Error") != "" {
+			t.Errorf("HTTP %d %s, expected a refusal of DOKU's", got.status, got.body)
+		}
+		env.awaitLine(t, `"level":"warn"`, `"external_id":"`+id+`"`, `"reason":"declined"`, `"response_code":"4`, test.want)
+	}
+}

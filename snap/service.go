@@ -120,6 +120,16 @@ func isUnreserved(c byte) bool {
 	return isDigit(c) || 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || strings.IndexByte("-._~", c) >= 0
 }
 
+// MethodOf returns the method that a service is called with, or "" if it is not known.
+func MethodOf(service Service) string {
+	for _, op := range operations {
+		if op.service == service {
+			return op.method
+		}
+	}
+	return ""
+}
+
 // Valid reports whether s is two digits.
 func (s Service) Valid() bool {
 	return len(s) == 2 && isDigit(s[0]) && isDigit(s[1])

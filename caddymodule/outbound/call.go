@@ -32,6 +32,8 @@ type call struct {
 	ownID       bool // the app has chosen externalID
 	channelID   string
 	path        pathKind
+	method      string // of the app's request
+	target      string // its path
 	body        []byte
 	digest      [sha256.Size]byte
 	written     atomic.Bool  // any of it may have reached DOKU

@@ -20,7 +20,7 @@ import (
 // prepare makes a call of the app's request. The call is never nil; the error is a
 // [*reasons.Rejection].
 func (s *Sign) prepare(ctx context.Context, w http.ResponseWriter, r *http.Request) (*call, error) {
-	c := &call{channelID: r.Header.Get(snap.HeaderChannelID)}
+	c := &call{method: r.Method, target: r.URL.Path, channelID: r.Header.Get(snap.HeaderChannelID)}
 	c.service, _ = snap.ServiceOf(r.Method, r.URL.Path)
 	err := s.fill(c.startSigning(ctx), c, w, r)
 	return c, err

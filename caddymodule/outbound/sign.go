@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -300,6 +301,9 @@ func (s *Sign) logOutcome(ctx context.Context, c *call) {
 		return
 	}
 	level, message, hint := slog.LevelDebug, "call to DOKU answered", outcome.Hint
+	if c.outcome == reasons.Declined {
+		hint = strings.Join(likelyCauses(c.method, c.target, c.result, c.body), "; ")
+	}
 	if hint != "" {
 		level, message = slog.LevelWarn, "DOKU has not carried out a call"
 	}
