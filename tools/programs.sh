@@ -1,11 +1,11 @@
 #!/bin/sh
 # Installs what tests start besides the sidecar: python3, node, php and a JDK for the small apps in
-# these languages, and redis-server for the shared store.
+# these languages, ruby, redis-server for the shared store, and chromium as a web page's browser.
 #
 # It takes them from the system's package manager where that needs no password, and never asks
 # anything. A program that cannot be had is no error: its tests say that they were skipped, and
-# fail instead if DOKU_REQUIRE_PROGRAMS names it (python3, node, php, javac, redis-server;
-# comma-separated). DOKU_INSTALL_PROGRAMS=no leaves the system as it is.
+# fail instead if DOKU_REQUIRE_PROGRAMS names it (python3, node, php, ruby, javac,
+# redis-server, chromium; comma-separated). DOKU_INSTALL_PROGRAMS=no leaves the system as it is.
 set -u
 
 # works tells whether a program runs; macOS has a javac that only says it is none.
@@ -17,7 +17,7 @@ works() {
 }
 
 missing=
-for program in python3 node php javac redis-server; do
+for program in python3 node php ruby javac redis-server chromium; do
 	works "$program" || missing="$missing $program"
 done
 [ -n "$missing" ] || exit 0
@@ -37,17 +37,17 @@ refresh() { :; }
 if command -v apt-get >/dev/null; then
 	refresh() { $root apt-get update -q; }
 	install() { $root env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=120 install -qy --no-install-recommends "$1"; }
-	names="python3:python3 node:nodejs php:php-cli javac:default-jdk-headless redis-server:redis-server"
+	names="python3:python3 node:nodejs php:php-cli ruby:ruby javac:default-jdk-headless redis-server:redis-server chromium:chromium"
 elif command -v apk >/dev/null; then
 	install() { $root apk add --no-cache "$1"; }
-	names="python3:python3 node:nodejs php:php javac:openjdk21-jdk redis-server:redis"
+	names="python3:python3 node:nodejs php:php ruby:ruby javac:openjdk21-jdk redis-server:redis chromium:chromium"
 elif command -v dnf >/dev/null; then
 	install() { $root dnf install -qy "$1"; }
-	names="python3:python3 node:nodejs php:php-cli javac:java-devel redis-server:redis"
+	names="python3:python3 node:nodejs php:php-cli ruby:ruby javac:java-devel redis-server:redis chromium:chromium"
 elif command -v brew >/dev/null; then
 	root=
 	install() { HOMEBREW_NO_AUTO_UPDATE=1 brew install -q "$1"; }
-	names="python3:python node:node php:php javac:openjdk redis-server:redis"
+	names="python3:python node:node php:php ruby:ruby javac:openjdk redis-server:redis"
 else
 	skipped "none of apt-get, apk, dnf and brew is here to install it with"
 fi
