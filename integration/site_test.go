@@ -45,7 +45,7 @@ func TestASignedCallThatNobodyHandlesIsWarnedOf(t *testing.T) {
 			env := newEnv(t)
 			env.run(t, env.appSite(""))
 			for range 3 {
-				got := env.raw(t, "POST "+test.target+" HTTP/1.1\r\nHost: 127.0.0.1\r\nX-SIGNATURE: s\r\n"+
+				got := env.sendInward(t, "POST "+test.target+" HTTP/1.1\r\nHost: 127.0.0.1\r\nX-SIGNATURE: s\r\n"+
 					"X-PARTNER-ID: BRN-1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
 				if !strings.Contains(got, "404 Not Found") || !strings.Contains(got, `"responseCode":"4040000"`) {
 					t.Errorf("found %s", got)
@@ -59,8 +59,8 @@ func TestASignedCallThatNobodyHandlesIsWarnedOf(t *testing.T) {
 	}
 }
 
-// raw sends bytes to the site for DOKU's calls, and returns the answer's.
-func (env *testEnv) raw(t *testing.T, request string) string {
+// sendInward sends bytes to the site for DOKU's calls, and returns the answer's.
+func (env *testEnv) sendInward(t *testing.T, request string) string {
 	t.Helper()
 	conn, err := net.Dial("tcp", strings.TrimPrefix(env.inward, "http://"))
 	if err != nil {
@@ -85,7 +85,7 @@ func TestARequestWithoutASignatureIsNotWarnedOf(t *testing.T) {
 	t.Parallel()
 	env := newEnv(t)
 	env.run(t, env.appSite(""))
-	env.raw(t, "GET /scan HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+	env.sendInward(t, "GET /scan HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
 	env.sidecar.Stop()
 	if strings.Contains(env.log.String(), "that nobody handles") {
 		t.Error("a stranger writes warnings")
