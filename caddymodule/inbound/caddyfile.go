@@ -62,6 +62,8 @@ func parseVerify(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 //		body_timeout  <duration>
 //		timeout       <duration>
 //		app_answers   strict|loose
+//		app_host      <host>
+//		pass_headers  <names...>
 //	}
 func (v *Verify) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // consume the directive's name
@@ -92,9 +94,13 @@ func (v *Verify) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			return directive.Size(d, &v.MaxBody, directive.MaxBodyLimit)
 		case "timeout":
 			return directive.Duration(d, &v.Timeout)
+		case "app_host":
+			return directive.Text(d, &v.AppHost)
+		case "pass_headers":
+			return directive.Texts(d, &v.PassHeaders)
 		}
 		return directive.Unknown(d, "account", "service", "token", "signature", "enforce", "public_prefix", "public_target", "max_body",
-			"body_timeout", "timeout", "app_answers")
+			"body_timeout", "timeout", "app_answers", "app_host", "pass_headers")
 	})
 }
 

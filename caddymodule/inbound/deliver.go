@@ -148,7 +148,8 @@ func (v *Verify) report(in *call, rejection *reasons.Rejection, rej rejecter, w 
 ) (err error) {
 	verified := rejection == nil
 	out := r.Clone(in.passOn(r.Context(), false))
-	in.mark(out.Header, sidecarHeaders, verified)
+	unmarked(out.Header)
+	in.mark(out.Header, verified)
 	out.Trailer = nil // see forApp
 	switch {
 	case in.read:

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -38,9 +39,13 @@ func init() {
 //     time. Only now it reads the body. The signature may be over the body as it arrived,
 //     without its white space, or in canonical form.
 //
-// The app gets exactly the bytes of the body, without Authorization, X-SIGNATURE,
-// Accept-Encoding, trailers and hop-by-hop headers. It gets these headers, which are
-// removed first if somebody else has set them:
+// The app gets exactly the bytes of the body. DOKU's signature does not cover headers,
+// so the app gets these only, the same on the first delivery and from the inbox:
+// Content-Type, Content-Length, X-TIMESTAMP, X-PARTNER-ID, X-EXTERNAL-ID, CHANNEL-ID,
+// those of `pass_headers`, `Accept: application/json`, `User-Agent: caddy-doku`, the
+// trace, and X-Forwarded-For, -Proto and -Host and Via by Caddy. A call with other
+// headers is taken without them. A Content-Type other than JSON becomes
+// `application/json`. The sidecar adds:
 //
 // | header | value |
 // |---|---|
@@ -115,9 +120,22 @@ type Verify struct {
 	// that cannot be changed. A page is never a yes. With `doku_inbox`, set it there.
 	AppAnswers string `json:"app_answers,omitempty"`
 
+	// The Host that the app gets. It may be a placeholder. Default: the first name that
+	// the site block states; if it states none, the app's address. An app over https gets
+	// its own address, as always in Caddy, unless its reverse_proxy has `header_up Host`.
+	AppHost string `json:"app_host,omitempty"`
+
+	// Names of further headers that the app gets as they arrive. Anybody who has seen a
+	// call can send it again with other values, and they do not make it another call. No
+	// inbox keeps Cookie and Authorization-Customer: the app gets them with inquiries, and
+	// with notifications only if there is no `doku_inbox`.
+	PassHeaders []string `json:"pass_headers,omitempty"`
+
 	base     Base
 	app      *doku.App
 	selector *doku.Selector
+	site     func() site
+	allowed  allowed
 	forms    []verifier.SignatureForm
 	traces   propagation.TextMapPropagator // to the app
 	now      func() time.Time
@@ -177,6 +195,9 @@ func (v *Verify) Provision(ctx caddy.Context) error {
 	if v.Timeout == 0 {
 		v.Timeout = caddy.Duration(DefaultAppTimeout)
 	}
+	server, _ := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	v.site = sync.OnceValue(func() site { return findSite(server, v) }) // its routes are not complete yet
+	v.allowed = allow(v.PassHeaders)
 	v.now, v.traces = time.Now, autoprop.NewTextMapPropagator()
 	return nil
 }
@@ -227,7 +248,7 @@ func (v *Verify) Validate() error {
 	if v.MaxBody < 0 || v.Timeout < 0 || v.BodyTimeout < 0 {
 		return errors.New("max_body, timeout and body_timeout must be positive")
 	}
-	return nil
+	return v.checkForwarding()
 }
 
 // ServeHTTP verifies a call, passes it on unless it is a repeat, and answers it.

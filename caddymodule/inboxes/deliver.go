@@ -53,6 +53,7 @@ func (b *instance) deliver(ctx context.Context, c callstore.Call) (answer store.
 	if c.TLS {
 		r.TLS = &tls.ConnectionState{HandshakeComplete: true, Version: tls.VersionTLS13}
 	}
+	b.kept().Prepare(r)
 	w := httpio.NewDetachedRecorder()
 	r, end := b.startAttempt(r, c)
 	defer func() { end(r, w.Status(), err) }() // r is then the request that was served

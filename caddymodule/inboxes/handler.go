@@ -284,12 +284,21 @@ func (i *Inbox) call(verified *inbound.Call, r *http.Request) callstore.Call {
 	for _, name := range append(i.instance.traces.Fields(), httpio.HeaderAttempt) {
 		h.Del(name)
 	}
+	inbound.Unkept(h)
 	return callstore.Call{
 		Key: verified.ID.Key(), Inbox: i.Name, Account: verified.Account.Name, OrderingKey: verified.OrderingKey(),
 		Service: verified.Service, ExternalID: verified.ID.ExternalID, PaymentID: verified.ID.PaymentID,
 		Host: r.Host, Target: r.URL.RequestURI(), Header: h, Remote: r.RemoteAddr, TLS: r.TLS != nil, Body: verified.Body,
 		Received: time.Now(), Trace: telemetry.TraceOf(trace.ContextWithSpan(r.Context(), verified.Parent)),
 	}
+}
+
+// Proxies returns the handlers that pass a call to the app.
+func (i *Inbox) Proxies() caddyhttp.RouteList {
+	if i.Deliver == nil {
+		return nil
+	}
+	return i.Deliver.Routes
 }
 
 // acknowledgement returns the answer that accepts a notification.

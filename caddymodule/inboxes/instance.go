@@ -28,6 +28,7 @@ type instance struct {
 	instances *instances
 	app       *doku.App
 	traces    propagation.TextMapPropagator // to the app
+	kept      func() inbound.Kept
 
 	references pool.References
 	backend    *backend        // once it is open, as is calls

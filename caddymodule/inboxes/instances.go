@@ -15,6 +15,7 @@ import (
 	"go.opentelemetry.io/contrib/propagators/autoprop"
 
 	"github.com/caddy-doku/caddy-doku/caddymodule/doku"
+	"github.com/caddy-doku/caddy-doku/caddymodule/inbound"
 	"github.com/caddy-doku/caddy-doku/internal/inbox/callstore"
 )
 
@@ -45,6 +46,7 @@ func (is *instances) enrol(i *Inbox, settings []byte) (*instance, error) {
 		traces: autoprop.NewTextMapPropagator(),
 	}
 	b.open = sync.OnceValues(b.openOnce)
+	b.kept = sync.OnceValue(func() inbound.Kept { return inbound.KeptAt(i.server, i) })
 	is.all = append(is.all, b)
 	for _, account := range is.app.Accounts {
 		account.AddCheck(doku.CheckInbox, b)

@@ -15,11 +15,12 @@ import (
 // fewPaths is as in [StartClient]. End the span with [EndAppCall].
 func StartAppCall(r *http.Request, fewPaths bool, into propagation.TextMapPropagator) (*http.Request, trace.Span) {
 	ctx, span := StartClient(r.Context(), r.Method, &url.URL{Path: r.URL.Path}, fewPaths)
-	if !span.IsRecording() {
-		return r, span
+	if span.IsRecording() {
+		r = r.WithContext(ctx)
 	}
-	r = r.WithContext(ctx)
-	into.Inject(ctx, propagation.HeaderCarrier(r.Header))
+	if span.SpanContext().IsValid() { // also of a trace that is not sampled: the app then does not sample it either
+		into.Inject(ctx, propagation.HeaderCarrier(r.Header))
+	}
 	return r, span
 }
 
