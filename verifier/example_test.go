@@ -75,10 +75,11 @@ func ExampleTokenRequest() {
 	}
 	body := []byte(`{"grantType":"client_credentials"}`)
 
-	if err := requests.Verify(h, body, now); err != nil {
+	grant, err := requests.Grant(h, body, now)
+	if err != nil {
 		panic(err)
 	}
-	token, err := issuer.Issue()
+	token, err := issuer.IssueFor(grant)
 	if err != nil {
 		panic(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/subtle"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -47,28 +48,52 @@ func NewTokenRequest(clientKey string, keys []*rsa.PublicKey, window Window) (*T
 // Verify checks a request's headers and body at the instant now. The error is
 // a [*Refusal].
 func (t *TokenRequest) Verify(h http.Header, body []byte, now time.Time) error {
+	_, err := t.Grant(h, body, now)
+	return err
+}
+
+// Grant is a token request that DOKU has signed.
+type Grant struct {
+	signed string    // the string to sign
+	at     time.Time // X-TIMESTAMP
+	until  time.Time // the last instant at which the same request is accepted
+}
+
+// Grant checks a request as [TokenRequest.Verify] does, and returns what its token is
+// made from; see [Issuer.IssueFor].
+func (t *TokenRequest) Grant(h http.Header, body []byte, now time.Time) (Grant, error) {
 	clientKey, err := header(h, snap.HeaderClientKey)
 	if err != nil {
-		return err
+		return Grant{}, err
 	}
 	timestamp, err := header(h, snap.HeaderTimestamp)
 	if err != nil {
-		return err
+		return Grant{}, err
 	}
 	sent, err := header(h, snap.HeaderSignature)
 	if err != nil {
-		return err
+		return Grant{}, err
 	}
 	if err := grantType(body); err != nil {
-		return err
+		return Grant{}, err
 	}
-	if _, err := t.window.check(timestamp, now); err != nil {
-		return err
+	at, err := t.window.check(timestamp, now)
+	if err != nil {
+		return Grant{}, err
 	}
+	signed := snap.TokenStringToSign(clientKey, timestamp)
+	if err := t.signedByDOKU(clientKey, signed, sent); err != nil {
+		return Grant{}, err
+	}
+	return Grant{signed, at, at.Add(t.window.orDefault().Past)}, nil
+}
+
+// signedByDOKU returns nil if a request is for this account, and DOKU has signed it.
+func (t *TokenRequest) signedByDOKU(clientKey, signed, sent string) error {
 	if subtle.ConstantTimeCompare([]byte(clientKey), []byte(t.clientKey)) != 1 {
 		return refuse(snap.UnknownClient, "%w: X-CLIENT-KEY is %.40q", ErrClientUnknown, clientKey)
 	}
-	digest := sha256.Sum256([]byte(snap.TokenStringToSign(clientKey, timestamp)))
+	digest := sha256.Sum256([]byte(signed))
 	var failed error = refuse(snap.Unauthorized, "%w: there is no key of DOKU to check it with", ErrSignature) // of the zero value
 	for _, key := range t.keys {
 		raw, err := signature(sent, key.Size())
@@ -78,7 +103,7 @@ func (t *TokenRequest) Verify(h http.Header, body []byte, now time.Time) error {
 				return nil
 			}
 			err = refuse(snap.Unauthorized, "%w: not DOKU's over %q; is doku_public_key the one of this environment?",
-				ErrSignature, snap.TokenStringToSign(clientKey, timestamp))
+				ErrSignature, signed)
 		}
 		failed = err
 	}
@@ -102,8 +127,8 @@ func grantType(body []byte) error {
 	return nil
 }
 
-// TokenLife is how long a token that an [Issuer] gives is good for, as long as
-// DOKU's own.
+// TokenLife is for how long an [Issuer] promises that a token is good, as long as DOKU's
+// own.
 const TokenLife = 900 * time.Second
 
 const (
@@ -134,6 +159,8 @@ type goodToken struct {
 	expires time.Time
 }
 
+var errNoIssuer = fmt.Errorf("%w: the token issuer has no secret; make it with NewIssuer", ErrConfig)
+
 // NewIssuer returns the issuer of the account clientID. The first of secrets
 // signs new tokens, all of them recognize earlier ones. now is the clock. The error is
 // [ErrConfig] if one of them is missing.
@@ -157,17 +184,38 @@ func NewIssuer(clientID string, secrets []*snap.Secret, now func() time.Time) (*
 
 // Issue returns a new token, good for [TokenLife].
 func (i *Issuer) Issue() (string, error) {
-	if len(i.keys) == 0 {
-		return "", fmt.Errorf("%w: the token issuer has no secret; make it with NewIssuer", ErrConfig)
+	if i.now == nil {
+		return "", errNoIssuer
 	}
 	now := i.now()
+	return i.sign(rand.Text(), now, now.Add(TokenLife))
+}
+
+// IssueFor returns the token of a request: the same one whenever the request is made
+// again, and in every sidecar with the same secret. So nobody gets a second token, or a
+// longer life, from a request that was recorded. Whenever the request is accepted, its
+// token is good for [TokenLife] from then on, and it expires that long after the last
+// such instant.
+func (i *Issuer) IssueFor(g Grant) (string, error) {
+	if g.signed == "" {
+		return "", fmt.Errorf("%w: a token needs a request that was checked", ErrConfig)
+	}
+	id := sha256.Sum256([]byte(g.signed))
+	return i.sign(base64.RawURLEncoding.EncodeToString(id[:16]), g.at, g.until.Add(TokenLife+time.Second-1))
+}
+
+// sign returns a token.
+func (i *Issuer) sign(id string, issued, expires time.Time) (string, error) {
+	if len(i.keys) == 0 {
+		return "", errNoIssuer
+	}
 	token, err := jwt.NewWithClaims(jwt.SigningMethodHS256, jwt.RegisteredClaims{
 		Issuer:    tokenIssuer,
 		Subject:   i.clientID,
 		Audience:  jwt.ClaimStrings{tokenPurpose},
-		IssuedAt:  jwt.NewNumericDate(now),
-		ExpiresAt: jwt.NewNumericDate(now.Add(TokenLife)),
-		ID:        rand.Text(),
+		IssuedAt:  jwt.NewNumericDate(issued),
+		ExpiresAt: jwt.NewNumericDate(expires),
+		ID:        id,
 	}).SignedString(i.keys[0])
 	if err != nil {
 		return "", fmt.Errorf("signing token: %w", err)

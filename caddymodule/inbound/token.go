@@ -26,8 +26,9 @@ func init() {
 // Token answers DOKU's token requests (service 73). Put it at the path that is set as
 // Token URL in DOKU's dashboard. It checks DOKU's RSA signature over X-CLIENT-KEY and
 // X-TIMESTAMP, and that the time is at most 10 minutes back and 2 minutes ahead. It
-// issues a token for 900 s, which `doku_verify` recognizes. The app never sees these
-// requests.
+// issues a token for 900 s, which `doku_verify` recognizes. The same request gets the
+// same token again, which expires 25 minutes after its X-TIMESTAMP. The app never sees
+// these requests.
 //
 // A refused request gets the SNAP code of the case, such as 4017300, and the header
 // `X-Doku-Error`. The precise reason is logged, counted, and set as the placeholder
@@ -97,10 +98,11 @@ func (t *Token) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Ha
 	}
 	rej.account = account.Name
 	c := account.Credentials()
-	if err := c.TokenRequest().Verify(r.Header, body, t.now()); err != nil {
+	grant, err := c.TokenRequest().Grant(r.Header, body, t.now())
+	if err != nil {
 		return rej.reject(w, r, rejectionOf(err))
 	}
-	token, err := c.Issuer().Issue()
+	token, err := c.Issuer().IssueFor(grant)
 	if err != nil {
 		return rej.reject(w, r, reject(reasons.Issuing, "", err))
 	}
