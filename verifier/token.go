@@ -88,11 +88,22 @@ func (t *TokenRequest) Grant(h http.Header, body []byte, now time.Time) (Grant, 
 	return Grant{signed, at, at.Add(t.window.orDefault().Past)}, nil
 }
 
-// signedByDOKU returns nil if a request is for this account, and DOKU has signed it.
+// signedByDOKU returns nil if a request is for this account, and DOKU has signed it. A
+// stranger gets the same answer whether it knows a client key or not.
 func (t *TokenRequest) signedByDOKU(clientKey, signed, sent string) error {
-	if subtle.ConstantTimeCompare([]byte(clientKey), []byte(t.clientKey)) != 1 {
-		return refuse(snap.UnknownClient, "%w: X-CLIENT-KEY is %.40q", ErrClientUnknown, clientKey)
+	err := t.checkSignature(signed, sent)
+	if subtle.ConstantTimeCompare([]byte(clientKey), []byte(t.clientKey)) == 1 {
+		return err
 	}
+	outside := snap.UnknownClient
+	if err != nil {
+		outside = snap.Unauthorized
+	}
+	return refuse(outside, "%w: X-CLIENT-KEY is %.40q", ErrClientUnknown, clientKey)
+}
+
+// checkSignature returns nil if DOKU has signed a string.
+func (t *TokenRequest) checkSignature(signed, sent string) error {
 	digest := sha256.Sum256([]byte(signed))
 	var failed error = refuse(snap.Unauthorized, "%w: there is no key of DOKU to check it with", ErrSignature) // of the zero value
 	for _, key := range t.keys {
@@ -102,7 +113,7 @@ func (t *TokenRequest) signedByDOKU(clientKey, signed, sent string) error {
 			if err == nil {
 				return nil
 			}
-			err = refuse(snap.Unauthorized, "%w: not DOKU's over %q; is doku_public_key the one of this environment?",
+			err = refuse(snap.Unauthorized, "%w: not DOKU's over %.200q; is doku_public_key the one of this environment?",
 				ErrSignature, signed)
 		}
 		failed = err

@@ -195,16 +195,33 @@ func (v *Verifier) Head(method, target string, h http.Header, now time.Time) (he
 	if err != nil {
 		return head, err
 	}
-	if subtle.ConstantTimeCompare([]byte(head.PartnerID), []byte(v.cfg.PartnerID)) != 1 {
-		return head, refuse(snap.UnknownClient, "%w: X-PARTNER-ID is %.40q", ErrClientUnknown, head.PartnerID)
-	}
-	if head.form == Symmetric && v.issued() {
-		if err := v.cfg.Tokens.Check(head.token); err != nil {
-			return head, err
-		}
+	if err := v.known(&head); err != nil {
+		return head, err
 	}
 	head.signature, err = v.decode(head.form, sent)
 	return head, err
+}
+
+// known checks partner id and token. A stranger gets the same answer whether it knows a
+// partner id or not: that of a wrong token, or of a wrong signature where no token has to
+// be ours.
+func (v *Verifier) known(head *Head) error {
+	known := subtle.ConstantTimeCompare([]byte(head.PartnerID), []byte(v.cfg.PartnerID)) == 1
+	outside := snap.Unauthorized
+	if head.form == Symmetric && v.issued() {
+		switch err := v.cfg.Tokens.Check(head.token); {
+		case err == nil:
+			outside = snap.UnknownClient
+		case known:
+			return err
+		default:
+			outside = snap.InvalidToken
+		}
+	}
+	if !known {
+		return refuse(outside, "%w: X-PARTNER-ID is %.40q", ErrClientUnknown, head.PartnerID)
+	}
+	return nil
 }
 
 // read reads the headers that every call must have once, and returns the signature.
@@ -373,6 +390,7 @@ func bearer(h http.Header) (string, error) {
 		return "", refuse(snap.InvalidToken, "%w: no Authorization header; is the token URL set in DOKU's dashboard?", ErrTokenMissing)
 	}
 	scheme, token, found := strings.Cut(values[0], " ")
+	token = strings.TrimLeft(token, " ") // RFC 9110 §11.4: 1*SP
 	if !found || !strings.EqualFold(scheme, "Bearer") || token == "" {
 		return "", refuse(snap.InvalidToken, "%w: expected Authorization: Bearer and a token", ErrTokenMissing)
 	}

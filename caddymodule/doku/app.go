@@ -152,7 +152,7 @@ func (App) CaddyModule() caddy.ModuleInfo {
 
 // Provision reads keys and secrets and prepares the accounts.
 func (a *App) Provision(ctx caddy.Context) error {
-	a.log = slog.New(telemetry.TracedHandler{Handler: ctx.Slogger().Handler()})
+	a.log = slog.New(telemetry.TracedHandler{Handler: telemetry.Log(ctx.Slogger()).Handler()})
 	if len(a.Accounts) == 0 {
 		return errors.New("doku: no account; write `account { client_id …; secret_key …; private_key … }` in the global option `doku`")
 	}

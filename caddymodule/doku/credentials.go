@@ -27,6 +27,8 @@ type Credentials struct {
 	requests  *verifier.TokenRequest
 
 	files map[string][sha256.Size]byte // what was read, by path
+
+	use secretUse
 }
 
 // Signer returns the signer of calls to DOKU.

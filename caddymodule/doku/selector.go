@@ -64,6 +64,10 @@ func (s *Selector) candidates() []*Account {
 	return s.app.Accounts
 }
 
+// Any returns a possible account, to check the call of a stranger with: it must not differ
+// from that of somebody who knows an account.
+func (s *Selector) Any() *Account { return s.candidates()[0] }
+
 // NeedDOKUKeys returns an error if a possible account has no DOKU public key, which
 // setting requires.
 func (s *Selector) NeedDOKUKeys(setting string) error {

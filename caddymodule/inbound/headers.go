@@ -66,7 +66,9 @@ const jsonType = "application/json"
 type allowed map[string]bool
 
 // allow returns the headers that reach the app if pass_headers has these names.
-func allow(passed []string) allowed { return union(callHeaders, forwardedHeaders, headerSet(passed...)) }
+func allow(passed []string) allowed {
+	return union(callHeaders, forwardedHeaders, headerSet(passed...))
+}
 
 // filter removes the other headers from h, and what the sidecar itself sets. The caller
 // sets the latter afterwards.

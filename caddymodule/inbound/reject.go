@@ -35,7 +35,7 @@ func NewBase(ctx caddy.Context) (Base, error) {
 	if err != nil {
 		return Base{}, fmt.Errorf("getting events app: %w", err)
 	}
-	return Base{ctx: ctx, events: events.(*caddyevents.App), Log: ctx.Slogger()}, nil
+	return Base{ctx: ctx, events: events.(*caddyevents.App), Log: telemetry.Log(ctx.Slogger())}, nil
 }
 
 // Emit emits an event, if anybody has subscribed to it. data is called only then.
@@ -93,7 +93,7 @@ func (rej rejecter) reject(w http.ResponseWriter, r *http.Request, why *reasons.
 		message = "a notification is kept: it is genuine, and the app has not taken it yet"
 	}
 	rej.report(r, message, why.Reason, why)
-	return httpio.Reject(w, rej.service, why.Case, reasons.Inbound.Outside(why.Reason))
+	return httpio.Reject(w, rej.service, why.Case, outside(why))
 }
 
 // count counts the call by its outcome.
@@ -109,7 +109,7 @@ func (rej rejecter) report(r *http.Request, message, outcome string, why *reason
 	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
 		repl.Set("http.doku.reason", why.Reason)
 	}
-	externalID := fmt.Sprintf("%.128s", r.Header.Get(snap.HeaderExternalID))
+	externalID := telemetry.Printable(fmt.Sprintf("%.128s", r.Header.Get(snap.HeaderExternalID)))
 	rej.Log.LogAttrs(r.Context(), slog.LevelWarn, message, //nolint:sloglint // one of two
 		slog.String("account", rej.account),
 		slog.String("service", string(rej.service)),

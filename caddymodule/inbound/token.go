@@ -82,6 +82,7 @@ func (t *Token) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Ha
 	telemetry.Cleanse(trace.SpanFromContext(r.Context()))
 	_, span := telemetry.StartSpan(r.Context(), "doku.issue_token")
 	defer span.End()
+	closeChunked(w, r)
 	rej := rejecter{Base: t.base, service: service}
 	if r.Method != http.MethodPost {
 		w.Header().Set("Allow", http.MethodPost)
@@ -94,7 +95,9 @@ func (t *Token) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Ha
 	}
 	account, err := t.selector.Account(r)
 	if err != nil {
-		return rej.reject(w, r, unknownClient(r.Header, snap.HeaderClientKey, err))
+		return rej.reject(w, r, strange(err, snap.HeaderClientKey, r.Header, func() error {
+			return t.selector.Any().Credentials().TokenRequest().Verify(r.Header, body, t.now())
+		}))
 	}
 	rej.account = account.Name
 	c := account.Credentials()

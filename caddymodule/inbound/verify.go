@@ -254,6 +254,7 @@ func (v *Verify) Validate() error {
 // ServeHTTP verifies a call, passes it on unless it is a repeat, and answers it.
 func (v *Verify) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	in := &call{began: v.now(), span: trace.SpanFromContext(r.Context())}
+	closeChunked(w, r)
 	in.method, in.target = v.asCalled(r)
 	if in.service = snap.Service(v.Service); in.service == "" {
 		in.service, _ = snap.ServiceOf(in.method, in.target)
@@ -299,7 +300,7 @@ func (v *Verify) check(in *call, w http.ResponseWriter, r *http.Request) *reason
 	}
 	account, err := v.selector.Account(r)
 	if err != nil {
-		return unknownClient(r.Header, snap.HeaderPartnerID, err)
+		return strange(err, snap.HeaderPartnerID, r.Header, func() error { return v.checkStranger(in, r.Header) })
 	}
 	in.account = account
 	checker, err := account.Credentials().Verifier(verifier.TokenMode(v.Token), v.forms)
@@ -319,18 +320,28 @@ func (v *Verify) check(in *call, w http.ResponseWriter, r *http.Request) *reason
 	}
 	in.read = true
 	if in.verified, err = head.Verify(in.body, httpio.GetBuffer(len(in.body))); err != nil {
-		return rejectionOf(err)
+		rejection := rejectionOf(err)
+		rejection.Hint = v.hint(in, &head, r.Header, rejection)
+		return rejection
 	}
-	return in.identify(&head, r.Header.Get(snap.HeaderSignature))
+	return v.identify(in, &head, r.Header.Get(snap.HeaderSignature))
+}
+
+// checkStranger checks a call that no account is found for.
+func (v *Verify) checkStranger(in *call, h http.Header) error {
+	checker, err := v.selector.Any().Credentials().Verifier(verifier.TokenMode(v.Token), v.forms)
+	if err != nil {
+		return err
+	}
+	_, err = checker.Head(in.method, in.target, h, v.now())
+	return err
 }
 
 // identify completes the identity of a call whose signature matches. Base64 has one text for
 // each signature, since the verifier reads it strictly.
-func (in *call) identify(head *verifier.Head, signature string) *reasons.Rejection {
+func (v *Verify) identify(in *call, head *verifier.Head, signature string) *reasons.Rejection {
 	if in.service == snap.ServiceUnknown {
-		return reject(reasons.ServiceUnknown, "", fmt.Errorf(
-			"the path %.200q does not tell which service a genuine call is of; write it in doku_verify, such as `service %s` for payment notifications",
-			in.target, snap.ServiceVAPayment))
+		return unknownService(in.target)
 	}
 	in.id = ledger.Identity{
 		Account: in.account.Name, Service: in.service, ExternalID: head.ExternalID, Day: snap.Day(head.Timestamp), Digest: in.verified.Digest,
@@ -338,6 +349,9 @@ func (in *call) identify(head *verifier.Head, signature string) *reasons.Rejecti
 	}
 	if in.service.Notification() {
 		in.id.PaymentID = snap.PaymentID(in.service, in.verified.Canonical)
+	}
+	if in.verified.Signature == verifier.Symmetric {
+		in.account.Credentials().Matched(v.now())
 	}
 	telemetry.VerifiedCalls.WithLabelValues(in.account.Name, string(in.verified.Signature), string(in.verified.BodyForm)).Inc()
 	return nil

@@ -295,7 +295,7 @@ func TestARefusalIsAShortLineInTheLogWhateverAStrangerSends(t *testing.T) {
 		{"a long external id", v, &v.base, http.MethodPost, func(r *http.Request) { r.Header.Set("X-EXTERNAL-ID", long) }, "header_format"},
 		{"many accounts", brands, &brands.base, http.MethodPost, func(r *http.Request) {
 			r.Header["X-Partner-Id"] = strings.Split(long, "")
-		}, "client_unknown"},
+		}, "header_repeated"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			var log strings.Builder

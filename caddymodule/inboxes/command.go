@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/adminapi"
+	"github.com/caddy-doku/caddy-doku/caddymodule/internal/telemetry"
 )
 
 // Command returns the command `doku inbox`.
@@ -135,7 +136,7 @@ func (c inboxClient) list([]string) error {
 			next = "dead"
 		}
 		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%d\t%s\t%.80s\n", call.Key, call.Account, call.Service,
-			call.Received.Local().Format(time.DateTime), call.Attempts, next, call.Error)
+			call.Received.Local().Format(time.DateTime), call.Attempts, next, telemetry.Printable(call.Error))
 	})
 	if err != nil {
 		return err
@@ -175,12 +176,12 @@ func (c inboxClient) show(keys []string) error {
 	}
 	fmt.Fprintf(c.out,
 		"key          %s\naccount      %s\nservice      %s\nexternal id  %s\npayment id   %s\nreceived     %s\nattempts     %d\nlast error   %s\nstate        %s\n\nPOST %s\n",
-		call.Key, call.Account, call.Service, call.ExternalID, call.PaymentID, call.Received.Local().Format(time.DateTime), call.Attempts,
-		call.Error, state, call.Target)
+		call.Key, call.Account, call.Service, call.ExternalID, telemetry.Printable(call.PaymentID), call.Received.Local().Format(time.DateTime),
+		call.Attempts, telemetry.Printable(call.Error), state, call.Target)
 	if err := call.Header.Write(c.out); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(c.out, "\n%s\n", call.Body)
+	_, err := fmt.Fprintf(c.out, "\n%s\n", telemetry.Printable(call.Body))
 	return err
 }
 

@@ -73,6 +73,12 @@ func (c *call) logAttrs(more ...slog.Attr) []slog.Attr {
 // count counts the call by its outcome.
 func (c *call) count(outcome string) {
 	telemetry.Calls.WithLabelValues(telemetry.Outbound, c.name(), string(c.service), outcome).Inc()
+	switch outcome { // evidence for inbound calls
+	case reasons.Succeeded:
+		c.account.Credentials().Taken(c.account.Clock().Now())
+	case reasons.Unauthorized:
+		c.account.Credentials().Refused(c.account.Clock().Now())
+	}
 }
 
 // token returns a token, and adds the time of the wait.

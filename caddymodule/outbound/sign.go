@@ -164,7 +164,7 @@ func (s *Sign) Provision(ctx caddy.Context) error {
 	if s.TokenTimeout == 0 {
 		s.TokenTimeout = caddy.Duration(10 * time.Second)
 	}
-	s.log, s.now, s.random = ctx.Slogger(), time.Now, rand.Reader
+	s.log, s.now, s.random = telemetry.Log(ctx.Slogger()), time.Now, rand.Reader
 	if server, served := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); served {
 		s.warnOfOtherListeners(server.Listen)
 	}

@@ -11,7 +11,7 @@ type Rejection struct {
 	Case   snap.Case
 	Reason string // one of this package's names
 	Err    error  // for the log only
-	Hint   string // what the operator can do, if it is not what the table says
+	Hint   string // what the operator can do; empty for the hint of the table
 }
 
 func (r *Rejection) Error() string { return r.Err.Error() }

@@ -51,6 +51,8 @@ const (
 	ServiceUnknown = "service_unknown"
 	HeaderMissing  = "header_missing"
 	HeaderRepeated = "header_repeated"
+	Signature      = "signature"
+	TokenInvalid   = "token_invalid"
 	ClientUnknown  = "client_unknown"
 	BodyFormat     = "body_format"
 
@@ -232,7 +234,7 @@ var Inbound = Table{
 		Hint: "the sidecar could not make a token for DOKU: see the error",
 	},
 	{
-		Name: "signature", Case: snap.Unauthorized, Owner: "DOKU's, ours or a forger's", Meaning: "the signature does not match",
+		Name: Signature, Case: snap.Unauthorized, Owner: "DOKU's, ours or a forger's", Meaning: "the signature does not match",
 		Hint: "compare secret_key and doku_public_key with DOKU's dashboard, and public_prefix with the URL set there; otherwise it is a forgery",
 	},
 	{
@@ -248,7 +250,7 @@ var Inbound = Table{
 	},
 	{
 		Name: "signature_format", Case: snap.Unauthorized, Owner: "an unknown caller's",
-		Meaning: "X-SIGNATURE is not a signature", Outside: "signature",
+		Meaning: "X-SIGNATURE is not a signature", Outside: Signature,
 		Hint: "the call is signed in another form: see the option signature of doku_verify; or somebody else is calling",
 	},
 	{
@@ -256,12 +258,12 @@ var Inbound = Table{
 		Hint: "if DOKU has no token URL of yours, set one in its dashboard, or `token none` in doku_verify",
 	},
 	{
-		Name: "token_invalid", Case: snap.InvalidToken, Owner: "DOKU's, ours or a forger's",
+		Name: TokenInvalid, Case: snap.InvalidToken, Owner: "DOKU's, ours or a forger's",
 		Meaning: "the sidecar has not issued this token for this account",
 		Hint:    "all sidecars of an account need the same secret_key; if somebody else issues DOKU's tokens, `token any` in doku_verify",
 	},
 	{
-		Name: "token_expired", Case: snap.InvalidToken, Owner: "DOKU's", Meaning: "the token has expired",
+		Name: "token_expired", Case: snap.InvalidToken, Owner: "DOKU's", Meaning: "the token has expired", Outside: TokenInvalid,
 		Hint: "DOKU renews its token after 900 s; set this machine's clock by NTP",
 	},
 	{

@@ -14,7 +14,6 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"unicode/utf8"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
@@ -165,7 +164,7 @@ func ErrorType(err error) string {
 	}
 }
 
-// Cleanse makes the text of the tracing directive's span valid UTF-8. Otherwise one
+// Cleanse escapes what is not printable in the tracing directive's span. Otherwise one
 // call with invalid bytes would make the export of hundreds of spans fail.
 func Cleanse(span trace.Span) {
 	begun, ok := span.(interface {
@@ -175,8 +174,8 @@ func Cleanse(span trace.Span) {
 		return
 	}
 	for _, attr := range begun.Attributes() {
-		if text := attr.Value.AsString(); !utf8.ValidString(text) {
-			span.SetAttributes(attr.Key.String(strings.ToValidUTF8(text, "\ufffd")))
+		if text := attr.Value.AsString(); !isPrintable(text) {
+			span.SetAttributes(attr.Key.String(Printable(text)))
 		}
 	}
 }
@@ -210,7 +209,7 @@ func CallAttributes(account string, service snap.Service, externalID string, ref
 		KeyAccount: account, KeyExternalID: hide(ref, externalID), keyVirtualAccount: mask(ref.VirtualAccountNo), keyTrxID: hide(ref, ref.TrxID),
 	} {
 		if value != "" {
-			attrs = append(attrs, key.String(strings.ToValidUTF8(value, "\ufffd")))
+			attrs = append(attrs, key.String(Printable(value)))
 		}
 	}
 	return attrs
