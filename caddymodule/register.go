@@ -22,6 +22,7 @@ import (
 // The places of the directives in a site without `route`. They stand here, because the
 // order of these calls matters.
 func init() {
+	httpcaddyfile.RegisterDirectiveOrder("doku_untrusted_trace", httpcaddyfile.Before, "tracing")
 	// Before everything that may send a request to the app: not only reverse_proxy, but
 	// handle, route and every other directive beside them.
 	httpcaddyfile.RegisterDirectiveOrder("doku_tracing", httpcaddyfile.After, "tracing")

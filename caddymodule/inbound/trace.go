@@ -50,6 +50,7 @@ func (in *call) traceLinks(ctx context.Context) {
 		return
 	}
 	in.account.Provider().See(span)
+	linkCaller(ctx, span)
 	telemetry.NameServer(span, in.method, in.target, in.service)
 	ref := in.ref()
 	span.SetAttributes(telemetry.CallAttributes(in.account.Name, in.service, in.id.ExternalID, ref)...)
@@ -94,6 +95,7 @@ func ledgerResult(out ledger.Outcome, err error) string {
 func traceIssued(r *http.Request, account string) {
 	if span := trace.SpanFromContext(r.Context()); span.IsRecording() {
 		telemetry.NameServer(span, r.Method, r.URL.Path, snap.ServiceB2BToken)
+		linkCaller(r.Context(), span)
 		span.SetAttributes(telemetry.KeyAccount.String(account), telemetry.KeyService.String(string(snap.ServiceB2BToken)),
 			telemetry.KeyOutcome.String(reasons.Issued), telemetry.KeyResponseCode.String(snap.Successful.Code(snap.ServiceB2BToken)))
 	}
