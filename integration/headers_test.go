@@ -71,6 +71,13 @@ func (a *witness) of(text string) []delivery {
 	return slices.DeleteFunc(slices.Clone(a.all), func(d delivery) bool { return !strings.Contains(d.body, text) })
 }
 
+// forget forgets all requests so far.
+func (a *witness) forget() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.all = nil
+}
+
 // nameless returns the Caddyfile with the inbound site at a port, without a name.
 func (env *testEnv) nameless(config string) string {
 	return strings.Replace(config, "\n"+env.inward+" {\n", "\n:"+env.inward[strings.LastIndex(env.inward, ":")+1:]+" {\n\tbind 127.0.0.1\n", 1)
