@@ -35,7 +35,7 @@ type wireCall struct {
 // recordCall returns a genuine call, which the sidecar has not seen.
 func (env *testEnv) recordCall(t *testing.T, token, id, timestamp string, body []byte) wireCall {
 	t.Helper()
-	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, env.inward+paymentPath, nil)
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, env.inward+paymentPath, http.NoBody)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,7 +57,7 @@ func (env *testEnv) recordCall(t *testing.T, token, id, timestamp string, body [
 }
 
 // bytes returns the call as bytes.
-func (c wireCall) bytes(random *rand.Rand) []byte {
+func (c *wireCall) bytes(random *rand.Rand) []byte {
 	var out bytes.Buffer
 	fmt.Fprintf(&out, "%s %s %s\r\n", c.method, c.target, c.version)
 	for _, h := range c.headers {
@@ -86,8 +86,8 @@ type mutation struct {
 
 // isDOKUs reports whether a call is still the one that DOKU has signed: what is signed is
 // there once, as it was, but for white space in the JSON.
-func (c wireCall) isDOKUs(signed wireCall) bool {
-	once := func(of wireCall, name string) string {
+func (c *wireCall) isDOKUs(signed *wireCall) bool {
+	once := func(of *wireCall, name string) string {
 		var values []string
 		for _, h := range of.headers {
 			if strings.EqualFold(h[0], name) {
@@ -252,7 +252,10 @@ var mutations = []mutation{
 			return
 		}
 		value["customerNo"] = []any{1, "1 ", nil, []string{"1"}, 1.5}[random.IntN(5)]
-		c.body, _ = json.Marshal(value)
+		text, err := json.Marshal(value)
+		if err == nil {
+			c.body = text
+		}
 	}},
 }
 
@@ -291,7 +294,7 @@ func TestNoMutatedCallReachesTheApp(t *testing.T) {
 				counts[m.name]++
 			}
 		}
-		spoilt := !c.isDOKUs(signed)
+		spoilt := !c.isDOKUs(&signed)
 		if !spoilt {
 			genuine++
 		}

@@ -245,7 +245,8 @@ func TestEachDeliveryLooksAlike(t *testing.T) {
 	t.Parallel()
 	env, app, folder := newEnv(t), newWitness(t), t.TempDir()
 	env.run(t, env.nameless(env.caddyfile(options{
-		app: app.address, inbox: "{\n answer_within 100ms\n folder " + folder + "\n}", verify: "pass_headers X-Brand Cookie Authorization-Customer X-Real-IP",
+		app: app.address, inbox: "{\n answer_within 100ms\n folder " + folder + "\n}",
+		verify: "pass_headers X-Brand Cookie Authorization-Customer X-Real-IP",
 	})))
 	app.setClosed(true)
 	env.notify(t, simulator.Outgoing{Body: payment("P-1"), Mutate: func(r *http.Request) {
@@ -325,7 +326,10 @@ func TestHostIsWhatTheConfigurationSays(t *testing.T) {
 	}{
 		{"the app's address", "", "", "", "shop.example", ""},
 		{"the site's name", "http://pay.example:PORT", "", "", "pay.example:PORT", "pay.example"},
-		{"the site's first name", "http://*.example:PORT, http://pay.example:PORT, http://shop.example:PORT", "", "", "shop.example", "pay.example"},
+		{
+			"the site's first name", "http://*.example:PORT, http://pay.example:PORT, http://shop.example:PORT", "", "", "shop.example",
+			"pay.example",
+		},
 		{"only names that are whole", "http://*.example:PORT", "", "", "shop.example", ""},
 		{"the option", "http://pay.example:PORT", "app_host app.example:81", "", "pay.example", "app.example:81"},
 		{"DOKU's, if the option says so", "", "app_host {http.request.host}", "", "shop.example", "shop.example"},
@@ -386,8 +390,13 @@ func TestAShadowPassesHeadersButNotTheSidecars(t *testing.T) {
 	env.run(t, env.nameless(env.caddyfile(options{app: app.address, verify: "enforce report"})))
 	env.notify(t, simulator.Outgoing{Mutate: func(r *http.Request) {
 		for _, header := range [][2]string{
-			{"X-Doku-Foo", "x"}, {"X_Doku_Account", "spoof"}, {"X.Doku.Account", "spoof"}, {"Doku-Foo", "x"}, {"Idempotency_Key", "spoof"},
-			{"X-Brand", "kopi"}, {"Content-Encoding", "br"},
+			{"X-Doku-Foo", "x"},
+			{"X_Doku_Account", "spoof"},
+			{"X.Doku.Account", "spoof"},
+			{"Doku-Foo", "x"},
+			{"Idempotency_Key", "spoof"},
+			{"X-Brand", "kopi"},
+			{"Content-Encoding", "br"},
 		} {
 			add(r, header)
 		}

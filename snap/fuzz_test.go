@@ -34,7 +34,9 @@ func FuzzParseTimestamp(f *testing.F) {
 		}
 		// The instant is the same in another zone, and in the basic format.
 		east := at.Add(7 * time.Hour).UTC()
-		for _, layout := range []string{"2006-01-02T15:04:05.999999999+07:00", "20060102T150405.999999999+07", "2006-01-02T15:04:05,999999999+0700"} {
+		for _, layout := range []string{
+			"2006-01-02T15:04:05.999999999+07:00", "20060102T150405.999999999+07", "2006-01-02T15:04:05,999999999+0700",
+		} {
 			other := east.Format(layout)
 			if again, err := ParseTimestamp(other); east.Year() >= 0 && east.Year() <= 9999 && (err != nil || !again.Equal(at)) {
 				t.Fatalf("%q was read as %s, %q as %s, %v", text, at, other, again, err)

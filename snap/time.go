@@ -129,11 +129,8 @@ func (r *timeReader) offset() time.Duration {
 	if r.skip("Z") || r.skip("z") {
 		return 0
 	}
-	sign := time.Duration(1)
-	if !r.skip("+") {
-		sign = -1
-		r.bad = r.bad || !r.skip("-") && !r.skip("\u2212")
-	}
+	east := r.skip("+")
+	r.bad = r.bad || !east && !r.skip("-") && !r.skip("\u2212")
 	offset := time.Duration(r.number(2, 23)) * time.Hour
 	if r.more() {
 		offset += time.Duration(r.number(2, 59)) * time.Minute
@@ -141,7 +138,10 @@ func (r *timeReader) offset() time.Duration {
 			offset += time.Duration(r.number(2, 59)) * time.Second
 		}
 	}
-	return sign * offset
+	if !east {
+		offset = -offset
+	}
+	return offset
 }
 
 // Day returns the WIB day of t, such as "2024-03-26".

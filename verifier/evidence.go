@@ -145,7 +145,7 @@ func sorted(body []byte) ([]byte, bool) {
 	var out bytes.Buffer
 	encoder := json.NewEncoder(&out)
 	encoder.SetEscapeHTML(false)
-	if encoder.Encode(value) != nil {
+	if err := encoder.Encode(value); err != nil {
 		return nil, false
 	}
 	return bytes.TrimSuffix(out.Bytes(), []byte("\n")), true

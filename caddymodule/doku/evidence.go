@@ -43,13 +43,15 @@ func (c *Credentials) SecretEvidence(now time.Time) Evidence {
 // match.
 func (e Evidence) Hint(target string) string {
 	const (
-		path   = "does anything in front of the sidecar strip or change the path? Compare it with the URL at DOKU, and public_prefix; or it is a forgery"
+		path = "does anything in front of the sidecar strip or change the path? Compare it with the URL at DOKU, and public_prefix; " +
+			"or it is a forgery"
 		secret = "compare secret_key with DOKU's dashboard"
 	)
 	ago := func(d time.Duration) string { return d.Round(time.Second).String() + " ago" }
 	switch {
 	case e.refused != 0 && (e.taken == 0 || e.refused < e.taken):
-		return fmt.Sprintf("DOKU also refuses outbound calls of this account (401, %s): %s first; the path is %.200q", ago(e.refused), secret, target)
+		return fmt.Sprintf("DOKU also refuses outbound calls of this account (401, %s): %s first; the path is %.200q",
+			ago(e.refused), secret, target)
 	case e.taken != 0:
 		return fmt.Sprintf("DOKU takes outbound calls with this secret (%s), so it is rather the path %.200q: %s", ago(e.taken), target, path)
 	case e.matched != 0:

@@ -152,7 +152,7 @@ func (v *Verify) forApp(ctx context.Context, r *http.Request, in *call) *http.Re
 	ctx = baggage.ContextWithoutBaggage(ctx) // it is text of the caller's
 	out := r.WithContext(in.passOn(ctx, true))
 	v.allowed.filter(out.Header)
-	if trusted, _ := caddyhttp.GetVar(r.Context(), caddyhttp.TrustedProxyVarKey).(bool); !trusted {
+	if trusted, _ := caddyhttp.GetVar(ctx, caddyhttp.TrustedProxyVarKey).(bool); !trusted {
 		for name := range forwardedHeaders {
 			delete(out.Header, name)
 		}

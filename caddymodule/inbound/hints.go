@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/reasons"
@@ -22,8 +23,8 @@ func (v *Verify) hint(in *call, head *verifier.Head, h http.Header, rejection *r
 	case rejection.Reason != reasons.Signature && rejection.Reason != reasons.BodyFormat:
 		return ""
 	case encoding != "" && !strings.EqualFold(encoding, "identity"):
-		return fmt.Sprintf("the call has Content-Encoding %.40q, and DOKU signs plain JSON: if a CDN or proxy in front compresses bodies, switch it off",
-			encoding)
+		return fmt.Sprintf("the call has Content-Encoding %.40q, and DOKU signs plain JSON: "+
+			"if a CDN or proxy in front compresses bodies, switch it off", encoding)
 	case rejection.Reason == reasons.BodyFormat && bytes.HasPrefix(in.body, byteOrderMark):
 		return "the body begins with a byte order mark, which JSON must not have: look for a proxy in front that adds it, or ask DOKU"
 	case rejection.Reason == reasons.BodyFormat:
@@ -45,14 +46,7 @@ func (v *Verify) hint(in *call, head *verifier.Head, h http.Header, rejection *r
 }
 
 // symmetric reports whether signatures need the secret.
-func (v *Verify) symmetric() bool {
-	for _, form := range v.forms {
-		if form == verifier.Symmetric {
-			return true
-		}
-	}
-	return false
-}
+func (v *Verify) symmetric() bool { return slices.Contains(v.forms, verifier.Symmetric) }
 
 // unknownService is the rejection of a genuine call whose path names no service.
 func unknownService(target string) *reasons.Rejection {
@@ -65,8 +59,8 @@ func unknownService(target string) *reasons.Rejection {
 		segments[i], _, _ = strings.Cut(segment, ";")
 	}
 	if service, _ := snap.ServiceOf(http.MethodPost, strings.Join(segments, "/")); service != snap.ServiceUnknown {
-		rejection.Hint = fmt.Sprintf("the URL at DOKU is spelt otherwise than the paths that the sidecar knows: correct it there, or write `service %s` in doku_verify",
-			service)
+		rejection.Hint = fmt.Sprintf("the URL at DOKU is spelt otherwise than the paths that the sidecar knows: "+
+			"correct it there, or write `service %s` in doku_verify", service)
 	}
 	return rejection
 }

@@ -164,7 +164,7 @@ func (v *Verify) checkForwarding() error {
 	for _, name := range v.PassHeaders {
 		switch canonical := http.CanonicalHeaderKey(name); {
 		case name == "*":
-			return errors.New("pass_headers: expected the names of headers, found *: DOKU's signature does not cover headers, so name those that the app needs")
+			return errors.New("pass_headers: expected names, found *: DOKU's signature does not cover headers, so name those that the app needs")
 		case !httpguts.ValidHeaderFieldName(name) || strings.ContainsAny(name, "_."):
 			return fmt.Errorf("pass_headers: expected the name of a header, of letters, digits and -, found %q", name)
 		case canonical == "Host":

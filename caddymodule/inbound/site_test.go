@@ -26,7 +26,9 @@ func siteRoutes(hosts []string, handlers ...caddyhttp.MiddlewareHandler) caddyht
 func TestTheNameForTheAppIsTheSites(t *testing.T) {
 	t.Parallel()
 	tcp := &reverseproxy.Handler{Transport: new(reverseproxy.HTTPTransport), Upstreams: reverseproxy.UpstreamPool{{Dial: "127.0.0.1:3000"}}}
-	socket := &reverseproxy.Handler{Transport: new(reverseproxy.HTTPTransport), Upstreams: reverseproxy.UpstreamPool{{Dial: "unix//run/app.sock"}}}
+	socket := &reverseproxy.Handler{
+		Transport: new(reverseproxy.HTTPTransport), Upstreams: reverseproxy.UpstreamPool{{Dial: "unix//run/app.sock"}},
+	}
 	php := &reverseproxy.Handler{Transport: new(fastcgi.Transport), Upstreams: reverseproxy.UpstreamPool{{Dial: "127.0.0.1:9000"}}}
 	for _, test := range []struct {
 		name  string

@@ -52,9 +52,9 @@ func (u *UntrustedTrace) ServeHTTP(w http.ResponseWriter, r *http.Request, next 
 	if !traced {
 		return next.ServeHTTP(w, r)
 	}
-	callers := u.traces.Extract(context.Background(), propagation.HeaderCarrier(r.Header))
-	if span := trace.SpanContextFromContext(callers); span.IsValid() {
-		r = r.WithContext(context.WithValue(r.Context(), untrustedKey{}, span))
+	ctx := r.Context() // it has no span yet
+	if span := trace.SpanContextFromContext(u.traces.Extract(ctx, propagation.HeaderCarrier(r.Header))); span.IsValid() {
+		r = r.WithContext(context.WithValue(ctx, untrustedKey{}, span))
 	}
 	for _, name := range u.fields {
 		delete(r.Header, name)

@@ -77,11 +77,11 @@ func textOf(value slog.Value) (text string, isText bool) {
 	case slog.KindString:
 		return value.String(), true
 	case slog.KindAny:
-		switch any := value.Any().(type) {
+		switch kept := value.Any().(type) {
 		case error:
-			return any.Error(), true
+			return kept.Error(), true
 		case fmt.Stringer:
-			return any.String(), true
+			return kept.String(), true
 		}
 	}
 	return "", false
