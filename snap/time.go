@@ -28,12 +28,10 @@ func Timestamp(t time.Time) string { return timestamps.of(t, 1, timestampLayout)
 //   - a date such as 2024-03-26 or 20240326, and "T" or "t";
 //   - a time such as 16:01:41, 160141, 16:01 or 16, with a fraction of its last part
 //     after a point or a comma; 24:00 ends the day, 23:59:60 UTC is a leap second;
-//   - "Z", "z", or an offset such as +07:00, +0700, +07, -00:00 or +07:00:00; a minus sign
-//     (U+2212) is a hyphen.
+//   - "Z", "z", or an offset such as +07:00, +0700, +07, -00:00 or +07:00:00.
 //
-// Week dates and ordinal dates are not read, nor a time without an offset, which could
-// be any. Use the result to check the age of a call only: the string to sign has the
-// header's own text.
+// Week and ordinal dates are not read, nor a time without an offset. Use the result to
+// check the age of a call only: the string to sign has the header's own text.
 func ParseTimestamp(s string) (time.Time, error) {
 	if len(s) > timestampLongest {
 		return time.Time{}, fmt.Errorf("%w: expected at most %d characters such as 2024-03-26T16:01:41+07:00, found %d",
@@ -63,7 +61,6 @@ func (r *timeReader) skip(text string) (found bool) {
 	return found
 }
 
-// digit reports whether a digit comes next.
 func (r *timeReader) digit() bool { return r.rest != "" && isDigit(r.rest[0]) }
 
 // number reads a number of n digits, which is most at most.
@@ -138,10 +135,10 @@ func (r *timeReader) offset() time.Duration {
 			offset += time.Duration(r.number(2, 59)) * time.Second
 		}
 	}
-	if !east {
-		offset = -offset
+	if east {
+		return offset
 	}
-	return offset
+	return -offset
 }
 
 // Day returns the WIB day of t, such as "2024-03-26".

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/credential"
+
+	"github.com/caddy-doku/caddy-doku/caddymodule/internal/telemetry"
 	"github.com/caddy-doku/caddy-doku/signer"
 	"github.com/caddy-doku/caddy-doku/snap"
 	"github.com/caddy-doku/caddy-doku/verifier"
@@ -28,8 +30,11 @@ type Credentials struct {
 
 	files map[string][sha256.Size]byte // what was read, by path
 
-	use secretUse
+	use telemetry.SecretUse
 }
+
+// Use records what becomes of calls with the secret.
+func (c *Credentials) Use() *telemetry.SecretUse { return &c.use }
 
 // Signer returns the signer of calls to DOKU.
 func (c *Credentials) Signer() *signer.Signer { return c.signer }

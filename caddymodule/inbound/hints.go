@@ -42,7 +42,7 @@ func (v *Verify) hint(in *call, head *verifier.Head, h http.Header, rejection *r
 	case !v.symmetric():
 		return ""
 	}
-	return in.account.Credentials().SecretEvidence(v.now()).Hint(in.target)
+	return in.account.Credentials().Use().Evidence(v.now()).Hint(in.target)
 }
 
 // symmetric reports whether signatures need the secret.

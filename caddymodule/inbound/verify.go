@@ -351,7 +351,7 @@ func (v *Verify) identify(in *call, head *verifier.Head, signature string) *reas
 		in.id.PaymentID = snap.PaymentID(in.service, in.verified.Canonical)
 	}
 	if in.verified.Signature == verifier.Symmetric {
-		in.account.Credentials().Matched(v.now())
+		in.account.Credentials().Use().Matched(v.now())
 	}
 	telemetry.VerifiedCalls.WithLabelValues(in.account.Name, string(in.verified.Signature), string(in.verified.BodyForm)).Inc()
 	return nil

@@ -75,9 +75,9 @@ func (c *call) count(outcome string) {
 	telemetry.Calls.WithLabelValues(telemetry.Outbound, c.name(), string(c.service), outcome).Inc()
 	switch outcome { // evidence for inbound calls
 	case reasons.Succeeded:
-		c.account.Credentials().Taken(c.account.Clock().Now())
+		c.account.Credentials().Use().Taken(c.account.Clock().Now())
 	case reasons.Unauthorized:
-		c.account.Credentials().Refused(c.account.Clock().Now())
+		c.account.Credentials().Use().Refused(c.account.Clock().Now())
 	}
 }
 

@@ -1,4 +1,4 @@
-package doku
+package telemetry
 
 import (
 	"fmt"
@@ -6,42 +6,42 @@ import (
 	"time"
 )
 
-// secretUse is what has become of calls with a secret since it was loaded. It is in
+// SecretUse is what has become of calls with a secret since it was loaded. It is in
 // nanoseconds since 1970; 0 is never.
-type secretUse struct {
+type SecretUse struct {
 	taken   atomic.Int64 // DOKU has taken an outbound call
 	refused atomic.Int64 // DOKU has answered 401 to one
 	matched atomic.Int64 // the signature of an inbound call was right
 }
 
 // Taken says that DOKU has taken an outbound call that was signed with the secret.
-func (c *Credentials) Taken(at time.Time) { c.use.taken.Store(at.UnixNano()) }
+func (u *SecretUse) Taken(at time.Time) { u.taken.Store(at.UnixNano()) }
 
 // Refused says that DOKU has answered 401 to an outbound call.
-func (c *Credentials) Refused(at time.Time) { c.use.refused.Store(at.UnixNano()) }
+func (u *SecretUse) Refused(at time.Time) { u.refused.Store(at.UnixNano()) }
 
 // Matched says that the signature of an inbound call was right.
-func (c *Credentials) Matched(at time.Time) { c.use.matched.Store(at.UnixNano()) }
+func (u *SecretUse) Matched(at time.Time) { u.matched.Store(at.UnixNano()) }
 
-// Evidence is what other calls tell about the secret.
-type Evidence struct {
+// SecretEvidence is what other calls tell about the secret.
+type SecretEvidence struct {
 	taken, refused, matched time.Duration // ago; 0 is never
 }
 
-// SecretEvidence returns what is known at the instant now.
-func (c *Credentials) SecretEvidence(now time.Time) Evidence {
+// Evidence returns what is known at the instant now.
+func (u *SecretUse) Evidence(now time.Time) SecretEvidence {
 	ago := func(at int64) time.Duration {
 		if at == 0 {
 			return 0
 		}
 		return max(now.Sub(time.Unix(0, at)), 1)
 	}
-	return Evidence{ago(c.use.taken.Load()), ago(c.use.refused.Load()), ago(c.use.matched.Load())}
+	return SecretEvidence{ago(u.taken.Load()), ago(u.refused.Load()), ago(u.matched.Load())}
 }
 
 // Hint returns what to do about an inbound call to target whose signature does not
 // match.
-func (e Evidence) Hint(target string) string {
+func (e SecretEvidence) Hint(target string) string {
 	const (
 		path = "does anything in front of the sidecar strip or change the path? Compare it with the URL at DOKU, and public_prefix; " +
 			"or it is a forgery"
