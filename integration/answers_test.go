@@ -276,12 +276,14 @@ func TestAnInquiryIsAnsweredWithABillOrA5xx(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			env := start(t, options{inbox: inbox})
+			asked := 0 // the same call within a second has the same signature, and is a repeat
 			for body, want := range map[string]int{
 				`{"responseCode":"2002400","virtualAccountData":{}}`: 200, "OK": 500, "": 500, "<html></html>": 500, `{"a":1}`: 500,
 				`{"responseCode":"4042412"}`: 404, `{"responseCode":"5002400"}`: 500,
 			} {
+				asked++
 				env.app.setAnswer(func(appCall) (int, string) { return http.StatusOK, body })
-				got := env.notify(t, simulator.Outgoing{URL: env.inward + inquiryPath, Body: []byte(`{"inquiryRequestId":"I-1"}`)})
+				got := env.notify(t, simulator.Outgoing{URL: env.inward + inquiryPath, Body: fmt.Appendf(nil, `{"inquiryRequestId":"I-%d"}`, asked)})
 				if got.status != want {
 					t.Errorf("%q: HTTP %d %s", body, got.status, got.body)
 				}

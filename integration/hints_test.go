@@ -233,13 +233,13 @@ func TestTheConnectionClosesAfterAChunkedCall(t *testing.T) {
 		"a token request":    "POST " + tokenPath + host + "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
 		"without any length": call(chunked),
 	} {
-		answers, closed := env.raw(t, 2, first+"POST /smuggled HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+		answers, closed := env.exchangeInward(t, 2, first+"POST /smuggled HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
 		if len(answers) != 1 || !closed || answers[0].header.Get("Connection") == "keep-alive" {
 			t.Errorf("%s: %d answers, closed %v", name, len(answers), closed)
 		}
 	}
 	whole := call(fmt.Sprintf("Content-Length: %d\r\n\r\n%s", len(body), body))
-	answers, _ := env.raw(t, 2, whole+whole)
+	answers, _ := env.exchangeInward(t, 2, whole+whole)
 	if len(answers) != 2 || answers[0].status != 200 || answers[1].status != 200 {
 		t.Errorf("two calls with a length on one connection got %v", answers)
 	}
@@ -328,9 +328,9 @@ func TestTheHintTellsTheSecretFromThePath(t *testing.T) {
 	other.awaitLine(t, `"reason":"signature"`, "DOKU also refuses outbound calls", "compare secret_key")
 }
 
-// raw sends bytes to the sidecar's inbound site, and returns its answers until it closes
+// exchangeInward sends bytes to the sidecar's inbound site, and returns its answers until it closes
 // the connection or n have come.
-func (env *testEnv) raw(t *testing.T, n int, text string) (answers []answer, closed bool) {
+func (env *testEnv) exchangeInward(t *testing.T, n int, text string) (answers []answer, closed bool) {
 	t.Helper()
 	conn, err := net.Dial("tcp", strings.TrimPrefix(env.inward, "http://"))
 	if err != nil {

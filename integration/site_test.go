@@ -172,5 +172,5 @@ func TestAnEscapedLetterOfThePathIsTheLetter(t *testing.T) {
 	env.run(t, env.appSite(""))
 	env.notify(t, simulator.Outgoing{URL: env.inward + "/v1.1/transfer-va/%70ayment"}).expect(t, 200, "2002500")
 	env.notify(t, simulator.Outgoing{URL: env.inward + "/V1.1/Transfer-VA/Payment", ExternalID: "E-2"}).expect(t, 404, "4040000")
-	env.awaitLine(t, `"reason":"service_unknown"`, "the URL at DOKU is spelt otherwise than the Caddyfile")
+	env.awaitLine(t, `"reason":"service_unknown"`, "the URL at DOKU is spelt otherwise")
 }

@@ -18,13 +18,27 @@ func TestStrangersDecideNothingAboutTraces(t *testing.T) {
 		asked     = "2cf7651916cd43dd8448eb211c80319e"
 		b3        = "3df7651916cd43dd8448eb211c80319f"
 	)
-	for name, sampled := range map[string]bool{"parentbased_always_off": false, "parentbased_always_on": true} {
-		t.Run(name, func(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		sampler string
+		sampled bool
+		app     bool // doku_app writes the site
+	}{
+		{"doku_app, not sampled", "parentbased_always_off", false, true},
+		{"doku_app, sampled", "parentbased_always_on", true, true},
+		{"by hand, not sampled", "parentbased_always_off", false, false},
+		{"by hand, sampled", "parentbased_always_on", true, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			env, app := newEnv(t), newWitness(t)
-			env.variables = []string{"OTEL_TRACES_SAMPLER=" + name, "OTEL_PROPAGATORS=tracecontext,baggage,b3"}
+			env, app, sampled := newEnv(t), newWitness(t), test.sampled
+			env.variables = []string{"OTEL_TRACES_SAMPLER=" + test.sampler, "OTEL_PROPAGATORS=tracecontext,baggage,b3"}
 			config := env.nameless(env.caddyfile(options{app: app.address, inbox: "{\n policy after_app\n}"}))
-			env.run(t, strings.Replace(config, "\tdoku_token ", "\tdoku_untrusted_trace\n\tdoku_token ", 1))
+			config = strings.Replace(config, "\tdoku_token ", "\tdoku_untrusted_trace\n\tdoku_token ", 1)
+			if test.app {
+				config = env.nameless(env.withSite("doku_app " + app.address))
+			}
+			env.run(t, config)
 			traced := func(id, flags string) func(r *http.Request) {
 				return func(r *http.Request) {
 					r.Header.Set("Traceparent", "00-"+id+"-b7ad6b7169203331-"+flags)

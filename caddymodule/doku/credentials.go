@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/credential"
-
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/telemetry"
 	"github.com/caddy-doku/caddy-doku/signer"
 	"github.com/caddy-doku/caddy-doku/snap"

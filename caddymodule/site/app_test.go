@@ -61,34 +61,37 @@ func handlers(t *testing.T, config string) string {
 	return strings.Join(all, "\n")
 }
 
+// traced returns the handlers of traces at paths.
+func traced(at string) string { return "untrusted_trace " + at + "\ntracing " + at }
+
 func TestDokuAppWritesTheWholeSite(t *testing.T) {
 	t.Parallel()
 	const token, paths = "/authorization/v1/access-token/b2b", "/v1.1/transfer-va/*"
 	for name, test := range map[string]struct{ config, want string }{
 		"by itself": {
 			"doku_app 127.0.0.1:3000",
-			"tracing " + token + " " + paths + "\ntoken " + token + "\nverify " + paths + "\ninbox " + paths + "\nunhandled",
+			traced(token+" "+paths) + "\ntoken " + token + "\nverify " + paths + "\ninbox " + paths + "\nunhandled",
 		},
 		"with other paths": {
 			"doku_app 127.0.0.1:3000 {\ntoken_path /t\npath /pay service 25\npath /bill /bills/* service 24\npath /v1/transfer-va/*\n}",
-			"tracing /t /v1/transfer-va/* /bills/* /bill /pay\ntoken /t\n" +
+			traced("/t /v1/transfer-va/* /bills/* /bill /pay") + "\ntoken /t\n" +
 				"verify /v1/transfer-va/*\ninbox /v1/transfer-va/*\nverify:24 /bills/* /bill\ninbox /bills/* /bill\nverify:25 /pay\ninbox /pay\nunhandled",
 		},
 		"with an account and options of both parts": {
 			"doku_app 127.0.0.1:3000 127.0.0.1:3001 {\naccount kopi\npolicy durable\ntimeout 3s\nname two\n}",
-			"tracing " + token + " " + paths + "\ntoken:kopi " + token + "\nverify:kopi " + paths + "\ninbox:durable " + paths + "\nunhandled",
+			traced(token+" "+paths) + "\ntoken:kopi " + token + "\nverify:kopi " + paths + "\ninbox:durable " + paths + "\nunhandled",
 		},
 		"with tokens of somebody else": {
 			"doku_app 127.0.0.1:3000 {\ntoken any\n}",
-			"tracing " + paths + "\nverify " + paths + "\ninbox " + paths + "\nunhandled",
+			traced(paths) + "\nverify " + paths + "\ninbox " + paths + "\nunhandled",
 		},
 		"with directives that only prepare": {
 			"doku_app 127.0.0.1:3000\nlog\ntls internal\nheader X-A b\nrequest_body {\nmax_size 1MB\n}\nbind 127.0.0.1",
-			"headers\nrequest_body\ntracing " + token + " " + paths + "\ntoken " + token + "\nverify " + paths + "\ninbox " + paths + "\nunhandled",
+			"headers\nrequest_body\n" + traced(token+" "+paths) + "\ntoken " + token + "\nverify " + paths + "\ninbox " + paths + "\nunhandled",
 		},
 		"with a block deliver": {
 			"doku_app {\ndeliver {\nreverse_proxy {\nto 127.0.0.1:3000\n}\n}\nbody_timeout 3s\n}",
-			"tracing " + token + " " + paths + "\ntoken " + token + "\nverify " + paths + "\ninbox " + paths + "\nunhandled",
+			traced(token+" "+paths) + "\ntoken " + token + "\nverify " + paths + "\ninbox " + paths + "\nunhandled",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

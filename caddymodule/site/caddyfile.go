@@ -31,14 +31,15 @@ func init() {
 
 // The directives, and the handlers of the same name.
 const (
-	dirApp       = "doku_app"
-	dirTracing   = "doku_tracing"
-	dirUnhandled = "doku_unhandled"
-	dirToken     = "doku_token"
-	dirVerify    = "doku_verify"
-	dirInbox     = "doku_inbox"
-	dirHealth    = "doku_health"
-	dirSign      = "doku_sign"
+	dirApp            = "doku_app"
+	dirUntrustedTrace = "doku_untrusted_trace"
+	dirTracing        = "doku_tracing"
+	dirUnhandled      = "doku_unhandled"
+	dirToken          = "doku_token"
+	dirVerify         = "doku_verify"
+	dirInbox          = "doku_inbox"
+	dirHealth         = "doku_health"
+	dirSign           = "doku_sign"
 )
 
 // The paths of DOKU's calls, if doku_app names no others.
@@ -72,6 +73,7 @@ type appPath struct {
 // is the same as, in this order and whatever else is in the site,
 //
 //	@doku path <token_path> <paths...>
+//	doku_untrusted_trace @doku
 //	doku_tracing @doku
 //	doku_token <token_path>
 //	doku_verify <paths...>
@@ -207,7 +209,9 @@ func (a *app) routes() caddyhttp.RouteList {
 	for _, p := range a.paths {
 		all = append(all, p.pattern)
 	}
-	routes := caddyhttp.RouteList{route(all, caddyconfig.JSONModuleObject(Tracing{}, "handler", dirTracing, nil))}
+	routes := caddyhttp.RouteList{route(all,
+		caddyconfig.JSONModuleObject(inbound.UntrustedTrace{}, "handler", dirUntrustedTrace, nil),
+		caddyconfig.JSONModuleObject(Tracing{}, "handler", dirTracing, nil))}
 	if a.tokenPath != "" {
 		token := inbound.Token{Account: a.verify.Account}
 		routes = append(routes, route([]string{a.tokenPath}, caddyconfig.JSONModuleObject(token, "handler", dirToken, nil)))

@@ -7,7 +7,7 @@ import (
 )
 
 // directives are all of ours.
-var directives = []string{dirApp, dirToken, dirVerify, dirInbox, dirSign, dirHealth, dirTracing, dirUnhandled}
+var directives = []string{dirApp, dirToken, dirVerify, dirInbox, dirSign, dirHealth, dirTracing, dirUnhandled, dirUntrustedTrace}
 
 // Caddy does not say what an unknown directive may be. It asks the directives that are
 // registered, so the words that are one slip away from ours are, with an error.

@@ -93,7 +93,7 @@ func (w *walk) routes(routes caddyhttp.RouteList, t trail, depth int, next func(
 
 // isOurs reports whether a handler is ours, or has one of ours in it.
 func (w *walk) isOurs(h handler, depth int) bool {
-	if strings.HasPrefix(h.name, "doku_") && h.name != dirTracing {
+	if strings.HasPrefix(h.name, "doku_") && h.name != dirTracing && h.name != dirUntrustedTrace {
 		return true
 	}
 	if depth > deepest {
@@ -111,7 +111,7 @@ func (w *walk) isOurs(h handler, depth int) bool {
 // passing are the handlers of Caddy that always call the next one.
 var passing = []string{
 	"copy_response_headers", "encode", "headers", "intercept", "log_append", "map", "push", "request_body", "templates", "timeouts",
-	"tracing", "vars", dirTracing, dirSign, dirHealth,
+	"tracing", "vars", dirUntrustedTrace, dirTracing, dirSign, dirHealth,
 }
 
 // answering are those that never do, as far as a POST request for DOKU's paths goes.
