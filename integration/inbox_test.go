@@ -470,7 +470,7 @@ func TestAnInboxThatCannotBeIsNoneAtAll(t *testing.T) {
 	t.Run("with two settings under one name", func(t *testing.T) {
 		t.Parallel()
 		env := newEnv(t)
-		output := env.startFails(t, env.caddyfile(options{inbox: "\ndoku_inbox /other 127.0.0.1:1 {\n policy durable\n}"}))
+		output := env.startFails(t, env.caddyfile(options{inbox: "\ndoku_inbox /v1.1/transfer-va/payment 127.0.0.1:1 {\n policy durable\n}"}))
 		if !strings.Contains(output, "two inboxes are called") {
 			t.Errorf("it said %s", output)
 		}

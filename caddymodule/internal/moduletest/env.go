@@ -6,11 +6,14 @@ package moduletest
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"maps"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -87,6 +90,24 @@ func Build(t testing.TB, environment string, o Options) *Env {
 	return &Env{Ctx: ctx}
 }
 
+var listeners atomic.Uint32
+
+// listen listens on an address that no other environment of this process has or had. The
+// accounts of all environments share a store, and DOKU's address is what tells them apart;
+// a port is given away again.
+func listen(t testing.TB) net.Listener {
+	t.Helper()
+	n := listeners.Add(1)
+	l, err := net.Listen("tcp", fmt.Sprintf("127.%d.%d.%d:0", 1+n>>16&0x7f, n>>8&0xff, n&0xff))
+	if err != nil { // not every system has all of 127.0.0.0/8
+		l, err = net.Listen("tcp", "127.0.0.1:0")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
 // New provisions the app with a simulated DOKU of its own, until the test ends.
 func New(t testing.TB, o Options) *Env {
 	t.Helper()
@@ -94,7 +115,10 @@ func New(t testing.TB, o Options) *Env {
 		o.Now = time.Now
 	}
 	doku := NewSimulator(t, o.Now)
-	server := httptest.NewServer(doku)
+	server := httptest.NewUnstartedServer(doku)
+	server.Listener.Close()
+	server.Listener = listen(t)
+	server.Start()
 	t.Cleanup(server.Close)
 	env := Build(t, server.URL, o)
 	env.DOKU = doku
