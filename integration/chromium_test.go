@@ -53,22 +53,45 @@ func TestHTTPClientsOfOtherLanguagesGetThrough(t *testing.T) {
 	t.Parallel()
 	env := startForAnyHost(t, "")
 	url := env.outward + statusPath
-	for name, command := range map[string][]string{
-		"Node's fetch": {"node", "-e", `fetch(process.argv[1], {method: "POST", body: "{}"})`, url},
-		"Python": {"python3", "-c", `import sys, urllib.request as u
-try: u.urlopen(sys.argv[1], b"{}")
-except u.HTTPError: pass`, url},
-		"PHP":  {"php", "-r", `file_get_contents($argv[1], false, stream_context_create(["http" => ["method" => "POST", "content" => "{}", "ignore_errors" => true]]));`, url},
-		"Ruby": {"ruby", "-rnet/http", "-e", `Net::HTTP.post(URI(ARGV[0]), "{}")`, url},
+	const debianNode = "NODE_PATH=/usr/share/nodejs"
+	for _, test := range []struct {
+		name    string
+		has     []string // succeeds if the client is installed
+		command []string
+	}{
+		{"Node's fetch", nil, []string{"node", "-e", `fetch(process.argv[1], {method: "POST", body: "{}"})`}},
+		{"axios", []string{"node", "-e", `require("axios")`}, []string{"node", "-e", `require("axios").post(process.argv[1], {})`}},
+		{"Python's urllib", nil, []string{"python3", "-c", "import sys, urllib.request as u\nu.urlopen(sys.argv[1], b'{}')"}},
+		{
+			"Python's requests",
+			[]string{"/usr/bin/python3", "-c", "import requests"},
+			[]string{"/usr/bin/python3", "-c", "import sys, requests\nrequests.post(sys.argv[1], json={})"},
+		},
+		{
+			"PHP's streams", nil,
+			[]string{"php", "-r", `file_get_contents($argv[1], false, stream_context_create(["http" => ["method" => "POST", "content" => "{}"]]));`},
+		},
+		{
+			"PHP's curl",
+			[]string{"php", "-r", `exit(function_exists("curl_init") ? 0 : 1);`},
+			[]string{"php", "-r", `$c = curl_init($argv[1]); curl_setopt($c, CURLOPT_POSTFIELDS, "{}"); curl_exec($c);`},
+		},
+		{"Ruby", nil, []string{"ruby", "-rnet/http", "-e", `Net::HTTP.post(URI(ARGV[0]), "{}")`}},
 	} {
-		t.Run(name, func(t *testing.T) {
-			doktest.Need(t, command[0])
-			before := env.sent()
-			if out, err := exec.CommandContext(t.Context(), command[0], command[1:]...).CombinedOutput(); err != nil {
-				t.Fatalf("%v: %s", err, out)
+		t.Run(test.name, func(t *testing.T) {
+			doktest.Need(t, test.command[0])
+			run := func(command []string) error {
+				cmd := exec.CommandContext(t.Context(), command[0], command[1:]...)
+				cmd.Env = append(cmd.Environ(), debianNode)
+				return cmd.Run()
 			}
+			if test.has != nil && run(test.has) != nil {
+				t.Skip("skipped, because it is not installed")
+			}
+			before := env.sent()
+			err := run(append(test.command, url)) // some clients make an error of DOKU's 404
 			if n := env.sent() - before; n != 1 {
-				t.Errorf("DOKU received %d calls:\n%s", n, env.log)
+				t.Errorf("DOKU received %d calls (%v):\n%s", n, err, env.log)
 			}
 		})
 	}

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs what tests start besides the sidecar: python3, node, php and a JDK for the small apps in
-# these languages, ruby, redis-server for the shared store, and chromium as a web page's browser.
+# these languages, ruby, redis-server for the shared store, and chromium as a web page's browser; and,
+# from Debian's packages, the HTTP clients php-curl, python3-requests and node-axios.
 #
 # It takes them from the system's package manager where that needs no password, and never asks
 # anything. A program that cannot be had is no error: its tests say that they were skipped, and
@@ -12,12 +13,15 @@ set -u
 works() {
 	case $1 in
 	javac) javac -version ;;
+	php-curl) php -r 'exit(function_exists("curl_init") ? 0 : 1);' ;;
+	python3-requests) /usr/bin/python3 -c 'import requests' ;;
+	node-axios) NODE_PATH=/usr/share/nodejs node -e 'require("axios")' ;;
 	*) "$1" --version ;;
 	esac >/dev/null 2>&1 </dev/null
 }
 
 missing=
-for program in python3 node php ruby javac redis-server chromium; do
+for program in python3 node php ruby javac redis-server chromium php-curl python3-requests node-axios; do
 	works "$program" || missing="$missing $program"
 done
 [ -n "$missing" ] || exit 0
@@ -38,6 +42,7 @@ if command -v apt-get >/dev/null; then
 	refresh() { $root apt-get update -q; }
 	install() { $root env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=120 install -qy --no-install-recommends "$1"; }
 	names="python3:python3 node:nodejs php:php-cli ruby:ruby javac:default-jdk-headless redis-server:redis-server chromium:chromium"
+	names="$names php-curl:php-curl python3-requests:python3-requests node-axios:node-axios"
 elif command -v apk >/dev/null; then
 	install() { $root apk add --no-cache "$1"; }
 	names="python3:python3 node:nodejs php:php ruby:ruby javac:openjdk21-jdk redis-server:redis chromium:chromium"
