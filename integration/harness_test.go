@@ -422,6 +422,7 @@ func (env *testEnv) try(t testing.TB, method, target, body string, header ...str
 	for i := 0; i+1 < len(header); i += 2 {
 		req.Header.Add(header[i], header[i+1])
 	}
+	req.Close = true // a reload closes connections that are kept open, even while a call begins
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		return answer{}, err
