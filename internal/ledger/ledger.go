@@ -131,12 +131,13 @@ func (id Identity) keys() keys {
 	external := next("/external/", id.Day+"/"+id.ExternalID)
 	used, signed, paid := external, external, external
 	if notification {
-		payment := append([]byte(name), 0)
-		if name == "" { // the body is all that tells payments apart
-			payment = append(payment, id.Digest[:]...)
+		text = append(append(text, text[call:external]...), '/')
+		payment := len(text)
+		if text = append(text, name...); name == "" { // the body is all that tells payments apart
+			text = append(text, id.Digest[:]...)
 		}
-		text = append(text, text[call:external]...)
-		text = append(append(text, '/'), shortHash(payment)...)
+		sum := sha256.Sum256(text[payment:])
+		text = hex.AppendEncode(text[:payment], sum[:16])
 		used, external = external, len(text)
 		signed, paid = external, external
 	}
