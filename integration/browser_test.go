@@ -99,7 +99,10 @@ func TestOnlyTheAppDrivesTheAppsPort(t *testing.T) {
 			"User-Agent: axios/1.7.9", "accept: application/json, text/plain, */*", "Accept-Encoding: gzip, compress, deflate, br",
 		}},
 		{name: "PHP's Guzzle", header: []string{"User-Agent: GuzzleHttp/7", "Accept-Encoding:"}},
-		{name: "Java's HttpClient", header: []string{"User-Agent: Java-http-client/21.0.1", "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c"}},
+		{
+			name:   "Java's HttpClient",
+			header: []string{"User-Agent: Java-http-client/21.0.1", "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c"},
+		},
 		{name: "SNAP's own header ORIGIN, a bare domain", header: []string{"ORIGIN: www.shop.example"}},
 		{name: "ORIGIN with a port", header: []string{"Origin: shop.example:8443"}},
 		{name: "a browser's User-Agent alone", header: []string{"User-Agent: Mozilla/5.0 (X11; Linux x86_64)"}},

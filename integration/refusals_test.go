@@ -97,7 +97,11 @@ func TestTheLogSaysWhatDOKUSays(t *testing.T) {
 		{401, `{"responseCode":"4012700","responseMessage":"Unauthorized. [Signature]"}`, []string{
 			`"response_code":"4012700"`, `"response_message":"Unauthorized. [Signature]"`,
 		}},
-		{500, "<!DOCTYPE html>\n<html><head><style>p{}</style><title>502 Bad Gateway</title></head></html>", []string{`"answer":"502 Bad Gateway"`}},
+		{
+			500,
+			"<!DOCTYPE html>\n<html><head><style>p{}</style><title>502 Bad Gateway</title></head></html>",
+			[]string{`"answer":"502 Bad Gateway"`},
+		},
 		{503, "upstream\x1b[31m gone\nsecond line", []string{`"answer":"upstream [31m gone"`}},
 		{500, `{"responseCode":5002700,"responseMessage":"no: ` + secret + ` for    88081234567890123 or a.b@c.example"}`, []string{
 			`"response_code":"5002700"`, `"response_message":"no: … for … or …"`,

@@ -76,7 +76,10 @@ func (f fields) numberCauses() (causes []string) {
 	case !isText:
 		causes = append(causes, "partnerServiceId must be a string")
 	case len(prefix) != longest:
-		causes = append(causes, fmt.Sprintf("partnerServiceId must have %d characters, padded with blanks on the left; it has %d", longest, len(prefix)))
+		causes = append(
+			causes,
+			fmt.Sprintf("partnerServiceId must have %d characters, padded with blanks on the left; it has %d", longest, len(prefix)),
+		)
 	}
 	switch {
 	case number != "" && isText && customer != "" && number != prefix+customer:
@@ -100,8 +103,11 @@ func (f fields) billCauses(service snap.Service) (causes []string) {
 	case channel == "":
 		causes = append(causes, "additionalInfo.channel is missing")
 	case !slices.Contains(channels, channel):
-		causes = append(causes, fmt.Sprintf("additionalInfo.channel is %q, which is none of DOKU's channels, such as VIRTUAL_ACCOUNT_BANK_PERMATA",
-			shown(channel, saidLongest)))
+		causes = append(
+			causes,
+			fmt.Sprintf("additionalInfo.channel is %q, which is none of DOKU's channels, such as VIRTUAL_ACCOUNT_BANK_PERMATA",
+				shown(channel, saidLongest)),
+		)
 	}
 	if service == snap.ServiceVADelete {
 		return causes

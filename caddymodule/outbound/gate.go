@@ -113,13 +113,15 @@ func isLoopback(r *http.Request) bool {
 // hostName returns the name or IP address in a Host header, in lower case, without port and
 // final dot, and whether it is one.
 func hostName(host string) (string, bool) {
-	name, port, hasPort := strings.Cut(host, ":")
+	name, port, _ := strings.Cut(host, ":")
 	if strings.HasPrefix(host, "[") {
 		end := strings.IndexByte(host, ']')
 		if end < 0 {
 			return "", false
 		}
-		name, port, hasPort = host[1:end], strings.TrimPrefix(host[end+1:], ":"), strings.HasPrefix(host[end+1:], ":")
+		var hasPort bool
+		name = host[1:end]
+		port, hasPort = strings.CutPrefix(host[end+1:], ":")
 		if _, err := netip.ParseAddr(name); err != nil || !hasPort && port != "" {
 			return "", false
 		}

@@ -52,7 +52,12 @@ func TestTheHostIsCheckedOnLoopbackOnly(t *testing.T) {
 		{&net.UnixAddr{Name: "/run/sidecar.sock"}, true},
 		{nil, true},
 	} {
-		r := httptest.NewRequestWithContext(context.WithValue(t.Context(), http.LocalAddrContextKey, test.local), http.MethodPost, "/", http.NoBody)
+		r := httptest.NewRequestWithContext(
+			context.WithValue(t.Context(), http.LocalAddrContextKey, test.local),
+			http.MethodPost,
+			"/",
+			http.NoBody,
+		)
 		r.Host = "sidecar:9180"
 		if err := s.checkHost(r); (err == nil) != test.want {
 			t.Errorf("%v: found %v", test.local, err)

@@ -77,8 +77,11 @@ func (s *Sign) readHead(c *call, w http.ResponseWriter, r *http.Request) error {
 func checkRepeated(h http.Header) error {
 	for _, name := range onceOnly {
 		if values := h[name]; len(values) > 1 {
-			return reject(reasons.HeaderRepeated, fmt.Sprintf("%s [expected it once, found %d; nothing was sent]", strings.ToUpper(name), len(values)),
-				fmt.Errorf("the app's header %s: expected it once, found %.60q", name, values))
+			return reject(
+				reasons.HeaderRepeated,
+				fmt.Sprintf("%s [expected it once, found %d; nothing was sent]", strings.ToUpper(name), len(values)),
+				fmt.Errorf("the app's header %s: expected it once, found %.60q", name, values),
+			)
 		}
 	}
 	return nil

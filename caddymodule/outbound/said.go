@@ -58,7 +58,10 @@ func said(plain []byte) []slog.Attr {
 	}
 	if err := json.Unmarshal(plain, &fields); err == nil {
 		message, _ := fields.Message.(string)
-		return []slog.Attr{slog.String("response_code", shown(string(fields.Code), 7)), slog.String("response_message", shown(message, saidLongest))}
+		return []slog.Attr{
+			slog.String("response_code", shown(string(fields.Code), 7)),
+			slog.String("response_message", shown(message, saidLongest)),
+		}
 	}
 	return []slog.Attr{slog.String("answer", shown(firstLine(plain), saidLongest))}
 }

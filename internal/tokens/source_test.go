@@ -91,7 +91,14 @@ func TestAnswersToATokenRequest(t *testing.T) {
 		{
 			"a refusal with blanks", fault(200, `{"responseCode":" 4017300","accessToken":"secret-token"}`), 0, ErrUnusable, attempts, "401730",
 		},
-		{"an expiresIn beyond all numbers", fault(200, `{"accessToken":"secret-token","expiresIn":1e999}`), 0, ErrUnusable, attempts, "expiresIn"},
+		{
+			"an expiresIn beyond all numbers",
+			fault(200, `{"accessToken":"secret-token","expiresIn":1e999}`),
+			0,
+			ErrUnusable,
+			attempts,
+			"expiresIn",
+		},
 		{"an expiresIn of zero", fault(200, `{"accessToken":"secret-token","expiresIn":0}`), 0, ErrUnusable, attempts, "expiresIn"},
 		{"a negative expiresIn", fault(200, `{"accessToken":"secret-token","expiresIn":-5}`), 0, ErrUnusable, attempts, "expiresIn"},
 		{"an expiresIn that is no number", fault(200, `{"accessToken":"secret-token","expiresIn":"soon"}`), 0, ErrUnusable, attempts, "soon"},

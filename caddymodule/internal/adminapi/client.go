@@ -26,7 +26,12 @@ import (
 func AddFlags(cmd *cobra.Command) {
 	flags := cmd.PersistentFlags()
 	flags.String("address", "", "the address of the sidecar's admin API, such as unix/caddy-doku.sock or "+caddy.DefaultAdminListen)
-	flags.StringP("config", "c", "", "the configuration that names the address, if --address does not (default: Caddyfile, if it is in this folder)")
+	flags.StringP(
+		"config",
+		"c",
+		"",
+		"the configuration that names the address, if --address does not (default: Caddyfile, if it is in this folder)",
+	)
 	flags.StringP("adapter", "a", "", "how to read --config, such as caddyfile")
 }
 

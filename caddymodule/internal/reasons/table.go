@@ -134,8 +134,9 @@ var Outbound = Table{
 		Hint: "the app must send amounts as strings and every key once; the error has the JSON paths",
 	},
 	{
-		Name: ExternalID, Case: snap.InvalidFieldFormat, Owner: "the app's", Meaning: "its X-EXTERNAL-ID is not 1 to 64 letters, digits and `-_.:+`",
-		Hint: "the app must send one X-EXTERNAL-ID of 1 to 36 digits, or none",
+		Name: ExternalID, Case: snap.InvalidFieldFormat, Owner: "the app's",
+		Meaning: "its X-EXTERNAL-ID is not 1 to 64 letters, digits and `-_.:+`",
+		Hint:    "the app must send one X-EXTERNAL-ID of 1 to 36 digits, or none",
 	},
 	{
 		Name: HeaderRepeated, Case: snap.InvalidFieldFormat, Owner: "the app's",
@@ -159,7 +160,8 @@ var Outbound = Table{
 	{
 		Name: Host, Case: snap.NotAllowed, Owner: "a web page's, or ours",
 		Meaning: "a call over loopback with a Host that does not always mean this machine; nothing was sent",
-		Hint:    "if the app calls the sidecar by this name, add it to allow_hosts of doku_sign: the error has the line; otherwise it was a web page",
+		Hint: "if the app calls the sidecar by this name, add it to allow_hosts of doku_sign: the error has the line; " +
+			"otherwise it was a web page",
 	},
 	{
 		Name: Method, Case: snap.MethodNotAllowed, Owner: "the app's", Meaning: "not GET, POST, PUT, PATCH or DELETE; nothing was sent",
