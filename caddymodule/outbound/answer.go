@@ -9,8 +9,10 @@ import (
 	"strings"
 
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/httpio"
+	"github.com/caddy-doku/caddy-doku/caddymodule/internal/refusal"
 	"github.com/caddy-doku/caddy-doku/internal/store"
 	"github.com/caddy-doku/caddy-doku/signer"
+	"github.com/caddy-doku/caddy-doku/snap"
 )
 
 // answerRead is the part of an answer that is read before any of it goes to the app, in
@@ -50,7 +52,7 @@ func (c *call) readAnswer(resp *http.Response) error {
 	resp.Body = io.NopCloser(bytes.NewReader(start))
 	c.answer = &store.Answer{Status: resp.StatusCode, Body: start}
 	c.plain = c.plainAnswer(resp.Header)
-	if c.result = resultOf(resp.StatusCode, c.plain); c.tokenRejected() {
+	if c.result = refusal.Result(resp.StatusCode, c.plain); c.tokenRejected() {
 		c.result = http.StatusUnauthorized
 	}
 	if c.keyed != nil {
@@ -73,4 +75,9 @@ func dropCORS(h http.Header) {
 // that is small enough to be read does.
 func (c *call) tokenRejected() bool {
 	return c.path != b2b2cTokenPath && c.plain != nil && signer.TokenRejected(c.status, c.plain)
+}
+
+// plainAnswer returns DOKU's answer as JSON, if it is small enough to have been read.
+func (c *call) plainAnswer(h http.Header) []byte {
+	return snap.PlainJSON(strings.Join(h.Values("Content-Encoding"), ", "), c.answer.Body, answerRead)
 }

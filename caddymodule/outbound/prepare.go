@@ -13,6 +13,7 @@ import (
 
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/httpio"
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/reasons"
+	"github.com/caddy-doku/caddy-doku/caddymodule/internal/refusal"
 	"github.com/caddy-doku/caddy-doku/signer"
 	"github.com/caddy-doku/caddy-doku/snap"
 )
@@ -101,7 +102,7 @@ func (s *Sign) warnOfOddIDs(ctx context.Context, c *call) {
 	if len(c.channelID) > channelLongest || strings.Trim(c.channelID, alphanumerics) != "" {
 		s.log.LogAttrs(ctx, slog.LevelWarn,
 			"the CHANNEL-ID is not what SNAP wants, 1 to 5 letters and digits; leave it out, unless DOKU gave it to you",
-			c.logAttrs(slog.String("channel_id", shown(c.channelID, saidLongest)))...)
+			c.logAttrs(slog.String("channel_id", refusal.Shown(c.channelID, refusal.Longest)))...)
 	}
 }
 

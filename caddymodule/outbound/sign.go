@@ -22,6 +22,7 @@ import (
 	"github.com/caddy-doku/caddy-doku/caddymodule/doku"
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/httpio"
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/reasons"
+	"github.com/caddy-doku/caddy-doku/caddymodule/internal/refusal"
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/telemetry"
 	"github.com/caddy-doku/caddy-doku/internal/idempotency"
 	"github.com/caddy-doku/caddy-doku/snap"
@@ -302,7 +303,7 @@ func (s *Sign) logOutcome(ctx context.Context, c *call) {
 	}
 	level, message, hint := slog.LevelDebug, "call to DOKU answered", outcome.Hint
 	if c.outcome == reasons.Declined {
-		hint = strings.Join(likelyCauses(c.method, c.target, c.result, c.body), "; ")
+		hint = strings.Join(refusal.LikelyCauses(c.method, c.target, c.result, c.body), "; ")
 	}
 	if hint != "" {
 		level, message = slog.LevelWarn, "DOKU has not carried out a call"
@@ -316,7 +317,7 @@ func (s *Sign) logOutcome(ctx context.Context, c *call) {
 	}
 	attrs := c.logAttrs(slog.String("outcome", c.outcome), slog.Int("status", status), slog.Duration("took", s.now().Sub(c.began)))
 	if hint != "" {
-		attrs = append(append(attrs, said(c.plain)...), slog.String("reason", c.outcome), slog.String("hint", hint))
+		attrs = append(append(attrs, refusal.Said(c.plain)...), slog.String("reason", c.outcome), slog.String("hint", hint))
 	}
 	s.log.LogAttrs(ctx, level, message, attrs...) //nolint:sloglint // one of two
 }

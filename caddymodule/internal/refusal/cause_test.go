@@ -1,4 +1,4 @@
-package outbound
+package refusal
 
 import (
 	"strings"
@@ -62,7 +62,7 @@ func TestLikelyCausesOfARefusal(t *testing.T) {
 				t.Fatalf("%s: nothing was changed", test.name)
 			}
 		}
-		found := strings.Join(likelyCauses(test.method, test.path, test.status, []byte(body)), "; ")
+		found := strings.Join(LikelyCauses(test.method, test.path, test.status, []byte(body)), "; ")
 		if test.want == "" && found != "" || !strings.Contains(found, test.want) {
 			t.Errorf("%s: found %q, expected %q", test.name, found, test.want)
 		}
@@ -70,7 +70,7 @@ func TestLikelyCausesOfARefusal(t *testing.T) {
 			t.Errorf("%s: personal data in %s", test.name, found)
 		}
 	}
-	if found := likelyCauses("POST", moduletest.CreatePath, 400, nil); len(found) != 1 || found[0] != "the call has no body" {
+	if found := LikelyCauses("POST", moduletest.CreatePath, 400, nil); len(found) != 1 || found[0] != "the call has no body" {
 		t.Errorf("without a body: found %q", found)
 	}
 }
@@ -86,11 +86,11 @@ func TestWhatDOKUSaysMayStandInTheLog(t *testing.T) {
 		"two\r\nlines\u009b31m\u202e\x00\xff":                                     "two lines 31m",
 		"":                                                                        "",
 	} {
-		if got := shown(text, saidLongest); got != want {
+		if got := Shown(text, Longest); got != want {
 			t.Errorf("%q: found %q, expected %q", text, got, want)
 		}
 	}
-	if got := shown(strings.Repeat("é ", 500), 10); got != "é é é é é …" {
+	if got := Shown(strings.Repeat("é ", 500), 10); got != "é é é é é …" {
 		t.Errorf("found %q", got)
 	}
 }

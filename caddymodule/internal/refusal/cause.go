@@ -1,4 +1,6 @@
-package outbound
+// Package refusal reads what DOKU says about a call that it refuses, and looks for the cause in the
+// request of the app. It is for the log, and decides nothing but the result of an answer.
+package refusal
 
 import (
 	"encoding/json"
@@ -31,13 +33,13 @@ type fields struct {
 	AdditionalInfo   any `json:"additionalInfo"`
 }
 
-// likelyCauses returns why DOKU may have refused a call: what in the app's request is not as
+// LikelyCauses returns why DOKU may have refused a call: what in the app's request is not as
 // DOKU's documents want it. It is read only after a refusal, and never decides anything.
-func likelyCauses(method, path string, status int, body []byte) []string {
+func LikelyCauses(method, path string, status int, body []byte) []string {
 	service, right := snap.ServiceOf(method, path)
 	if service == snap.ServiceUnknown {
 		if status == http.StatusNotFound || status == http.StatusMethodNotAllowed {
-			return []string{fmt.Sprintf("the path %s is none of DOKU's that the sidecar knows: check its spelling", shown(path, saidLongest))}
+			return []string{fmt.Sprintf("the path %s is none of DOKU's that the sidecar knows: check its spelling", Shown(path, Longest))}
 		}
 		return nil
 	}
@@ -106,7 +108,7 @@ func (f fields) billCauses(service snap.Service) (causes []string) {
 		causes = append(
 			causes,
 			fmt.Sprintf("additionalInfo.channel is %q, which is none of DOKU's channels, such as VIRTUAL_ACCOUNT_BANK_PERMATA",
-				shown(channel, saidLongest)),
+				Shown(channel, Longest)),
 		)
 	}
 	if service == snap.ServiceVADelete {

@@ -1,10 +1,9 @@
-package outbound
+package refusal
 
 import (
 	"bytes"
 	"encoding/json"
 	"log/slog"
-	"net/http"
 	"regexp"
 	"strings"
 	"unicode"
@@ -13,10 +12,10 @@ import (
 	"github.com/caddy-doku/caddy-doku/snap"
 )
 
-// resultOf returns the HTTP status of what DOKU says: status, or that of the responseCode in
+// Result returns the HTTP status of what DOKU says: status, or that of the responseCode in
 // body, if status is 2xx and the code says no. DOKU's own libraries, and other banks' SNAP,
 // refuse within a 200.
-func resultOf(status int, body []byte) int {
+func Result(status int, body []byte) int {
 	if status < 200 || status > 299 || saysYes(body) {
 		return status
 	}
@@ -44,14 +43,15 @@ func codeOf(body []byte) snap.ResponseCode {
 	return snap.ResponseCode(strings.TrimSpace(string(fields.Code)))
 }
 
-const (
-	saidLongest = 150  // of DOKU's message in the log, in characters; the limit of SNAP
-	saidRead    = 4096 // of an answer that is not JSON, in bytes
-)
+// Longest is how much of DOKU's message stands in the log, in characters; the limit of SNAP.
+const Longest = 150
 
-// said returns what DOKU says about a refusal, for the log: response code and message, or the
+// readLongest is how much is read of an answer that is not JSON, in bytes.
+const readLongest = 4096
+
+// Said returns what DOKU says about a refusal, for the log: response code and message, or the
 // first line of an answer that is not JSON.
-func said(plain []byte) []slog.Attr {
+func Said(plain []byte) []slog.Attr {
 	var fields struct {
 		Code    snap.ResponseCode `json:"responseCode"`
 		Message any               `json:"responseMessage"`
@@ -59,11 +59,11 @@ func said(plain []byte) []slog.Attr {
 	if err := json.Unmarshal(plain, &fields); err == nil {
 		message, _ := fields.Message.(string)
 		return []slog.Attr{
-			slog.String("response_code", shown(string(fields.Code), 7)),
-			slog.String("response_message", shown(message, saidLongest)),
+			slog.String("response_code", Shown(string(fields.Code), 7)),
+			slog.String("response_message", Shown(message, Longest)),
 		}
 	}
-	return []slog.Attr{slog.String("answer", shown(firstLine(plain), saidLongest))}
+	return []slog.Attr{slog.String("answer", Shown(firstLine(plain), Longest))}
 }
 
 var (
@@ -74,7 +74,7 @@ var (
 
 // firstLine returns the first line with text of an answer, without its HTML.
 func firstLine(body []byte) string {
-	text := string(body[:min(len(body), saidRead)])
+	text := string(body[:min(len(body), readLongest)])
 	for line := range strings.Lines(markup.ReplaceAllString(text, "\n")) {
 		if line = strings.TrimSpace(line); line != "" {
 			return line
@@ -83,10 +83,10 @@ func firstLine(body []byte) string {
 	return ""
 }
 
-// shown returns a text of DOKU's as it may stand in the log: in one line, not too long, and
+// Shown returns a text of DOKU's as it may stand in the log: in one line, not too long, and
 // without what may be a token, a signature, a number of a person or an address.
-func shown(text string, longest int) string {
-	text = text[:min(len(text), saidRead)]
+func Shown(text string, longest int) string {
+	text = text[:min(len(text), readLongest)]
 	text = strings.Map(func(r rune) rune {
 		if r == utf8.RuneError || !unicode.IsPrint(r) {
 			return ' '
@@ -105,9 +105,4 @@ func shown(text string, longest int) string {
 		return string(runes[:longest]) + "…"
 	}
 	return string(runes)
-}
-
-// plainAnswer returns DOKU's answer as JSON, if it is small enough to have been read.
-func (c *call) plainAnswer(h http.Header) []byte {
-	return snap.PlainJSON(strings.Join(h.Values("Content-Encoding"), ", "), c.answer.Body, answerRead)
 }
