@@ -90,7 +90,10 @@ func TestOptionsOfTheGateThatCannotBeRight(t *testing.T) {
 			t.Errorf("%q %q: expected an error", s.AllowHosts, s.NotSNAP)
 		}
 	}
-	for _, s := range []*Sign{{AllowHosts: []string{"Host.Docker.Internal", "10.0.0.1", "[fd00::1]", "a."}}, {NotSNAP: []string{"/kyc/*", "/loans/v1"}}} {
+	for _, s := range []*Sign{
+		{AllowHosts: []string{"Host.Docker.Internal", "10.0.0.1", "[fd00::1]", "a."}},
+		{NotSNAP: []string{"/kyc/*", "/loans/v1"}},
+	} {
 		env.Provision(t, s) // and validates
 	}
 }

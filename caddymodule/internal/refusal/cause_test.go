@@ -7,7 +7,8 @@ import (
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/moduletest"
 )
 
-const rightBill = `{"partnerServiceId":"    8808","customerNo":"1001","virtualAccountNo":"    88081001","virtualAccountName":"Siti","trxId":"INV-1",` +
+const rightBill = `{"partnerServiceId":"    8808","customerNo":"1001","virtualAccountNo":"    88081001","virtualAccountName":"Siti",` +
+	`"trxId":"INV-1",` +
 	`"totalAmount":{"value":"25000.00","currency":"IDR"},"virtualAccountTrxType":"C","expiredDate":"2026-12-31T23:55:00+07:00",` +
 	`"additionalInfo":{"channel":"VIRTUAL_ACCOUNT_BANK_PERMATA"}}`
 
@@ -25,11 +26,23 @@ func TestLikelyCausesOfARefusal(t *testing.T) {
 		{name: "an amount with one decimal", old: `"25000.00"`, changed: `"25000.0"`, want: "totalAmount.value must be digits"},
 		{name: "no amount", old: `"value":"25000.00",`, changed: ``, want: "totalAmount.value is missing"},
 		{name: "another currency", old: `"IDR"`, changed: `"USD"`, want: "totalAmount.currency must be IDR"},
-		{name: "no blanks before the prefix", old: `"partnerServiceId":"    8808"`, changed: `"partnerServiceId":"8808"`, want: "padded with blanks on the left; it has 4"},
-		{name: "the prefix as a number", old: `"partnerServiceId":"    8808"`, changed: `"partnerServiceId":8808`, want: "partnerServiceId must be a string"},
-		{name: "a number without the blanks", old: `"    88081001"`, changed: `"88081001"`, want: "virtualAccountNo must be partnerServiceId and customerNo"},
+		{
+			name: "no blanks before the prefix", old: `"partnerServiceId":"    8808"`, changed: `"partnerServiceId":"8808"`,
+			want: "padded with blanks on the left; it has 4",
+		},
+		{
+			name: "the prefix as a number", old: `"partnerServiceId":"    8808"`, changed: `"partnerServiceId":8808`,
+			want: "partnerServiceId must be a string",
+		},
+		{
+			name: "a number without the blanks", old: `"    88081001"`, changed: `"88081001"`,
+			want: "virtualAccountNo must be partnerServiceId and customerNo",
+		},
 		{name: "the customer as a number", old: `"1001"`, changed: `1001`, want: "customerNo must be a string"},
-		{name: "a channel misspelt", old: `BANK_PERMATA`, changed: `PERMATA`, want: `"VIRTUAL_ACCOUNT_PERMATA", which is none of DOKU's channels`},
+		{
+			name: "a channel misspelt", old: `BANK_PERMATA`, changed: `PERMATA`,
+			want: `"VIRTUAL_ACCOUNT_PERMATA", which is none of DOKU's channels`,
+		},
 		{name: "no channel", old: `"channel":`, changed: `"chanel":`, want: "additionalInfo.channel is missing"},
 		{name: "no trxId", old: `"trxId":"INV-1",`, changed: ``, want: "trxId is missing"},
 		{name: "another type", old: `"virtualAccountTrxType":"C"`, changed: `"virtualAccountTrxType":"1"`, want: "virtualAccountTrxType must be"},
@@ -43,7 +56,10 @@ func TestLikelyCausesOfARefusal(t *testing.T) {
 			name: "a delete that is posted", path: "/virtual-accounts/bi-snap-va/v1.1/transfer-va/delete-va",
 			want: "the method of this path is DELETE, the app has sent POST",
 		},
-		{name: "a path misspelt", path: "/virtual-accounts/bi-snap-va/v1.1/transfer-va/creat-va", status: 404, want: "none of DOKU's that the sidecar knows"},
+		{
+			name: "a path misspelt", path: "/virtual-accounts/bi-snap-va/v1.1/transfer-va/creat-va", status: 404,
+			want: "none of DOKU's that the sidecar knows",
+		},
 		{name: "another path that DOKU knows", path: "/some/path", status: 400},
 		{name: "another service", path: "/direct-debit/core/v1/debit/refund", old: `"25000.00"`, changed: `1`},
 	} {
