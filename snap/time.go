@@ -3,9 +3,10 @@ package snap
 import (
 	"errors"
 	"fmt"
-	"strings"
 	"sync/atomic"
 	"time"
+
+	"github.com/caddy-doku/caddy-doku/snap/internal/iso8601"
 )
 
 // WIB is Western Indonesian Time, UTC+7 all year: the zone of DOKU's days. An
@@ -37,109 +38,14 @@ func ParseTimestamp(s string) (time.Time, error) {
 		return time.Time{}, fmt.Errorf("%w: expected at most %d characters such as 2024-03-26T16:01:41+07:00, found %d",
 			errTimestamp, timestampLongest, len(s))
 	}
-	r := timeReader{rest: s}
-	t := r.date()
-	if r.bad = r.bad || !r.skip("T") && !r.skip("t"); !r.bad {
-		t = r.clock(t)
-	}
-	if r.bad || r.rest != "" {
+	t, ok := iso8601.Parse(s)
+	if !ok {
 		return time.Time{}, fmt.Errorf("%w: expected a form such as 2024-03-26T16:01:41+07:00, found %q", errTimestamp, s)
 	}
 	return t, nil
 }
 
 const timestampLongest = 64
-
-// timeReader reads the parts of a timestamp. Once a part is not as expected, it is bad.
-type timeReader struct {
-	rest string
-	bad  bool
-}
-
-func (r *timeReader) skip(text string) (found bool) {
-	r.rest, found = strings.CutPrefix(r.rest, text)
-	return found
-}
-
-func (r *timeReader) digit() bool { return r.rest != "" && isDigit(r.rest[0]) }
-
-// number reads a number of n digits, which is most at most.
-func (r *timeReader) number(n, most int) (value int) {
-	for range n {
-		if !r.digit() {
-			r.bad = true
-			return 0
-		}
-		value = value*10 + int(r.rest[0]-'0')
-		r.rest = r.rest[1:]
-	}
-	r.bad = r.bad || value > most
-	return value
-}
-
-// date reads a date, and returns its beginning in UTC.
-func (r *timeReader) date() time.Time {
-	year := r.number(4, 9999)
-	extended := r.skip("-")
-	month := time.Month(r.number(2, 12))
-	r.bad = r.bad || extended && !r.skip("-")
-	day := r.number(2, 31)
-	t := time.Date(year, month, day, 0, 0, 0, 0, time.UTC)
-	r.bad = r.bad || t.Month() != month || t.Day() != day
-	return t
-}
-
-// more reports whether another part of a time or offset follows, and skips the colon.
-func (r *timeReader) more() bool { return r.skip(":") || r.digit() }
-
-// clock reads time of day and offset, and returns the instant.
-func (r *timeReader) clock(midnight time.Time) time.Time {
-	unit := time.Hour
-	since := time.Duration(r.number(2, 24)) * unit
-	leap := false
-	if r.more() {
-		unit = time.Minute
-		since += time.Duration(r.number(2, 59)) * unit
-		if r.more() {
-			unit = time.Second
-			second := r.number(2, 60)
-			since += time.Duration(second) * unit
-			leap = second == 60
-		}
-	}
-	whole := since
-	if r.skip(".") || r.skip(",") {
-		r.bad = r.bad || !r.digit()
-		for r.digit() {
-			unit /= 10
-			since += time.Duration(r.number(1, 9)) * unit
-		}
-	}
-	t := midnight.Add(since).Add(-r.offset())
-	r.bad = r.bad || since >= 24*time.Hour && !leap && since != 24*time.Hour // 24:00 is the last
-	r.bad = r.bad || leap && t.Add(whole-since).Unix()%(24*60*60) != 0
-	return t
-}
-
-// offset reads the difference from UTC.
-func (r *timeReader) offset() time.Duration {
-	if r.skip("Z") || r.skip("z") {
-		return 0
-	}
-	east := r.skip("+")
-	r.bad = r.bad || !east && !r.skip("-") && !r.skip("\u2212")
-	offset := time.Duration(r.number(2, 23)) * time.Hour
-	if r.more() {
-		offset += time.Duration(r.number(2, 59)) * time.Minute
-		if r.more() {
-			offset += time.Duration(r.number(2, 59)) * time.Second
-		}
-	}
-	if east {
-		return offset
-	}
-	return -offset
-}
 
 // Day returns the WIB day of t, such as "2024-03-26".
 func Day(t time.Time) string { return days.of(t, 24*60*60, time.DateOnly) }

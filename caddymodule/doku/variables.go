@@ -4,7 +4,6 @@ import (
 	"os"
 	"regexp"
 	"slices"
-	"strings"
 
 	"github.com/caddyserver/caddy/v2"
 
@@ -40,49 +39,16 @@ func (a *App) warnOfVariables() {
 	}
 	a.log.Info("a reload does not read variables anew: their values are those of the start; a changed variable needs a restart, "+
 		"a changed file does not", "variables", names)
-	for _, file := range envFiles(os.Args) {
+	for _, file := range credential.EnvFiles(os.Args) {
 		content, err := credential.Read(file)
 		if err != nil {
 			a.log.Warn("the file of variables cannot be read any more", "file", file, "error", err)
 			continue
 		}
 		for _, name := range names {
-			if value, known := valueIn(string(content), name); known && value != os.Getenv(name) {
+			if value, known := credential.ValueIn(string(content), name); known && value != os.Getenv(name) {
 				a.log.Warn("a variable has another value in its file than the one in use, which stays until a restart", "variable", name, "file", file)
 			}
 		}
 	}
-}
-
-// envFiles returns the files that the arguments of `caddy run` name.
-func envFiles(args []string) (files []string) {
-	for i, arg := range args {
-		if value, found := strings.CutPrefix(arg, "--envfile="); found {
-			files = append(files, strings.Split(value, ",")...)
-		} else if arg == "--envfile" && i+1 < len(args) {
-			files = append(files, strings.Split(args[i+1], ",")...)
-		}
-	}
-	return files
-}
-
-// valueIn returns the value of a variable in an env file as Caddy reads it. A value of
-// several lines is not known.
-func valueIn(content, name string) (value string, known bool) {
-	for line := range strings.Lines(content) {
-		key, text, found := strings.Cut(strings.TrimSpace(line), "=")
-		if !found || strings.TrimPrefix(key, "export ") != name {
-			continue
-		}
-		if before, _, comment := strings.Cut(text, "#"); comment {
-			text = strings.TrimRight(before, " \t")
-		}
-		known = true
-		if quote := text[:min(len(text), 1)]; quote == `"` || quote == "'" {
-			known = len(text) > 1 && strings.HasSuffix(text, quote)
-			text = strings.Trim(text, quote)
-		}
-		value = text
-	}
-	return value, known
 }
