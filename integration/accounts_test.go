@@ -313,6 +313,19 @@ func TestChangedKeysAndSecretsAreTakenUpWithoutAReload(t *testing.T) {
 	eventually(t, func() answer { return env.call(t, http.MethodPost, createPath, bill("1", "A", "1000.00", "C", "")) }, "4012700")
 	secret.set(t, []byte(secretKey+"\n"))
 	env.awaitMetrics(t, loads+`loaded"} 2`)
+	// A file that is away for a moment leaves no fault behind.
+	away := public.path + ".away"
+	if err := os.Rename(public.path, away); err != nil {
+		t.Fatal(err)
+	}
+	env.awaitLine(t, "a changed file of the account is of no use", "no such file")
+	if err := os.Rename(away, public.path); err != nil {
+		t.Fatal(err)
+	}
+	env.awaitLine(t, "the files of keys and secrets are again as they were")
+	if status, err := env.runCommand(t, "doku", "status"); err != nil || strings.Contains(status, "KEYS") {
+		t.Errorf("%v\n%s", err, status)
+	}
 	env.call(t, http.MethodPost, createPath, bill("1", "A", "1000.00", "C", "")).expect(t, http.StatusOK, "2002700")
 	// With another DOKU key, DOKU gets no token here.
 	refused, err := env.doku.RequestToken(t.Context(), nil)

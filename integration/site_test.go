@@ -27,6 +27,26 @@ func TestDokuAppTakesDOKUsCalls(t *testing.T) {
 	}
 }
 
+func TestDokuAppTakesBareAnswersIfItIsToldTo(t *testing.T) {
+	t.Parallel()
+	for options, want := range map[string]int{"{\n app_answers loose\n}": 200, "{\n app_answers strict\n}": 500} {
+		env := newEnv(t)
+		env.run(t, env.appSite(options))
+		env.app.setAnswer(func(appCall) (int, string) { return 200, "OK" })
+		if got := env.notify(t, simulator.Outgoing{}); got.status != want {
+			t.Errorf("%s: DOKU got HTTP %d", options, got.status)
+		}
+	}
+}
+
+func TestAPathInDokuAppThatTellsNoServiceIsRefused(t *testing.T) {
+	t.Parallel()
+	env := newEnv(t)
+	if out := env.startFails(t, env.appSite("{\n path /bayar\n}")); !strings.Contains(out, "write `path /bayar service 25`") {
+		t.Errorf("it said %s", out)
+	}
+}
+
 func TestASignedCallThatNobodyHandlesIsWarnedOf(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct{ target, path, hint string }{

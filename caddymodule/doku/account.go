@@ -278,7 +278,13 @@ func (a *Account) logKeys(log *slog.Logger, message string) {
 // be used is logged once.
 func (a *Account) reload(ctx context.Context, log *slog.Logger) {
 	files := a.Credentials().currentFiles()
-	if maps.Equal(files, a.Credentials().files) || maps.Equal(files, a.tried) {
+	switch {
+	case maps.Equal(files, a.Credentials().files):
+		if a.tried = nil; a.loadFailed.Swap(nil) != nil {
+			log.Info("the files of keys and secrets are again as they were", "account", a.Name)
+		}
+		return
+	case maps.Equal(files, a.tried):
 		return
 	}
 	a.tried = files

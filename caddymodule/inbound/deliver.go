@@ -67,7 +67,7 @@ func (v *Verify) deliver(in *call, rej rejecter, w http.ResponseWriter, r *http.
 	outcome := reasons.Accepted
 	if out.Answer.Status < 200 || out.Answer.Status > 299 {
 		outcome = reasons.AppRefused
-		v.logAppRefusal(ctx, in, app.Status(), out.Answer.Status)
+		v.logAppRefusal(ctx, in, app.Status(), out.Answer)
 	}
 	rej.count(outcome)
 	v.logOutcome(ctx, in, outcome, out.Answer.Status)

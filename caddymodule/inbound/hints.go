@@ -51,8 +51,8 @@ func (v *Verify) symmetric() bool { return slices.Contains(v.forms, verifier.Sym
 // unknownService is the rejection of a genuine call whose path names no service.
 func unknownService(target string) *reasons.Rejection {
 	rejection := reject(reasons.ServiceUnknown, "", fmt.Errorf(
-		"the path %.200q does not tell which service a genuine call is of; write it in doku_verify, such as `service %s` for payment notifications",
-		target, snap.ServiceVAPayment))
+		"the path %.200q does not tell which service a genuine call is of; write `path <path> service %[2]s` in doku_app, "+
+			"or `service %[2]s` in doku_verify, for payment notifications", target, snap.ServiceVAPayment))
 	path, _, _ := strings.Cut(target, "?")
 	segments := strings.Split(strings.ToLower(path), "/")
 	for i, segment := range segments {
@@ -60,7 +60,7 @@ func unknownService(target string) *reasons.Rejection {
 	}
 	if service, _ := snap.ServiceOf(http.MethodPost, strings.Join(segments, "/")); service != snap.ServiceUnknown {
 		rejection.Hint = fmt.Sprintf("the URL at DOKU is spelt otherwise than the paths that the sidecar knows: "+
-			"correct it there, or write `service %s` in doku_verify", service)
+			"correct it there, or write `path <path> service %[1]s` in doku_app or `service %[1]s` in doku_verify", service)
 	}
 	return rejection
 }

@@ -131,12 +131,12 @@ func (c inboxClient) list([]string) error {
 			fmt.Fprintln(table, "KEY\tACCOUNT\tSERVICE\tRECEIVED\tATTEMPTS\tNEXT\tLAST ERROR")
 		}
 		listed++
-		next := call.Due.Local().Format(time.DateTime)
+		next := call.Due.Local().Format(time.RFC3339)
 		if call.Dead {
 			next = "dead"
 		}
 		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%d\t%s\t%.80s\n", call.Key, call.Account, call.Service,
-			call.Received.Local().Format(time.DateTime), call.Attempts, next, telemetry.Printable(call.Error))
+			call.Received.Local().Format(time.RFC3339), call.Attempts, next, telemetry.Printable(call.Error))
 	})
 	if err != nil {
 		return err
@@ -170,13 +170,13 @@ func (c inboxClient) show(keys []string) error {
 	if _, err := c.client.Get(c.path("/"+url.PathEscape(keys[0])), &call); err != nil {
 		return err
 	}
-	state := "next try " + call.Due.Local().Format(time.DateTime) + ", given up " + call.GiveUp.Local().Format(time.DateTime)
+	state := "next try " + call.Due.Local().Format(time.RFC3339) + ", given up " + call.GiveUp.Local().Format(time.RFC3339)
 	if call.Dead {
 		state = "dead: given up; `retry` delivers it again"
 	}
 	fmt.Fprintf(c.out,
 		"key          %s\naccount      %s\nservice      %s\nexternal id  %s\npayment id   %s\nreceived     %s\nattempts     %d\nlast error   %s\nstate        %s\n\nPOST %s\n",
-		call.Key, call.Account, call.Service, call.ExternalID, telemetry.Printable(call.PaymentID), call.Received.Local().Format(time.DateTime),
+		call.Key, call.Account, call.Service, call.ExternalID, telemetry.Printable(call.PaymentID), call.Received.Local().Format(time.RFC3339),
 		call.Attempts, telemetry.Printable(call.Error), state, call.Target)
 	if err := call.Header.Write(c.out); err != nil {
 		return err
@@ -202,7 +202,7 @@ func (c inboxClient) retry(keys []string) error {
 			return err
 		}
 	}
-	return c.change(keys, "is delivered to the app now", func(key string) error {
+	return c.change(keys, "is tried now", func(key string) error {
 		_, _, err := c.client.Do(http.MethodPost, c.path("/"+url.PathEscape(key)+"/retry"))
 		return err
 	})

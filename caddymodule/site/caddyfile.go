@@ -7,6 +7,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"errors"
+	"net/http"
 	"slices"
 	"strings"
 
@@ -120,6 +121,9 @@ func readApp(h httpcaddyfile.Helper) (*app, error) {
 				return nil, err
 			}
 			continue
+		case "app_answers": // both parts have it, and the inbox is the one that asks the app
+			inbox = append(inbox, d.NextSegment()...)
+			continue
 		}
 		segment := d.NextSegment()
 		ofVerify, err := belongsToVerify(segment)
@@ -187,6 +191,12 @@ func (a *app) check(d *caddyfile.Dispenser) error {
 	}
 	if slices.ContainsFunc(a.paths, func(p appPath) bool { return strings.EqualFold(p.pattern, a.tokenPath) }) {
 		return d.Errf("doku_app: '%s' is both token_path and path", a.tokenPath)
+	}
+	for _, p := range a.paths {
+		if service, _ := snap.ServiceOf(http.MethodPost, p.pattern); p.service == "" && a.verify.Service == "" &&
+			service == snap.ServiceUnknown && !strings.Contains(p.pattern, "*") {
+			return d.Errf("path: '%s' does not tell the service; write `path %[1]s service 25` for payment notifications, 24 for inquiries", p.pattern)
+		}
 	}
 	// As Caddy sorts directives: the longer path is the more specific one.
 	slices.SortStableFunc(a.paths, func(p, q appPath) int {
@@ -258,7 +268,12 @@ func unknownOption(of *directive.UnknownError, options []caddyfile.Token) error 
 	if ofVerify, ok := errors.AsType[*directive.UnknownError](err); ok {
 		allowed = append(allowed, ofVerify.Allowed...)
 	}
-	err = &directive.UnknownError{Name: of.Name, Allowed: append(allowed, of.Allowed...)}
+	for _, name := range of.Allowed {
+		if !slices.Contains(allowed, name) {
+			allowed = append(allowed, name)
+		}
+	}
+	err = &directive.UnknownError{Name: of.Name, Allowed: allowed}
 	at := slices.IndexFunc(options, func(t caddyfile.Token) bool { return t.Text == of.Name })
 	if at < 0 {
 		return err

@@ -34,8 +34,8 @@ func (p *ports) Start(prometheus.Registerer) error {
 	}
 	p.asked = true
 	if taken := p.taken(context.Background()); taken != "" {
-		return fmt.Errorf("%s: expected no other process there, since a second sidecar would get some of the calls; "+
-			"stop it, or write `share_ports` in the global option doku for starts that overlap", taken)
+		return fmt.Errorf("%s: expected no other process there, since it would get some of the calls; stop it. "+
+			"If it is a sidecar whose end overlaps with this start, write `share_ports` in the global option doku", taken)
 	}
 	return nil
 }

@@ -59,7 +59,11 @@ var (
 		"the answer is a page",
 		"an error page, a login page or the app's start page has answered in place of the handler: " + answerWith,
 	}
-	text      = kind{"the answer is plain text", answerWith}
+	text   = kind{"the answer is plain text", answerWith}
+	around = kind{
+		"something stands before or behind the JSON",
+		"a PHP warning (display_errors), a debug bar or other output is in the answer: turn it off, so that the answer is JSON only",
+	}
 	noObject  = kind{"the answer is not a JSON object", answerWith}
 	noCode    = kind{"the answer has no responseCode", answerWith}
 	oddCode   = kind{"its responseCode is not a 2xx, 4xx or 5xx code", "a responseCode has seven digits: " + answerWith}
@@ -131,6 +135,8 @@ func kindOfYes(answer store.Answer, body []byte, read reading) kind {
 		return oddCode
 	case read.object:
 		return noCode
+	case bytes.Contains(body, []byte(`"`+codeName+`"`)):
+		return around
 	case isPage(answer, body):
 		return html
 	case isPlain(answer, body):

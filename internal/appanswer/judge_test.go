@@ -226,6 +226,7 @@ func TestAnAnswerThatDecidesNothingHasADescriptionAndAHint(t *testing.T) {
 	}{
 		{200, "", "the answer is empty: HTTP 200, \"text/html\", no body", "returned nothing"},
 		{200, "<html>Please log in</html>", "the answer is a page", "error page"},
+		{200, "<br />\n<b>Warning</b>: x\n" + yesBody, "before or behind the JSON", "display_errors"},
 		{200, "OK", `the answer is plain text: HTTP 200, "text/html", "OK"`, "2002500"},
 		{200, `{"status":"error"}`, "no responseCode", "2002500"},
 		{200, `[1]`, "not a JSON object", "2002500"},

@@ -74,11 +74,11 @@ const (
 var (
 	// ErrKept means that the app has not taken a call in time. The call is kept. It wraps
 	// the app's last answer, a [appanswer.Judgement], if there is one.
-	ErrKept = errors.New("the app has not taken the call in time; it is kept and will be delivered")
+	ErrKept = errors.New("the app has not taken the call; it is kept and will be delivered")
 
 	// ErrLost means that the app has not taken a call in time, and that the call could
 	// not be kept. Only DOKU's own retry brings it again.
-	ErrLost = errors.New("the app has not taken the call in time, and it could not be kept")
+	ErrLost = errors.New("the app has not taken the call, and it could not be kept")
 )
 
 const storeTimeout = 5 * time.Second // of writes that must happen even if the caller has gone

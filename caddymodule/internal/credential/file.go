@@ -32,6 +32,19 @@ func Path(text string) (string, bool) {
 	return path, found && len(path) <= maxPath && !strings.ContainsAny(path, "\r\n")
 }
 
+// RelativePath returns the path that stands in place of a secret key although it begins
+// like a key: a file of that name is there, or it has a slash, which no key of DOKU's has.
+func RelativePath(text string) (string, bool) {
+	if len(text) > maxPath || strings.HasPrefix(text, "SK-") || strings.ContainsAny(text, "\r\n|") || IsKey(text) {
+		return "", false
+	}
+	if _, found := Path(text); found {
+		return "", false
+	}
+	info, err := os.Stat(text)
+	return text, err == nil && info.Mode().IsRegular() || strings.Contains(text, "/")
+}
+
 var keyBeginning = regexp.MustCompile(
 	`BEGIN |^\W*(MI[A-Za-z0-9+/_-]{60}|LS0t[A-Za-z0-9+/]{60}|ssh-|ecdsa-sha2-|AAAA[BC]3Nz|AAAAE2Vj|PuTTY-|<|\{)|\\n`)
 

@@ -47,6 +47,11 @@ func (l *Loader) SecretKey(value, clientID string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	if path, found := RelativePath(secret); found {
+		if secret, err = l.secret(name, "./"+path); err != nil {
+			return "", err
+		}
+	}
 	odd, err := CheckSecret(secret, clientID)
 	if err != nil {
 		return "", fmt.Errorf("%s: %w", name, err)

@@ -3,6 +3,10 @@ package credential
 import (
 	"encoding/base64"
 	"encoding/pem"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"os"
 	"strings"
 	"testing"
 
@@ -212,6 +216,31 @@ func TestWhatIsAKeyAndWhatIsItsPath(t *testing.T) {
 	} {
 		if IsKey(path) {
 			t.Errorf("%q is taken for a key", path)
+		}
+	}
+}
+
+func TestASecretMayBeAPathWithoutADot(t *testing.T) {
+	t.Chdir(t.TempDir())
+	if err := os.MkdirAll("secrets", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	const secret = "SK-VknOxwR4xZSEPnG7fpJo"
+	for _, name := range []string{"secrets/key", "secret-key"} {
+		if err := os.WriteFile(name, []byte(secret+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		got, err := NewLoader(slog.New(slog.DiscardHandler)).SecretKey(name, "BRN-0001-1")
+		if err != nil || got != secret {
+			t.Errorf("%s: %q, %v", name, got, err)
+		}
+	}
+	if _, err := NewLoader(slog.New(slog.DiscardHandler)).SecretKey("secrets/kye", "BRN-0001-1"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a misspelt path: %v", err)
+	}
+	for _, key := range []string{secret, "doku_key_0123456789abcdef"} {
+		if got, err := NewLoader(slog.New(slog.DiscardHandler)).SecretKey(key, "BRN-0001-1"); err != nil || got != key {
+			t.Errorf("%s: %q, %v", key, got, err)
 		}
 	}
 }

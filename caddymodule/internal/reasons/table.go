@@ -262,7 +262,8 @@ var Inbound = Table{
 	{
 		Name: TokenInvalid, Case: snap.InvalidToken, Owner: "DOKU's, ours or a forger's",
 		Meaning: "the sidecar has not issued this token for this account",
-		Hint:    "all sidecars of an account need the same secret_key; if somebody else issues DOKU's tokens, `token any` in doku_verify",
+		Hint: "if secret_key has just changed, DOKU gets a new token within 15 minutes; all sidecars of an account need the same secret_key; " +
+			"only if somebody else issues DOKU's tokens, `token any` in doku_verify",
 	},
 	{
 		Name: "token_expired", Case: snap.InvalidToken, Owner: "DOKU's", Meaning: "the token has expired", Outside: TokenInvalid,

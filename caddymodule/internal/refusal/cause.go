@@ -39,7 +39,7 @@ func LikelyCauses(method, path string, status int, body []byte) []string {
 	service, right := snap.ServiceOf(method, path)
 	if service == snap.ServiceUnknown {
 		if status == http.StatusNotFound || status == http.StatusMethodNotAllowed {
-			return []string{fmt.Sprintf("the path %s is none of DOKU's that the sidecar knows: check its spelling", Shown(path, Longest))}
+			return []string{fmt.Sprintf("the path %.200q is none of DOKU's that the sidecar knows: check its spelling", path)}
 		}
 		return nil
 	}
