@@ -195,7 +195,8 @@ func (a *app) check(d *caddyfile.Dispenser) error {
 	for _, p := range a.paths {
 		if service, _ := snap.ServiceOf(http.MethodPost, p.pattern); p.service == "" && a.verify.Service == "" &&
 			service == snap.ServiceUnknown && !strings.Contains(p.pattern, "*") {
-			return d.Errf("path: '%s' does not tell the service; write `path %[1]s service 25` for payment notifications, 24 for inquiries", p.pattern)
+			return d.Errf("path: '%s' does not tell the service; write `path %[1]s service 25` for payment notifications, 24 for inquiries",
+				p.pattern)
 		}
 	}
 	// As Caddy sorts directives: the longer path is the more specific one.
