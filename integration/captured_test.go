@@ -17,8 +17,9 @@ func (env *testEnv) capture(t *testing.T, path string, body []byte) func(externa
 	t.Helper()
 	captured := simulator.Outgoing{URL: env.inward + path, Body: body, Bearer: env.token(t), Timestamp: time.Now().Format(time.RFC3339)}
 	return func(externalID string) answer {
-		captured.ExternalID = externalID
-		return env.notify(t, captured)
+		again := captured // several goroutines may send it
+		again.ExternalID = externalID
+		return env.notify(t, again)
 	}
 }
 

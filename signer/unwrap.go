@@ -34,8 +34,11 @@ func unwrap(data []byte, wanted []*regexp.Regexp) (label string, der []byte, err
 		if len(data) > largestKey {
 			return "", nil, fmt.Errorf("%w: more than %d bytes", ErrKeyFormat, largestKey)
 		}
-		if isDER(data) || bytes.HasPrefix(data, magicJKS) {
-			return label, bytes.TrimRight(data, "\r\n"), nil
+		if der, found := sequenceIn(data); found {
+			return label, der, nil
+		}
+		if bytes.HasPrefix(data, magicJKS) {
+			return label, data, nil
 		}
 		text, err := textOf(data)
 		if err != nil {
@@ -55,11 +58,12 @@ func unwrap(data []byte, wanted []*regexp.Regexp) (label string, der []byte, err
 	return "", nil, fmt.Errorf("%w: base64 within base64 within base64", ErrKeyFormat)
 }
 
-// isDER reports whether data is a sequence of ASN.1 and nothing more but line ends.
-func isDER(data []byte) bool {
+// sequenceIn returns the sequence of ASN.1 that data is, without line ends behind it. The
+// sequence itself may end with such a byte.
+func sequenceIn(data []byte) (der []byte, found bool) {
 	var sequence asn1.RawValue
 	rest, err := asn1.Unmarshal(data, &sequence)
-	return err == nil && sequence.Tag == asn1.TagSequence && len(bytes.TrimSpace(rest)) == 0
+	return data[:len(data)-len(rest)], err == nil && sequence.Tag == asn1.TagSequence && len(bytes.TrimSpace(rest)) == 0
 }
 
 // sizeOf returns the length that a sequence of ASN.1 claims to have.

@@ -1,11 +1,13 @@
 package signer
 
 import (
+	"bytes"
 	"encoding/pem"
 	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -214,5 +216,17 @@ func TestKeysOfOtherProgramsAreNamed(t *testing.T) {
 	}
 	if _, err := ParsePublicKey(public); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestDERMayEndWithTheByteOfALineEnd(t *testing.T) {
+	t.Parallel()
+	for _, end := range []byte("\r\n \t") {
+		der := []byte{0x30, 3, 4, 1, end}
+		for _, behind := range []string{"", "\n", "\r\n"} {
+			if got, found := sequenceIn(append(slices.Clone(der), behind...)); !found || !bytes.Equal(got, der) {
+				t.Errorf("%q behind %x: found %x, %v", behind, der, got, found)
+			}
+		}
 	}
 }
