@@ -11,6 +11,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/caddy-doku/caddy-doku/caddymodule/internal/httpio"
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/reasons"
 )
 
@@ -188,7 +189,7 @@ func (s *Sign) checkTarget(c *call, r *http.Request) error {
 			"nothing was sent]", r.RequestURI[i:i+1], i, r.RequestURI[i]),
 			fmt.Errorf("the app's URL has the byte %q at offset %d; expected it percent-encoded", r.RequestURI[i:i+1], i))
 	}
-	path := cleanPath(r.URL.Path)
+	path := httpio.CleanPath(r.URL.Path)
 	switch kind := kindOf(path); {
 	case kind == b2bTokenPath:
 		return reject(reasons.TokenPath, "[the sidecar gets the B2B token itself: leave this call out, and make the next one without a token; "+

@@ -2,9 +2,9 @@ package outbound
 
 import (
 	"fmt"
-	"net/url"
-	"path"
 	"strings"
+
+	"github.com/caddy-doku/caddy-doku/caddymodule/internal/httpio"
 )
 
 // pathKind says how a call to a path is signed, if it is not signed like most.
@@ -78,52 +78,12 @@ func matches(pattern, clean string) bool {
 	return clean == pattern
 }
 
-// cleanPath returns the path that DOKU may understand p as, a path without its escapes:
-// whatever its case, however often it is escaped, and without empty, "." and ".." segments,
-// parameters behind ";" and a final slash.
-func cleanPath(p string) string {
-	if isClean(p) {
-		return p
-	}
-	for range 3 { // more layers than any chain of proxies takes off
-		plain, err := url.PathUnescape(p)
-		if err != nil || plain == p {
-			break
-		}
-		p = plain
-	}
-	p = strings.ReplaceAll(strings.ToLower(p), `\`, "/")
-	segments := strings.Split(p, "/")
-	for i, segment := range segments {
-		name, _, _ := strings.Cut(segment, ";")
-		segments[i] = strings.TrimSpace(name)
-	}
-	return path.Clean("/" + strings.Join(segments, "/"))
-}
-
-// isClean reports whether p is certainly the result of [cleanPath] already.
-func isClean(p string) bool {
-	if len(p) < 2 || p[0] != '/' || p[len(p)-1] == '/' {
-		return false
-	}
-	for i := range len(p) {
-		switch c := p[i]; {
-		case 'a' <= c && c <= 'z' || '0' <= c && c <= '9' || c == '-' || c == '_':
-		case c == '/' && p[i+1] != '/': // the last byte is none
-		case c == '.' && p[i-1] != '/': // the first byte is none
-		default:
-			return false
-		}
-	}
-	return true
-}
-
 // checkPatterns checks the option not_snap.
 func checkPatterns(patterns []string) error {
 	for _, pattern := range patterns {
 		body := strings.TrimSuffix(pattern, "*")
 		if !strings.HasPrefix(pattern, "/") || strings.Contains(body, "*") || pattern == "/*" || pattern == "/" ||
-			cleanPath(body) != strings.TrimSuffix(body, "/") {
+			httpio.CleanPath(body) != strings.TrimSuffix(body, "/") {
 			return fmt.Errorf("not_snap: expected a path such as /kyc/v1/*, in lower case, with one * at most, at the end; found %q", pattern)
 		}
 	}

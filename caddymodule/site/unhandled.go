@@ -115,9 +115,9 @@ func printable(text string) string {
 
 // hint says what to do about a signed call to a path, if the server handles others.
 func hint(path string, served []string) string {
-	plain := printable(plainPath(path))
+	plain := printable(httpio.CleanPath(path))
 	for _, pattern := range served {
-		if matchPath(strings.ToLower(pattern), plain) == yes || matchPath(plainPath(pattern), plain) == yes {
+		if matchPath(strings.ToLower(pattern), plain) == yes || matchPath(httpio.CleanPath(pattern), plain) == yes {
 			return "the URL at DOKU is spelt otherwise than in the Caddyfile, which has " + pattern +
 				" (or it came under another host name): correct one of them"
 		}
@@ -131,46 +131,6 @@ func hint(path string, served []string) string {
 	}
 	return "if this is the URL of payment notifications at DOKU, write `path " + printable(path) +
 		" service 25` in doku_app (24 for inquiries); otherwise somebody else is calling"
-}
-
-// plainPath returns a path in one spelling: lower case, without escapes, path parameters,
-// repeated slashes and a slash at the end.
-func plainPath(path string) string {
-	path = strings.ToLower(unescaped(path))
-	segments := strings.Split(path, "/")
-	for i, segment := range segments {
-		segments[i], _, _ = strings.Cut(segment, ";")
-	}
-	segments = slices.DeleteFunc(segments, func(s string) bool { return strings.TrimSpace(s) == "" })
-	return "/" + strings.Join(segments, "/")
-}
-
-// unescaped returns a path without its escapes, twice over: some senders escape twice.
-func unescaped(path string) string {
-	for range 2 {
-		var b strings.Builder
-		for i := 0; i < len(path); i++ {
-			if path[i] == '%' && i+2 < len(path) && isHex(path[i+1]) && isHex(path[i+2]) {
-				b.WriteByte(fromHex(path[i+1])<<4 | fromHex(path[i+2]))
-				i += 2
-				continue
-			}
-			b.WriteByte(path[i])
-		}
-		path = b.String()
-	}
-	return path
-}
-
-func isHex(c byte) bool {
-	return '0' <= c && c <= '9' || 'a' <= c && c <= 'f' || 'A' <= c && c <= 'F'
-}
-
-func fromHex(c byte) byte {
-	if c <= '9' {
-		return c - '0'
-	}
-	return c&0xf + 9
 }
 
 // servedPaths returns the path patterns of a server that doku_token and doku_verify stand
