@@ -14,7 +14,6 @@ import (
 	"crypto/rsa"
 	"crypto/sha256"
 	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -107,12 +106,6 @@ func TokenRejected(status int, body []byte) bool {
 	if status >= http.StatusInternalServerError || !bytes.Contains(body, []byte("401")) {
 		return false
 	}
-	var fields struct {
-		ResponseCode snap.ResponseCode `json:"responseCode"`
-	}
-	if json.Unmarshal(body, &fields) != nil {
-		return false
-	}
-	status, number, ok := snap.ResponseCode(strings.TrimSpace(string(fields.ResponseCode))).Case()
+	status, number, ok := snap.ResponseCode(strings.TrimSpace(string(snap.CodeOf(body)))).Case()
 	return ok && status == http.StatusUnauthorized && (number == 1 || number == 3)
 }

@@ -84,6 +84,18 @@ func (c *ResponseCode) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
+// CodeOf returns the responseCode of the JSON object body as it is written, or "" if there
+// is none.
+func CodeOf(body []byte) ResponseCode {
+	var fields struct {
+		Code ResponseCode `json:"responseCode"`
+	}
+	if json.Unmarshal(body, &fields) != nil {
+		return ""
+	}
+	return fields.Code
+}
+
 // Case returns the HTTP status and case number in c, and false if c is not
 // seven digits.
 func (c ResponseCode) Case() (status, number int, ok bool) {

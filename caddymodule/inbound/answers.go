@@ -2,7 +2,6 @@ package inbound
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -66,10 +65,6 @@ func (v *Verify) judge(ctx context.Context, in *call, app *httpio.Recorder) (sto
 // DOKU gets answer.
 func (v *Verify) logAppRefusal(ctx context.Context, in *call, appStatus int, answer store.Answer) {
 	status := answer.Status
-	var said struct {
-		Code snap.ResponseCode `json:"responseCode"`
-	}
-	_ = json.Unmarshal(answer.Body, &said)
 	message := "the app has refused a DOKU call"
 	hint := "the app's own log says why"
 	if status != appStatus && appStatus < http.StatusMultipleChoices {
@@ -79,5 +74,5 @@ func (v *Verify) logAppRefusal(ctx context.Context, in *call, appStatus int, ans
 	v.base.Log.LogAttrs(ctx, slog.LevelWarn, message, //nolint:sloglint // one of two
 		slog.String("account", in.account.Name), slog.String("service", string(in.service)), slog.String("external_id", in.id.ExternalID),
 		slog.Int("app_status", appStatus), slog.Int("status", status), slog.String("reason", reasons.AppRefused),
-		slog.String("response_code", fmt.Sprintf("%.7s", said.Code)), slog.String("hint", hint))
+		slog.String("response_code", fmt.Sprintf("%.7s", snap.CodeOf(answer.Body))), slog.String("hint", hint))
 }

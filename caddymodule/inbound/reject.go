@@ -130,9 +130,6 @@ func (rej rejecter) report(r *http.Request, message, outcome string, why *reason
 // hint says what the operator can do, and whether DOKU tries again.
 func (rej rejecter) hint(why *reasons.Rejection) string {
 	hint := cmp.Or(why.Hint, reasons.Inbound.Hint(why.Reason))
-	if why.Reason == reasons.Signature && rej.service == snap.ServiceB2BToken {
-		hint = "compare doku_public_key with DOKU's dashboard: DOKU signs token requests with its RSA key; otherwise it is a forgery"
-	}
 	switch {
 	case why.Case.Status < http.StatusInternalServerError || why.Reason == reasons.Kept:
 	case rej.service.Notification():

@@ -76,6 +76,15 @@ type tokenAnswer struct {
 
 const maxTokenRequest = 16 << 10 // bytes
 
+// withTokenHint gives the rejection of a token request a hint of its own if the signature
+// does not match: the secret key has no part in it.
+func withTokenHint(rejection *reasons.Rejection) *reasons.Rejection {
+	if rejection.Reason == reasons.Signature {
+		rejection.Hint = "compare doku_public_key with DOKU's dashboard: DOKU signs token requests with its RSA key; otherwise it is a forgery"
+	}
+	return rejection
+}
+
 // ServeHTTP answers a token request. It never calls next.
 func (t *Token) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
 	const service = snap.ServiceB2BToken
@@ -95,15 +104,15 @@ func (t *Token) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Ha
 	}
 	account, err := t.selector.Account(r)
 	if err != nil {
-		return rej.reject(w, r, strange(err, snap.HeaderClientKey, r.Header, func() error {
+		return rej.reject(w, r, withTokenHint(strange(err, snap.HeaderClientKey, r.Header, func() error {
 			return t.selector.Any().Credentials().TokenRequest().Verify(r.Header, body, t.now())
-		}))
+		})))
 	}
 	rej.account = account.Name
 	c := account.Credentials()
 	grant, err := c.TokenRequest().Grant(r.Header, body, t.now())
 	if err != nil {
-		return rej.reject(w, r, rejectionOf(err))
+		return rej.reject(w, r, withTokenHint(rejectionOf(err)))
 	}
 	token, err := c.Issuer().IssueFor(grant)
 	if err != nil {

@@ -158,7 +158,7 @@ func (i *Inbox) keep(ctx context.Context, c callstore.Call, err error) error {
 	now := i.cfg.Now()
 	c.Error, c.Due, c.ForegroundAttempts = err.Error(), now.Add(retryDelay(1)), max(c.Attempts-1, 0)
 	if said, found := errors.AsType[*appanswer.Judgement](err); found && said.MaybeTaken() {
-		i.scheduleMaybeTaken(&c, now)
+		scheduleMaybeTaken(&c, now)
 	}
 	added, _, failed := i.cfg.Store.Add(ctx, c)
 	if failed != nil {

@@ -52,7 +52,7 @@ func (i *Inbox) scheduleRetry(c *callstore.Call, err error) {
 	said, answered := errors.AsType[*appanswer.Judgement](err)
 	switch {
 	case answered && said.MaybeTaken(), c.MaybeTaken > 0:
-		i.scheduleMaybeTaken(c, now)
+		scheduleMaybeTaken(c, now)
 		return
 	case !answered:
 		said = new(appanswer.Judgement)
@@ -67,7 +67,7 @@ func (i *Inbox) scheduleRetry(c *callstore.Call, err error) {
 
 // scheduleMaybeTaken sets when a call is due again that the app may have taken. It leaves
 // the order of its virtual account, since others must not wait for hours.
-func (i *Inbox) scheduleMaybeTaken(c *callstore.Call, now time.Time) {
+func scheduleMaybeTaken(c *callstore.Call, now time.Time) {
 	c.OrderingKey = c.Account + "/" + c.Key
 	if c.MaybeTaken++; c.MaybeTaken > len(maybeTakenDelays) {
 		c.Dead = true

@@ -19,7 +19,7 @@ func Result(status int, body []byte) int {
 	if status < 200 || status > 299 || saysYes(body) {
 		return status
 	}
-	coded, _, ok := codeOf(body).Case()
+	coded, _, ok := snap.ResponseCode(strings.TrimSpace(string(snap.CodeOf(body)))).Case()
 	if ok && 400 <= coded && coded <= 599 {
 		return coded
 	}
@@ -31,16 +31,6 @@ func Result(status int, body []byte) int {
 func saysYes(body []byte) bool {
 	i := bytes.Index(body, []byte(`"responseCode":"2`))
 	return i >= 0 && bytes.LastIndex(body, []byte(`"responseCode"`)) == i
-}
-
-func codeOf(body []byte) snap.ResponseCode {
-	var fields struct {
-		Code snap.ResponseCode `json:"responseCode"`
-	}
-	if json.Unmarshal(body, &fields) != nil {
-		return ""
-	}
-	return snap.ResponseCode(strings.TrimSpace(string(fields.Code)))
 }
 
 // Longest is how much of DOKU's message stands in the log, in characters; the limit of SNAP.

@@ -4,7 +4,6 @@ package telemetry
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -217,12 +216,9 @@ func CallAttributes(account string, service snap.Service, externalID string, ref
 
 // ResponseCode returns the attribute for the response code in an answer, if it has one.
 func ResponseCode(body []byte) []attribute.KeyValue {
-	var fields struct {
-		ResponseCode snap.ResponseCode `json:"responseCode"`
-	}
-	_ = json.Unmarshal(body, &fields) // without JSON there is no code
-	if _, _, ok := fields.ResponseCode.Case(); !ok {
+	code := snap.CodeOf(body)
+	if _, _, ok := code.Case(); !ok {
 		return nil
 	}
-	return []attribute.KeyValue{KeyResponseCode.String(string(fields.ResponseCode))}
+	return []attribute.KeyValue{KeyResponseCode.String(string(code))}
 }
