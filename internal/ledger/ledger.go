@@ -113,51 +113,71 @@ type keys struct {
 	digest   string // of the body; not a key, but the label of the lease
 }
 
+// span is a part of a text.
+type span struct{ from, to int }
+
 func (id Identity) keys() keys {
-	var room [1024]byte
-	text := append(room[:0], "ledger/"+string(id.Service)...)
-	service := len(text)
-	next := func(kind, name string) (end int) {
-		text = append(append(append(text, text[:service]...), kind...), name...)
-		return len(text)
+	var (
+		room [1024]byte
+		text = append(room[:0], "ledger/"+string(id.Service)...)
+
+		service                                    = len(text)
+		external, call, digest, signed, paid, used span
+	)
+	begin := func(kind string) (from int) {
+		from = len(text)
+		text = append(append(text, text[:service]...), kind...)
+		return from
 	}
-	notification, name, kind := id.Service.Notification(), id.name(), "/call/"
+	end := func(from int) span { return span{from, len(text)} }
+
+	name, kind := id.name(), "/call/"
 	if id.PaymentID != "" {
 		kind = "/payment/"
 	}
-	digest := next(kind, "")
-	text = append(append(hex.AppendEncode(text, id.Digest[:]), '/'), name...)
-	call := len(text)
-	external := next("/external/", id.Day+"/"+id.ExternalID)
-	used, signed, paid := external, external, external
-	if notification {
-		text = append(append(text, text[call:external]...), '/')
-		payment := len(text)
-		if text = append(text, name...); name == "" { // the body is all that tells payments apart
-			text = append(text, id.Digest[:]...)
+	from := begin(kind)
+	digest.from = len(text)
+	text = hex.AppendEncode(text, id.Digest[:])
+	digest.to = len(text)
+	text = append(append(text, '/'), name...)
+	call = end(from)
+
+	from = begin("/external/")
+	text = append(append(append(text, id.Day...), '/'), id.ExternalID...)
+	external = end(from)
+
+	switch {
+	case id.Service.Notification():
+		used = external
+		from = len(text)
+		text = append(append(text, text[used.from:used.to]...), '/')
+		text = hex.AppendEncode(text, id.payment(name))
+		external = end(from)
+		if name != "" {
+			from = begin("/paid/")
+			text = append(text, name...)
+			paid = end(from)
 		}
-		sum := sha256.Sum256(text[payment:])
-		text = hex.AppendEncode(text[:payment], sum[:16])
-		used, external = external, len(text)
-		signed, paid = external, external
-	}
-	if !notification && id.Signature != "" {
-		signed = next("/signed/", shortHash([]byte(id.Signature)))
-		paid = signed
-	}
-	if notification && name != "" {
-		paid = next("/paid/", name)
+	case id.Signature != "":
+		from = begin("/signed/")
+		text = append(text, shortHash([]byte(id.Signature))...)
+		signed = end(from)
 	}
 	whole := string(text)
-	k := keys{
-		call: whole[service:call], external: whole[used:external], used: whole[call:used],
-		signed: whole[external:signed], paid: whole[signed:paid],
-		digest: whole[digest:][:hex.EncodedLen(sha256.Size)],
+	of := func(s span) string { return whole[s.from:s.to] }
+	return keys{external: of(external), call: of(call), signed: of(signed), paid: of(paid), used: of(used), digest: of(digest)}
+}
+
+// payment returns what tells the payment of a notification apart from others, as 16 bytes:
+// its name, or its body if it has none.
+func (id Identity) payment(name string) []byte {
+	var room [longestName + sha256.Size]byte
+	text := append(room[:0], name...)
+	if name == "" {
+		text = append(text, id.Digest[:]...)
 	}
-	if !notification {
-		k.external, k.used = k.used, ""
-	}
-	return k
+	sum := sha256.Sum256(text)
+	return sum[:16]
 }
 
 // Outcome is the result of [Ledger.Deliver].
