@@ -46,8 +46,15 @@ func (h *Head) Evidence(body []byte) Evidence {
 			}
 		}
 	}
+	isJSON := make([]bool, len(forms))
+	for i, form := range forms {
+		isJSON[i] = json.Valid(form)
+	}
 	for _, r := range renderings {
-		for _, form := range forms {
+		for i, form := range forms {
+			if r.ofJSON && !isJSON[i] {
+				continue
+			}
 			if changed, ok := r.render(form); ok && h.signed(snap.Digest(changed)) {
 				return Evidence{Body: r.name}
 			}
@@ -97,16 +104,17 @@ func otherTargets(target string) []string {
 // rendering is a way in which an encoder writes the same JSON.
 type rendering struct {
 	name   string
+	ofJSON bool // render takes valid JSON only
 	render func(body []byte) ([]byte, bool)
 }
 
 var renderings = func() []rendering {
 	mark := []byte("\ufeff")
 	all := []rendering{
-		{"without its byte order mark", func(body []byte) ([]byte, bool) { return bytes.CutPrefix(body, mark) }},
-		{"with a byte order mark", func(body []byte) ([]byte, bool) { return append(bytes.Clone(mark), body...), true }},
-		{"with the line end that it lacks", func(body []byte) ([]byte, bool) { return append(bytes.Clone(body), '\n'), true }},
-		{"with its keys sorted", sorted},
+		{"without its byte order mark", false, func(body []byte) ([]byte, bool) { return bytes.CutPrefix(body, mark) }},
+		{"with a byte order mark", false, func(body []byte) ([]byte, bool) { return append(bytes.Clone(mark), body...), true }},
+		{"with the line end that it lacks", false, func(body []byte) ([]byte, bool) { return append(bytes.Clone(body), '\n'), true }},
+		{"with its keys sorted", false, sorted},
 	}
 	for _, numbers := range []struct {
 		name  string
@@ -125,7 +133,7 @@ var renderings = func() []rendering {
 			{"with <, > and & escaped", "", false, true},
 		} {
 			if name := strings.TrimPrefix(strings.TrimSuffix(text.name+" and "+numbers.name, " and "), " and "); name != "" {
-				all = append(all, rendering{name, func(body []byte) ([]byte, bool) {
+				all = append(all, rendering{name, true, func(body []byte) ([]byte, bool) {
 					return rendered(body, numbers.write, text.letters, text.slashes, text.html)
 				}})
 			}
@@ -151,12 +159,9 @@ func sorted(body []byte) ([]byte, bool) {
 	return bytes.TrimSuffix(out.Bytes(), []byte("\n")), true
 }
 
-// rendered writes JSON with other numbers and escapes. A body that has none of them, or
-// is not JSON, is not rendered again.
+// rendered writes JSON with other numbers and escapes. It reports false if body, which is
+// valid JSON, has none of them.
 func rendered(body []byte, number func(string) string, letters string, slashes, html bool) ([]byte, bool) {
-	if !json.Valid(body) {
-		return nil, false
-	}
 	out := make([]byte, 0, len(body)+len(body)/4)
 	quoted := false
 	for i := 0; i < len(body); {
