@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"net/textproto"
 	"slices"
@@ -16,7 +15,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddy-doku/caddy-doku/internal/doktest"
 	"github.com/caddy-doku/caddy-doku/simulator"
 )
 
@@ -331,14 +329,8 @@ func TestNoMutatedCallReachesTheApp(t *testing.T) {
 // send sends bytes to the inbound site, and returns the status of the answer, or 0.
 func (env *testEnv) send(t *testing.T, call []byte) int {
 	t.Helper()
-	conn, err := net.Dial("tcp", strings.TrimPrefix(env.inward, "http://"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	conn := connect(t, env.inward)
 	defer conn.Close()
-	if err := conn.SetDeadline(time.Now().Add(doktest.Patience)); err != nil {
-		t.Fatal(err)
-	}
 	if _, err := conn.Write(call); err != nil {
 		return 0 // the server has hung up
 	}

@@ -5,14 +5,11 @@ import (
 	"cmp"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
-	"github.com/caddy-doku/caddy-doku/internal/doktest"
 	"github.com/caddy-doku/caddy-doku/simulator"
 )
 
@@ -32,14 +29,8 @@ func startForAnyHost(t *testing.T, sign string) *testEnv {
 func (env *testEnv) raw(t *testing.T, requestLine string, header []string, body string) answer {
 	t.Helper()
 	address := strings.TrimPrefix(env.outward, "http://")
-	conn, err := net.Dial("tcp", address)
-	if err != nil {
-		t.Fatal(err)
-	}
+	conn := connect(t, env.outward)
 	defer conn.Close()
-	if err := conn.SetDeadline(time.Now().Add(doktest.Patience)); err != nil {
-		t.Fatal(err)
-	}
 	if !slices.ContainsFunc(header, func(line string) bool { return strings.HasPrefix(strings.ToLower(line), "host:") }) {
 		header = append([]string{"Host: " + address}, header...)
 	}

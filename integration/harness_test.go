@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -398,6 +399,20 @@ type answer struct {
 	status int
 	header http.Header
 	body   string
+}
+
+// connect opens a connection to a site. Nothing waits for it for longer than a test may wait.
+// The caller closes it.
+func connect(t testing.TB, site string) net.Conn {
+	t.Helper()
+	conn, err := net.Dial("tcp", strings.TrimPrefix(site, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.SetDeadline(time.Now().Add(doktest.Patience)); err != nil {
+		t.Fatal(err)
+	}
+	return conn
 }
 
 // call sends the app's request to the sidecar.

@@ -11,12 +11,10 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/caddy-doku/caddy-doku/internal/doktest"
 	"github.com/caddy-doku/caddy-doku/simulator"
@@ -332,14 +330,8 @@ func TestTheHintTellsTheSecretFromThePath(t *testing.T) {
 // the connection or n have come.
 func (env *testEnv) exchangeInward(t *testing.T, n int, text string) (answers []answer, closed bool) {
 	t.Helper()
-	conn, err := net.Dial("tcp", strings.TrimPrefix(env.inward, "http://"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	conn := connect(t, env.inward)
 	defer conn.Close()
-	if err := conn.SetDeadline(time.Now().Add(doktest.Patience)); err != nil {
-		t.Fatal(err)
-	}
 	if _, err := io.WriteString(conn, text); err != nil {
 		t.Fatal(err)
 	}

@@ -1,7 +1,7 @@
 package integration
 
 import (
-	"net"
+	"io"
 	"os"
 	"strings"
 	"testing"
@@ -82,23 +82,13 @@ func TestASignedCallThatNobodyHandlesIsWarnedOf(t *testing.T) {
 // sendInward sends bytes to the site for DOKU's calls, and returns the answer's.
 func (env *testEnv) sendInward(t *testing.T, request string) string {
 	t.Helper()
-	conn, err := net.Dial("tcp", strings.TrimPrefix(env.inward, "http://"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	conn := connect(t, env.inward)
 	defer conn.Close()
 	if _, err := conn.Write([]byte(request)); err != nil {
 		t.Fatal(err)
 	}
-	var answer strings.Builder
-	buffer := make([]byte, 4096)
-	for {
-		n, err := conn.Read(buffer)
-		answer.Write(buffer[:n])
-		if err != nil {
-			return answer.String()
-		}
-	}
+	answer, _ := io.ReadAll(conn) // until the server hangs up
+	return string(answer)
 }
 
 func TestARequestWithoutASignatureIsNotWarnedOf(t *testing.T) {
