@@ -109,7 +109,7 @@ func TestGoodSitesAreNeitherRefusedNorWarnedOf(t *testing.T) {
 		"by hand with a last respond":  inSite(tokenLine + verifyLine + "route {\n" + inboxLine + "respond 404\n}"),
 		"in a route":                   inSite("route {\n" + tokenLine + verifyLine + inboxLine + "respond 404\n}"),
 		"in handles":                   inSite("handle /authorization/* {\n" + tokenLine + "respond 404\n}\nhandle /v1.1/transfer-va/* {\ndoku_verify\ndoku_inbox 127.0.0.1:3000\n}\nhandle {\nrespond 404\n}"),
-		"in a handle_path":             inSite("handle_path /kopi/* {\n" + tokenLine + verifyLine + inboxLine + "respond 404\n}\nrespond 404"),
+		"in a handle_path":             inSite("handle_path /kopi/* {\n" + tokenLine + verifyLine + inboxLine + lastLine + "}\nrespond 404"),
 		"in a named route":             "&(doku) {\n" + verifyLine + inboxLine + "}\n" + inSite("route {\n"+tokenLine+"invoke doku\nrespond 404\n}"),
 		"with an unknown matcher":      inSite("@doku {\npath /v1.1/transfer-va/*\nremote_ip 10.0.0.0/8\n}\n" + tokenLine + "doku_verify @doku\ndoku_inbox @doku 127.0.0.1:3000\n" + lastLine),
 		"a maintenance answer":         inSite("@down header X-Down *\nroute {\nrespond @down 503\n" + goodSite + "}"),
@@ -118,6 +118,16 @@ func TestGoodSitesAreNeitherRefusedNorWarnedOf(t *testing.T) {
 		"another site of the user":     "http://:8080 {\nrespond ok\n}\n" + inSite(goodSite),
 		"inquiries through a proxy":    inSite(tokenLine + "doku_verify /bills {\nservice 24\n}\nreverse_proxy /bills 127.0.0.1:3000\n" + lastLine),
 		"the token in another site":    "http://:8444 {\n" + tokenLine + lastLine + "}\nhttp://:8445 {\n" + verifyLine + inboxLine + lastLine + "}\n",
+		"forward_auth in front":        inSite("forward_auth 127.0.0.1:9 {\nuri /auth\n}\n" + goodSite),
+		"basic_auth in front":          inSite("basic_auth {\nkopi $2a$14$Zkx19XLiW6VYouLHR5NmfOFU0z2GTNmpkT/5qqR7hx4IjWJPDhjvG\n}\n" + goodSite),
+		"php_fastcgi for a shop":       inSite("handle /v1* {\ndoku_app 127.0.0.1:3000\n}\nhandle /authorization/* {\ndoku_app 127.0.0.1:3000\n}\nhandle {\nphp_fastcgi 127.0.0.1:9000\n}"),
+		"php_fastcgi as the app":       inSite(tokenLine + "doku_verify /v1.1/transfer-va/*\ndoku_inbox /v1.1/transfer-va/* {\ndeliver {\nphp_fastcgi 127.0.0.1:9000\n}\n}\n" + lastLine),
+		"a shop beside it":             inSite("@doku path /authorization/* /v1/* /v1.0/* /v1.1/*\nhandle @doku {\ndoku_app 127.0.0.1:3000\n}\nhandle {\nreverse_proxy 127.0.0.1:8000\n}"),
+		"another app beside it":        inSite("doku_app 127.0.0.1:3000") + "http://:8080 {\nreverse_proxy 127.0.0.1:8000\n}\n",
+		"the app without DOKU's paths": inSite("doku_app 127.0.0.1:3000") + "http://:8080 {\nhandle /v1.1/* {\nrespond 404\n}\nhandle {\nreverse_proxy 127.0.0.1:3000\n}\n}\n",
+		"a rewrite in front":           inSite("handle /pay {\nrewrite * /v1.1/transfer-va/payment\n" + verifyLine + inboxLine + "}\n" + tokenLine + "handle {\nrespond 404\n}"),
+		"many matchers":                inSite(strings.Repeat("header /x/* {\nX-A b\n}\n", 3) + "@a header A *\n@b header B *\n@c header C *\nheader @a X 1\nheader @b X 1\nheader @c X 1\n" + goodSite),
+		"a plain answer of the errors": inSite(goodSite + "handle_errors {\nrespond {err.status_code}\n}"),
 		"a named site and the others":  "http://pay.example.com:8443 {\n" + goodSite + "}\nhttp://:8443 {\n" + lastLine + "}\n",
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -141,6 +151,7 @@ func TestSitesThatFailOpenAreRefused(t *testing.T) {
 		"a respond in a route":               {inSite("route {\nrespond 404\n" + goodSite + "}"), hidden},
 		"a respond at DOKU's path":           {inSite(tokenLine + verifyLine + inboxLine + "respond /v1.1/transfer-va/payment 200"), hidden + "v1.1/transfer-va/payment before doku_inbox"},
 		"a respond for POST":                 {inSite("@p method POST\n" + tokenLine + verifyLine + inboxLine + "respond @p 200"), hidden + "v1.1/transfer-va/payment before doku_inbox"},
+		"a respond within a handle_path":     {inSite("handle_path /kopi/* {\n" + tokenLine + verifyLine + inboxLine + "respond 404\n}\nrespond 404"), hidden + "kopi/v1.1/transfer-va/payment before doku_inbox"},
 		"a respond within a handle":          {inSite(verifyLine + tokenLine + "handle {\nrespond 404\n}\nreverse_proxy 127.0.0.1:3000"), hidden + "v1.1/transfer-va/payment before reverse_proxy"},
 		"a redirect":                         {inSite(goodSite + "redir https://example.com{uri}"), hidden},
 		"an abort":                           {inSite(tokenLine + verifyLine + inboxLine + "abort"), hidden + "v1.1/transfer-va/payment before doku_inbox"},
@@ -148,6 +159,25 @@ func TestSitesThatFailOpenAreRefused(t *testing.T) {
 		"files before a proxy":               {inSite("route {\n" + tokenLine + verifyLine + "file_server\nreverse_proxy 127.0.0.1:3000\n}"), "file_server answers DOKU's calls"},
 		"a proxy before doku_verify":         {inSite("route {\nreverse_proxy 127.0.0.1:3000\n" + goodSite + "}"), "reverse_proxy answers DOKU's calls to /authorization/v1/access-token/b2b before doku_token"},
 		"a respond before doku_app":          {inSite("route {\nrespond 404\ndoku_app 127.0.0.1:3000\n}"), hidden},
+		"a yes in a sibling":                 {inSite("handle /v1.1/transfer-va/payment* {\nrespond 200\n}\nhandle {\ndoku_app 127.0.0.1:3000\n}"), hidden + "v1.1/transfer-va/payment before doku_verify"},
+		"a yes to inquiries in a sibling":    {inSite("handle /v1.1/transfer-va/inquiry {\nrespond 200\n}\nhandle {\ndoku_app 127.0.0.1:3000\n}"), hidden + "v1.1/transfer-va/inquiry before doku_verify"},
+		"a yes to a part in a sibling":       {inSite("handle /pay/a* {\nrespond 200\n}\nhandle {\ndoku_app 127.0.0.1:3000 {\npath /pay/* service 25\n}\n}"), hidden + "pay/apayment before doku_verify"},
+		"a yes to tokens in a sibling":       {inSite("handle /authorization/* {\nrespond 200\n}\nhandle {\ndoku_app 127.0.0.1:3000\n}"), hidden + "authorization/v1/access-token/b2b before doku_token"},
+		"a yes to inquiries in a route":      {inSite("route {\nrespond /v1.1/transfer-va/inquiry 200\ndoku_app 127.0.0.1:3000\n}"), hidden + "v1.1/transfer-va/inquiry before doku_verify"},
+		"a yes by an expression of the path": {inSite("@p path_regexp ^/v1.1/.*/inquiry$\nroute {\nrespond @p 200\ndoku_app 127.0.0.1:3000\n}"), hidden + "v1.1/transfer-va/inquiry before doku_verify"},
+		"two answers of which one comes":     {inSite("@down header X-Down *\nroute {\nrespond @down 503\nrespond 200\ndoku_app 127.0.0.1:3000\n}"), hidden},
+		"tokens that go to the shop":         {inSite("handle /v1.1/* {\ndoku_app 127.0.0.1:3000\n}\nhandle {\nreverse_proxy 127.0.0.1:8000\n}"), "doku_token /authorization/v1/access-token/b2b is never reached"},
+		"a path outside of its block":        {inSite("handle /pay/* {\n" + verifyLine + inboxLine + "}\n" + tokenLine + "handle {\nrespond 404\n}"), "doku_verify /v1.1/transfer-va/* is never reached"},
+		"an inbox behind a password":         {inSite("basic_auth {\nkopi $2a$14$Zkx19XLiW6VYouLHR5NmfOFU0z2GTNmpkT/5qqR7hx4IjWJPDhjvG\n}\n" + tokenLine + inboxLine + lastLine), unverified},
+		"an inbox behind forward_auth":       {inSite("forward_auth 127.0.0.1:9 {\nuri /auth\n}\n" + tokenLine + inboxLine + lastLine), unverified},
+		"an inbox for more calls":            {inSite(tokenLine + "doku_verify /v1.1/transfer-va/payment\n" + inboxLine + lastLine), unverified},
+		"an inbox for other headers":         {inSite("@s {\npath /v1.1/transfer-va/*\nheader X-SIGNATURE *\n}\n" + tokenLine + "doku_verify @s\n" + inboxLine + lastLine), unverified},
+		"an inbox for other methods":         {inSite("@s {\npath /v1.1/transfer-va/*\nmethod POST\n}\n" + tokenLine + "doku_verify @s\n" + inboxLine + lastLine), unverified},
+		"an app for other methods":           {inSite("@s {\npath /v1.1/transfer-va/*\nmethod POST\n}\n" + tokenLine + "doku_verify @s\ndoku_inbox @s 127.0.0.1:3000\nreverse_proxy 127.0.0.1:3000"), "reverse_proxy passes PUT calls to /v1.1/transfer-va/payment to the app unverified"},
+		"an app for other headers":           {inSite("@s {\npath /v1.1/transfer-va/*\nheader X-SIGNATURE *\n}\n" + tokenLine + "doku_verify @s\nreverse_proxy 127.0.0.1:3000"), "if the matcher of doku_verify does not match"},
+		"an app for other addresses":         {inSite("@s {\npath /v1.1/transfer-va/*\nremote_ip 10.0.0.0/8\n}\n" + tokenLine + "handle @s {\ndoku_verify\ndoku_inbox 127.0.0.1:3000\n}\nhandle {\nreverse_proxy 127.0.0.1:3000\n}"), "if the matcher of doku_verify does not match"},
+		"a yes in place of every answer":     {inSite("route {\nintercept {\nreplace_status 200\n}\ndoku_app 127.0.0.1:3000\n}"), "intercept answers DOKU's calls"},
+		"a yes in place of an error":         {inSite("route {\nintercept {\n@e status 4xx 5xx\nhandle_response @e {\nrespond ok\n}\n}\n" + goodSite + "}"), "intercept answers DOKU's calls"},
 		"something behind doku_unhandled":    {inSite("route {\n" + goodSite + "reverse_proxy 127.0.0.1:3000\n}"), "reverse_proxy is never reached"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -172,6 +202,17 @@ func TestSitesThatAreProbablyWrongAreWarnedOf(t *testing.T) {
 		"a plain proxy":                {inSite(tokenLine + verifyLine + "reverse_proxy /v1.1/transfer-va/* 127.0.0.1:3000\n" + lastLine), unkept, "doku_inbox"},
 		"a plain proxy with a service": {inSite(tokenLine + "doku_verify /pay {\nservice 56\n}\nreverse_proxy /pay 127.0.0.1:3000\n" + lastLine), unkept, "doku_inbox"},
 		"no app":                       {inSite(tokenLine + verifyLine + "respond /x 404"), "no handler passes the verified calls", "`doku_inbox /v1.1/transfer-va/* "},
+		"a yes, perhaps":               {inSite("@x header X-Foo *\nroute {\nrespond @x 200\ndoku_app 127.0.0.1:3000\n}"), "respond answers paths that DOKU may call with a 2xx", "let it answer 404"},
+		"a yes, perhaps, to inquiries": {inSite("@x {\npath /v1.1/transfer-va/inquiry\nexpression {env.X} == \"1\"\n}\nroute {\nrespond @x 200\ndoku_app 127.0.0.1:3000\n}"), "for a success: /v1.1/transfer-va/inquiry", "let it answer 404"},
+		"a yes to all else":            {inSite(goodSite[:len(goodSite)-len(lastLine)] + "@all not path /v1.1/transfer-va/* /authorization/v1/access-token/b2b\nrespond @all hello"), "with a 2xx, which DOKU takes for a success: all", "doku_unhandled"},
+		"a yes for errors":             {inSite(goodSite + "handle_errors {\nrespond 200\n}"), "handle_errors answers errors with a 2xx", "err.status_code"},
+		"a shop at other paths":        {inSite(tokenLine + "handle /v1.1/transfer-va/* {\ndoku_verify\ndoku_inbox 127.0.0.1:3000\n}\nhandle {\nreverse_proxy 127.0.0.1:3000\n}"), "has not verified, at paths of DOKU's: /v1/transfer-va/payment", "respond 404"},
+		"a shop at other services":     {inSite(tokenLine + "doku_verify /v1.1/transfer-va/payment\ndoku_inbox /v1.1/transfer-va/payment 127.0.0.1:3000\nreverse_proxy 127.0.0.1:3000"), "/v1.1/transfer-va/inquiry", "behind doku_verify"},
+		"a shop at nearly the path":    {inSite(tokenLine + "doku_verify /v1.1/transfer-va/payment\ndoku_inbox /v1.1/transfer-va/payment 127.0.0.1:3000\nreverse_proxy 127.0.0.1:3000"), "/v1.1/transfer-va/payment/, /v1.1/transfer-va/payment.json", "behind doku_verify"},
+		"the app in a site of its own": {inSite("doku_app 127.0.0.1:3000") + "http://:8080 {\nreverse_proxy localhost:3000\n}\n", "passes calls to /v1.1/transfer-va/payment, whoever makes them", "respond 404"},
+		"the app under another name":   {"http://pay.example.com:8443 {\n" + goodSite + "}\nhttp://shop.example.com:8443 {\nreverse_proxy 127.0.0.1:3000\n}\n", "passes calls to /v1.1/transfer-va/payment, whoever makes them", "respond 404"},
+		"a way past doku_verify":       {inSite("@in remote_ip 10.0.0.0/8\nroute {\nreverse_proxy @in 127.0.0.1:3000\ndoku_app 127.0.0.1:3000\n}"), "past doku_verify", "remove this reverse_proxy"},
+		"doku_app in a handle":         {inSite("handle /v1.1/* {\ndoku_app 127.0.0.1:3000 {\ntoken_path /v1.1/token\n}\n}"), falls, "outside of its blocks: `doku_unhandled`"},
 		"report and doku_token":        {inSite(tokenLine + "doku_verify /v1.1/transfer-va/* {\nenforce report\n}\nreverse_proxy /v1.1/transfer-va/* 127.0.0.1:3000\n" + lastLine), "does not know them", "remove doku_token"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -180,6 +221,13 @@ func TestSitesThatAreProbablyWrongAreWarnedOf(t *testing.T) {
 				t.Errorf("error %v, warnings\n%s\nexpected %q with %q", err, warnings, test.want, test.hint)
 			}
 		})
+	}
+}
+
+func TestAWarningDoesNotAdviseWhatTheSiteHas(t *testing.T) {
+	warnings, err := validate(t, inSite("handle /v1.1/* {\ndoku_app 127.0.0.1:3000 {\ntoken_path /v1.1/token\n}\n}"))
+	if err != nil || warnings == "" || strings.Contains(warnings, "use doku_app") {
+		t.Errorf("error %v, warnings %s", err, warnings)
 	}
 }
 

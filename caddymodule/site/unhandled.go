@@ -15,6 +15,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/httpio"
+	"github.com/caddy-doku/caddy-doku/caddymodule/internal/routes"
 	"github.com/caddy-doku/caddy-doku/snap"
 )
 
@@ -117,7 +118,7 @@ func printable(text string) string {
 func hint(path string, served []string) string {
 	plain := printable(httpio.CleanPath(path))
 	for _, pattern := range served {
-		if matchPath(strings.ToLower(pattern), plain) == yes || matchPath(httpio.CleanPath(pattern), plain) == yes {
+		if routes.MatchPath(pattern, plain) || routes.MatchPath(httpio.CleanPath(pattern), plain) {
 			return "the URL at DOKU is spelt otherwise than in the Caddyfile, which has " + pattern +
 				" (or it came under another host name): correct one of them"
 		}
@@ -137,10 +138,8 @@ func hint(path string, served []string) string {
 // at, the longest first.
 func servedPaths(server *caddyhttp.Server) []string {
 	var all []string
-	for _, found := range occurrences(server) {
-		if found.name == dirToken || found.name == dirVerify {
-			all = append(all, found.paths...)
-		}
+	for _, place := range routes.New(server, nil).Places(isNamed(dirToken, dirVerify)) {
+		all = append(all, place.Paths...)
 	}
 	slices.SortFunc(all, func(a, b string) int { return cmp.Or(cmp.Compare(len(b), len(a)), strings.Compare(a, b)) })
 	return slices.Compact(all)
