@@ -498,8 +498,16 @@ func TestAnInboxThatCannotBeIsNoneAtAll(t *testing.T) {
 	})
 	t.Run("with a doku_verify that not every call comes to", func(t *testing.T) {
 		t.Parallel()
+		env := newEnv(t)
+		config := env.withSite("@verify header X-Verify *\ndoku_token " + tokenPath + "\ndoku_verify @verify\ndoku_inbox " + env.appAddress)
+		if out, err := env.command(t, config).CombinedOutput(); err == nil || !strings.Contains(string(out), "doku_verify has not verified") {
+			t.Errorf("%v: %s", err, out)
+		}
+	})
+	t.Run("where no check of the configuration looks", func(t *testing.T) {
+		t.Parallel()
 		env := startWith(t, func(env *testEnv) string {
-			return "@verify header X-Verify *\ndoku_token " + tokenPath + "\ndoku_verify @verify\ndoku_inbox " + env.appAddress
+			return "doku_token " + tokenPath + "\nerror /v1.1/* 500\nhandle_errors {\ndoku_inbox " + env.appAddress + "\n}"
 		})
 		if got := env.notify(t, simulator.Outgoing{}); got.status != http.StatusInternalServerError || len(env.app.seen()) != 0 {
 			t.Errorf("DOKU got HTTP %d, and the app was called %d times", got.status, len(env.app.seen()))
