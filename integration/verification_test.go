@@ -252,13 +252,19 @@ func TestReportOnly(t *testing.T) {
 // stop is closed, and reports whether the sidecar hung up.
 func endlessBody(t *testing.T, address string, header http.Header, stop <-chan struct{}) (ended bool) {
 	t.Helper()
+	return endlessBodyTo(t, address, paymentPath, header, stop)
+}
+
+// endlessBodyTo is endlessBody to a path.
+func endlessBodyTo(t *testing.T, address, target string, header http.Header, stop <-chan struct{}) (ended bool) {
+	t.Helper()
 	conn, err := net.Dial("tcp", address)
 	if err != nil {
 		t.Error(err)
 		return false
 	}
 	defer conn.Close()
-	fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: %s\r\nTransfer-Encoding: chunked\r\n", paymentPath, address)
+	fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: %s\r\nTransfer-Encoding: chunked\r\n", target, address)
 	_ = header.Write(conn)
 	_, _ = io.WriteString(conn, "\r\n")
 	gone := make(chan struct{})

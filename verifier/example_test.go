@@ -75,7 +75,11 @@ func ExampleTokenRequest() {
 	}
 	body := []byte(`{"grantType":"client_credentials"}`)
 
-	grant, err := requests.Grant(h, body, now)
+	head, err := requests.Head(h, now) // before the body is read
+	if err != nil {
+		panic(err)
+	}
+	grant, err := head.Grant(body)
 	if err != nil {
 		panic(err)
 	}

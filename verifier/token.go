@@ -48,9 +48,16 @@ func NewTokenRequest(clientKey string, keys []*rsa.PublicKey, window Window) (*T
 // Verify checks a request's headers and body at the instant now. The error is
 // a [*Refusal].
 func (t *TokenRequest) Verify(h http.Header, body []byte, now time.Time) error {
-	_, err := t.Grant(h, body, now)
+	head, err := t.Head(h, now)
+	if err != nil {
+		return err
+	}
+	_, err = head.Grant(body)
 	return err
 }
+
+// TokenHead is the head of a token request that DOKU has signed.
+type TokenHead struct{ grant Grant }
 
 // Grant is a token request that DOKU has signed.
 type Grant struct {
@@ -59,34 +66,36 @@ type Grant struct {
 	until  time.Time // the last instant at which the same request is accepted
 }
 
-// Grant checks a request as [TokenRequest.Verify] does, and returns what its token is
-// made from; see [Issuer.IssueFor].
-func (t *TokenRequest) Grant(h http.Header, body []byte, now time.Time) (Grant, error) {
+// Head checks a request's headers, and with them all that DOKU has signed, at the instant
+// now. Call it before you read the body of a caller you do not know. The error is a
+// [*Refusal].
+func (t *TokenRequest) Head(h http.Header, now time.Time) (TokenHead, error) {
 	clientKey, err := header(h, snap.HeaderClientKey)
 	if err != nil {
-		return Grant{}, err
+		return TokenHead{}, err
 	}
 	timestamp, err := header(h, snap.HeaderTimestamp)
 	if err != nil {
-		return Grant{}, err
+		return TokenHead{}, err
 	}
 	sent, err := header(h, snap.HeaderSignature)
 	if err != nil {
-		return Grant{}, err
-	}
-	if err := grantType(body); err != nil {
-		return Grant{}, err
+		return TokenHead{}, err
 	}
 	at, err := t.window.check(timestamp, now)
 	if err != nil {
-		return Grant{}, err
+		return TokenHead{}, err
 	}
 	signed := snap.TokenStringToSign(clientKey, timestamp)
 	if err := t.signedByDOKU(clientKey, signed, sent); err != nil {
-		return Grant{}, err
+		return TokenHead{}, err
 	}
-	return Grant{signed, at, at.Add(t.window.orDefault().Past)}, nil
+	return TokenHead{Grant{signed, at, at.Add(t.window.orDefault().Past)}}, nil
 }
+
+// Grant checks the body, which is not signed, and returns what the token is made from; see
+// [Issuer.IssueFor]. The error is a [*Refusal].
+func (h TokenHead) Grant(body []byte) (Grant, error) { return h.grant, grantType(body) }
 
 // signedByDOKU returns nil if a request is for this account, and DOKU has signed it. A
 // stranger gets the same answer whether it knows a client key or not.

@@ -93,7 +93,11 @@ func TestARequestHasOneTokenWhoseLifeDoesNotGrow(t *testing.T) {
 		h := http.Header{
 			"X-Client-Key": {client}, "X-Timestamp": {timestamp}, "X-Signature": {base64.StdEncoding.EncodeToString(raw)},
 		}
-		grant, err := requests.Grant(h, []byte(`{"grantType":"client_credentials"}`), now)
+		head, err := requests.Head(h, now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		grant, err := head.Grant([]byte(`{"grantType":"client_credentials"}`))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -4,6 +4,7 @@
 package doku
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -60,6 +61,14 @@ type App struct {
 	// clock and DOKU's, by 5 minutes at the most. The times in DOKU's
 	// calls are always compared with this machine's clock. Default: false.
 	ClockCorrection bool `json:"clock_correction,omitempty"`
+
+	// How many calls whose signature is not checked yet may send their bodies at the same
+	// time. Calls with a token of ours, and token requests that DOKU has signed, have as
+	// much room again, which strangers cannot use up. Calls beyond get 503. Default: 1000.
+	UnverifiedCalls int `json:"unverified_calls,omitempty"`
+
+	// How many bytes those bodies may have in all. Default: 64 MiB.
+	UnverifiedSize int64 `json:"unverified_size,omitempty"`
 
 	// Whether the sidecar starts though another process listens on a port of its sites.
 	// The system then gives each call to one of both: only for starts that overlap, with
@@ -153,6 +162,9 @@ func (App) CaddyModule() caddy.ModuleInfo {
 // Provision reads keys and secrets and prepares the accounts.
 func (a *App) Provision(ctx caddy.Context) error {
 	a.log = slog.New(telemetry.TracedHandler{Handler: telemetry.Log(ctx.Slogger()).Handler()})
+	if a.UnverifiedCalls < 0 || a.UnverifiedSize < 0 {
+		return errors.New("doku: unverified_calls and unverified_size must be positive")
+	}
 	if len(a.Accounts) == 0 {
 		return errors.New("doku: no account; write `account { client_id …; secret_key …; private_key … }` in the global option `doku`")
 	}
@@ -179,6 +191,12 @@ func (a *App) Provision(ctx caddy.Context) error {
 		return err
 	}
 	return a.checkSites(ctx)
+}
+
+// UnverifiedLimits returns how many bodies of calls that are not verified may be under way,
+// and their bytes in all.
+func (a *App) UnverifiedLimits() (calls, size int64) {
+	return int64(cmp.Or(a.UnverifiedCalls, 1000)), cmp.Or(a.UnverifiedSize, 64<<20)
 }
 
 // resolve opens the store and resolves all accounts. Its error has all that is wrong.

@@ -48,6 +48,8 @@ func parseApp(d *caddyfile.Dispenser, existing any) (any, error) {
 //		on_store_error   refuse|continue
 //		clock_correction on|off
 //		share_ports      [on|off]
+//		unverified_calls <number>
+//		unverified_size  <size>
 //	}
 func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // consume the option's name
@@ -71,8 +73,13 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 				return nil
 			}
 			return directive.OnOff(d, &a.SharePorts)
+		case "unverified_calls":
+			return directive.Number(d, &a.UnverifiedCalls, 1_000_000)
+		case "unverified_size":
+			return directive.Size(d, &a.UnverifiedSize, 1<<40)
 		}
-		return directive.Unknown(d, "environment", "account", "store", "on_store_error", "clock_correction", "share_ports")
+		return directive.Unknown(d, "environment", "account", "store", "on_store_error", "clock_correction", "share_ports",
+			"unverified_calls", "unverified_size")
 	})
 }
 

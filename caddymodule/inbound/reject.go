@@ -52,6 +52,7 @@ type rejecter struct {
 	Base
 	account string
 	service snap.Service
+	few     *telemetry.Few // of the calls that are not verified, or nil: each is logged
 }
 
 // reject returns the rejection for a reason of the inbound table.
@@ -69,8 +70,11 @@ func rejectionOf(err error) *reasons.Rejection {
 
 // unread is the rejection of a call whose body could not be read.
 func unread(err error) *reasons.Rejection {
-	if errors.Is(err, httpio.ErrTooLarge) {
+	switch {
+	case errors.Is(err, httpio.ErrTooLarge):
 		return reject(reasons.BodyTooLarge, "", err)
+	case errors.Is(err, httpio.ErrBusy):
+		return reject(reasons.Busy, "", err)
 	}
 	return reject(reasons.BodyUnreadable, "", err)
 }
@@ -109,20 +113,22 @@ func (rej rejecter) report(r *http.Request, message, outcome string, why *reason
 	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
 		repl.Set("http.doku.reason", why.Reason)
 	}
-	externalID := telemetry.Printable(fmt.Sprintf("%.128s", r.Header.Get(snap.HeaderExternalID)))
-	rej.Log.LogAttrs(r.Context(), slog.LevelWarn, message, //nolint:sloglint // one of two
-		slog.String("account", rej.account),
-		slog.String("service", string(rej.service)),
-		slog.String("response_code", why.Case.Code(rej.service)),
-		slog.String("reason", why.Reason),
-		slog.String("error", why.Err.Error()),
-		slog.String("hint", rej.hint(why)),
-		slog.String("external_id", externalID),
-		slog.String("remote", r.RemoteAddr))
+	externalID := func() string { return telemetry.Printable(fmt.Sprintf("%.128s", r.Header.Get(snap.HeaderExternalID))) }
+	if rej.few == nil || rej.few.Allow(why.Reason) { //nolint:contextcheck // its own line is of many calls
+		rej.Log.LogAttrs(r.Context(), slog.LevelWarn, message, //nolint:sloglint // one of two
+			slog.String("account", rej.account),
+			slog.String("service", string(rej.service)),
+			slog.String("response_code", why.Case.Code(rej.service)),
+			slog.String("reason", why.Reason),
+			slog.String("error", why.Err.Error()),
+			slog.String("hint", rej.hint(why)),
+			slog.String("external_id", externalID()),
+			slog.String("remote", r.RemoteAddr))
+	}
 	rej.Emit(eventRefused, func() map[string]any {
 		return map[string]any{
 			"account": rej.account, "service": string(rej.service), "response_code": why.Case.Code(rej.service),
-			"reason": why.Reason, "external_id": externalID, "remote": r.RemoteAddr,
+			"reason": why.Reason, "external_id": externalID(), "remote": r.RemoteAddr,
 		}
 	})
 }

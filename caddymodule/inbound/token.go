@@ -39,6 +39,7 @@ type Token struct {
 	Account string `json:"account,omitempty"`
 
 	base     Base
+	guard    *guard
 	selector *doku.Selector
 	now      func() time.Time
 }
@@ -54,6 +55,7 @@ func (t *Token) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
+	t.guard = doku.PartOf[*guard](app)
 	if t.selector, err = app.Select(t.Account, snap.HeaderClientKey, (*doku.Account).ClientKey); err != nil {
 		return err
 	}
@@ -92,29 +94,19 @@ func (t *Token) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Ha
 	_, span := telemetry.StartSpan(r.Context(), "doku.issue_token")
 	defer span.End()
 	closeChunked(w, r)
-	rej := rejecter{Base: t.base, service: service}
+	rej := rejecter{Base: t.base, service: service, few: t.guard.log}
 	if r.Method != http.MethodPost {
 		w.Header().Set("Allow", http.MethodPost)
 		return rej.reject(w, r, reject(reasons.Method, "", notPOST(r.Method)))
 	}
-	body, err := httpio.ReadInbound(w, r, maxTokenRequest, defaultBodyTimeout)
-	if err != nil {
-		httpio.Abandon(w, r)
-		return rej.reject(w, r, unread(err))
+	grant, account, rejection := t.check(w, r)
+	if account != nil {
+		rej.account = account.Name
 	}
-	account, err := t.selector.Account(r)
-	if err != nil {
-		return rej.reject(w, r, withTokenHint(strange(err, snap.HeaderClientKey, r.Header, func() error {
-			return t.selector.Any().Credentials().TokenRequest().Verify(r.Header, body, t.now())
-		})))
+	if rejection != nil {
+		return rej.reject(w, r, rejection)
 	}
-	rej.account = account.Name
-	c := account.Credentials()
-	grant, err := c.TokenRequest().Grant(r.Header, body, t.now())
-	if err != nil {
-		return rej.reject(w, r, withTokenHint(rejectionOf(err)))
-	}
-	token, err := c.Issuer().IssueFor(grant)
+	token, err := account.Credentials().Issuer().IssueFor(grant)
 	if err != nil {
 		return rej.reject(w, r, reject(reasons.Issuing, "", err))
 	}
@@ -139,6 +131,35 @@ func (t *Token) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Ha
 	h.Set(snap.HeaderTimestamp, snap.Timestamp(t.now()))
 	_, err = w.Write(answered)
 	return err
+}
+
+// check checks a token request. It reads the body, which is not signed, last: a stranger
+// cannot send one.
+func (t *Token) check(w http.ResponseWriter, r *http.Request) (verifier.Grant, *doku.Account, *reasons.Rejection) {
+	account, err := t.selector.Account(r)
+	if err != nil {
+		httpio.Abandon(w, r)
+		return verifier.Grant{}, nil, withTokenHint(strange(err, snap.HeaderClientKey, r.Header, func() error {
+			_, err := t.selector.Any().Credentials().TokenRequest().Head(r.Header, t.now())
+			return err
+		}))
+	}
+	head, err := account.Credentials().TokenRequest().Head(r.Header, t.now())
+	if err != nil {
+		httpio.Abandon(w, r)
+		return verifier.Grant{}, account, withTokenHint(rejectionOf(err))
+	}
+	body, release, err := t.guard.share(true).Read(w, r, maxTokenRequest, defaultBodyTimeout)
+	defer release()
+	if err != nil {
+		httpio.Abandon(w, r)
+		return verifier.Grant{}, account, unread(err)
+	}
+	grant, err := head.Grant(body)
+	if err != nil {
+		return verifier.Grant{}, account, rejectionOf(err)
+	}
+	return grant, account, nil
 }
 
 var (

@@ -109,7 +109,7 @@ type Verify struct {
 	// The largest body in bytes. Default: 1 MiB.
 	MaxBody int64 `json:"max_body,omitempty"`
 
-	// How long the body may take to arrive. Default: `10s`.
+	// How long the body may take to arrive. Default: `5s`.
 	BodyTimeout caddy.Duration `json:"body_timeout,omitempty"`
 
 	// How long the app may take to answer. Default: `20s`.
@@ -133,6 +133,7 @@ type Verify struct {
 
 	base     Base
 	app      *doku.App
+	guard    *guard
 	selector *doku.Selector
 	site     func() site
 	allowed  allowed
@@ -151,7 +152,7 @@ const (
 	// DefaultAppTimeout is how long the app may take to answer DOKU.
 	DefaultAppTimeout = 20 * time.Second
 
-	defaultBodyTimeout = 10 * time.Second
+	defaultBodyTimeout = 5 * time.Second
 )
 
 // CaddyModule returns the Caddy module information.
@@ -165,6 +166,7 @@ func (v *Verify) Provision(ctx caddy.Context) error {
 	if v.app, err = doku.Find(ctx); err != nil {
 		return err
 	}
+	v.guard = doku.PartOf[*guard](v.app)
 	if v.selector, err = v.app.Select(v.Account, snap.HeaderPartnerID, (*doku.Account).PartnerID); err != nil {
 		return err
 	}
@@ -248,6 +250,9 @@ func (v *Verify) Validate() error {
 	if v.MaxBody < 0 || v.Timeout < 0 || v.BodyTimeout < 0 {
 		return errors.New("max_body, timeout and body_timeout must be positive")
 	}
+	if _, most := v.app.UnverifiedLimits(); v.MaxBody > most {
+		return fmt.Errorf("max_body: expected at most unverified_size of the global option doku, %d bytes, found %d", most, v.MaxBody)
+	}
 	return v.checkForwarding()
 }
 
@@ -261,7 +266,7 @@ func (v *Verify) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhtt
 	}
 	rejection := v.verify(in, w, r)
 	defer func() { httpio.PutBuffer(in.verified.Canonical) }() // nothing behind this handler keeps it
-	rej := rejecter{Base: v.base, service: in.service, account: in.accountName()}
+	rej := rejecter{Base: v.base, service: in.service, account: in.accountName(), few: v.guard.log}
 	switch {
 	case v.Enforce == enforceReport:
 		return v.report(in, rejection, rej, w, r, next)
@@ -274,6 +279,7 @@ func (v *Verify) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhtt
 		}
 		return rej.reject(w, r, rejection)
 	}
+	rej.few = nil
 	return v.deliver(in, rej, w, r, next)
 }
 
@@ -313,7 +319,10 @@ func (v *Verify) check(in *call, w http.ResponseWriter, r *http.Request) *reason
 		return rejectionOf(err)
 	}
 	began := v.now()
-	in.body, err = httpio.ReadInbound(w, r, v.MaxBody, time.Duration(v.BodyTimeout))
+	share := v.guard.share(verifier.TokenMode(v.Token) == verifier.TokenIssued)
+	body, release, err := share.Read(w, r, v.MaxBody, time.Duration(v.BodyTimeout))
+	defer release() // verified or refused
+	in.body = body
 	in.waited += v.now().Sub(began)
 	if err != nil {
 		return unread(err)
@@ -321,7 +330,9 @@ func (v *Verify) check(in *call, w http.ResponseWriter, r *http.Request) *reason
 	in.read = true
 	if in.verified, err = head.Verify(in.body, httpio.GetBuffer(len(in.body))); err != nil {
 		rejection := rejectionOf(err)
-		rejection.Hint = v.hint(in, &head, r.Header, rejection)
+		if !v.guard.log.Silent(rejection.Reason) {
+			rejection.Hint = v.hint(in, &head, r.Header, rejection)
+		}
 		return rejection
 	}
 	return v.identify(in, &head, r.Header.Get(snap.HeaderSignature))

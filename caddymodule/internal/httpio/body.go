@@ -70,20 +70,6 @@ func ReadBody(r *http.Request, limit int64, get func(n int) []byte) ([]byte, err
 	return buffer.Bytes(), err
 }
 
-// ReadInbound is [ReadBody] for a body from the net, which must arrive within the
-// given time. It does not use the pool: a proxy may read the body after it has
-// answered.
-func ReadInbound(w http.ResponseWriter, r *http.Request, limit int64, within time.Duration) ([]byte, error) {
-	control := http.NewResponseController(w)
-	// A writer without deadlines leaves it to the server's idle timeout.
-	limited := control.SetReadDeadline(time.Now().Add(within)) == nil
-	body, err := ReadBody(r, limit, func(n int) []byte { return make([]byte, 0, n) })
-	if limited && err == nil {
-		err = control.SetReadDeadline(time.Time{})
-	}
-	return body, err
-}
-
 // abandonWithin is how long the server reads on, so that the caller can take the
 // answer.
 const abandonWithin = time.Second
@@ -95,5 +81,5 @@ func Abandon(w http.ResponseWriter, r *http.Request) {
 	if r.ProtoMajor == 1 {
 		w.Header().Set("Connection", "close")
 	}
-	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(abandonWithin)) // see ReadInbound
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(abandonWithin)) // see [Budget.Read]
 }

@@ -51,6 +51,7 @@ const (
 	ServiceUnknown = "service_unknown"
 	HeaderMissing  = "header_missing"
 	HeaderRepeated = "header_repeated"
+	Busy           = "busy"
 	Signature      = "signature"
 	TokenInvalid   = "token_invalid"
 	ClientUnknown  = "client_unknown"
@@ -309,6 +310,11 @@ var Inbound = Table{
 	{
 		Name: BodyUnreadable, Case: snap.BadRequest, Owner: "an unknown caller's", Meaning: "it ended early, or took longer than `body_timeout`",
 		Hint: "the body ended early or came too slowly: see body_timeout, and what is in front of the sidecar",
+	},
+	{
+		Name: Busy, Case: snap.Unavailable, Owner: "unknown callers'", Meaning: "too many bodies of calls that are not verified are under way",
+		Hint: "somebody sends many bodies at once; limit the callers to DOKU's addresses, or raise unverified_calls and unverified_size " +
+			"in the global option doku",
 	},
 	{
 		Name: BodyFormat, Case: snap.BadRequest, Owner: "DOKU's", Meaning: "signed, but not JSON",

@@ -1,6 +1,7 @@
 package routes_test
 
 import (
+	"net/http"
 	"net/http/httptest"
 	"slices"
 	"strings"
@@ -15,15 +16,20 @@ import (
 )
 
 func TestPathPatternsMatchAsCaddyMatchesThem(t *testing.T) {
-	patterns := []string{"*", "/*", "/pay", "/Pay/*", "*/payment", "*trans*", "/a*b", "/pay?", "/[ab]/x", "/*/x", "/pay*", "/v1.1/*/payment", "/pay/*/x*"}
-	paths := []string{"/", "/pay", "/PAY", "/pay/", "/pay/x", "/payx", "/a/x", "/aXb", "/v1.1/transfer-va/payment", "/pay/1/xyz", "/x/transfer"}
+	patterns := []string{
+		"*", "/*", "/pay", "/Pay/*", "*/payment", "*trans*", "/a*b", "/pay?", "/[ab]/x", "/*/x", "/pay*",
+		"/v1.1/*/payment", "/pay/*/x*",
+	}
+	paths := []string{
+		"/", "/pay", "/PAY", "/pay/", "/pay/x", "/payx", "/a/x", "/aXb", "/v1.1/transfer-va/payment", "/pay/1/xyz", "/x/transfer",
+	}
 	for _, pattern := range patterns {
 		matcher := caddyhttp.MatchPath{pattern}
 		if err := matcher.Provision(caddy.Context{}); err != nil {
 			t.Fatal(err)
 		}
 		for _, path := range paths {
-			r := caddyhttp.PrepareRequest(httptest.NewRequest("POST", path, nil), caddy.NewReplacer(), nil, nil)
+			r := caddyhttp.PrepareRequest(httptest.NewRequest(http.MethodPost, path, http.NoBody), caddy.NewReplacer(), nil, nil)
 			want, err := matcher.MatchWithError(r)
 			if err != nil {
 				t.Fatal(err)
@@ -100,7 +106,7 @@ func TestARequestEndsWhereCaddyLeadsIt(t *testing.T) {
 
 func TestTooManyWaysAreNotWalkedForEver(t *testing.T) {
 	var list caddyhttp.RouteList
-	for _, letter := range strings.Split("abcdefghijklmnopqrstuvwxyz", "") {
+	for letter := range strings.SplitSeq("abcdefghijklmnopqrstuvwxyz", "") {
 		list = append(list, route(`header {"X-`+letter+`":["b"]}`, "", "rewrite"))
 	}
 	walker := routes.New(&caddyhttp.Server{Routes: slices.Concat(list, list)}, nil)
