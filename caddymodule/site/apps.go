@@ -1,85 +1,126 @@
 package site
 
 import (
+	"encoding/json"
+	"fmt"
+	"net"
 	"net/http"
 	"slices"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/routes"
 )
 
-// apps returns the addresses of the apps that get DOKU's calls, and a path for each kind of
-// call that they get.
-func apps(all []*siteCheck) (addresses, paths []string) {
-	for _, c := range all {
-		addresses = append(addresses, c.apps...)
-		for _, place := range c.ours {
-			if inbox, ok := place.Value.(interface{ Proxies() caddyhttp.RouteList }); ok {
-				addresses = append(addresses, proxied(routes.New(&caddyhttp.Server{Routes: inbox.Proxies()}, nil))...)
-			}
-			for _, pattern := range place.Paths {
-				if place.Name != dirToken {
-					paths = append(paths, routes.Sample(pattern))
-				}
-			}
-		}
-	}
-	slices.Sort(paths)
-	return addresses, slices.Compact(paths)
-}
+// markVerified is the header by which the app knows a verified call.
+const markVerified = "X-Doku-Verified"
 
 // proxied returns the addresses of all proxies in routes.
-func proxied(walker *routes.Walker) (all []string) {
-	for _, place := range walker.Places(isNamed(routes.Proxy)) {
+func proxied(list caddyhttp.RouteList) (all []string) {
+	for _, place := range routes.New(&caddyhttp.Server{Routes: list}, nil).Places(isNamed(routes.Proxy)) {
 		all = append(all, addressesOf(place.Handler)...)
 	}
 	return all
 }
 
-// addressesOf returns the addresses that a proxy passes requests to, as far as it names them.
+// addressesOf returns the addresses that a proxy passes requests to, in one form for all
+// that mean the same.
 func addressesOf(h routes.Handler) (all []string) {
 	proxy, ok := h.Value.(*reverseproxy.Handler)
 	if !ok {
 		return nil
 	}
 	for _, upstream := range proxy.Upstreams {
-		if !strings.Contains(upstream.Dial, "{") {
-			all = append(all, strings.Replace(upstream.Dial, "localhost:", "127.0.0.1:", 1))
+		all = append(all, oneAddress(upstream.Dial))
+	}
+	raw := proxy.DynamicUpstreamsRaw
+	if proxy.DynamicUpstreams != nil { // it is provisioned
+		if settings, err := json.Marshal(proxy.DynamicUpstreams); err == nil {
+			raw = settings
+		}
+	}
+	if len(raw) > 0 {
+		var of struct{ Name, Port string }
+		if json.Unmarshal(raw, &of) == nil && of.Name != "" {
+			all = append(all, oneAddress(net.JoinHostPort(of.Name, of.Port)))
+		} else {
+			all = append(all, string(raw))
 		}
 	}
 	return all
 }
 
-// warnOfOtherDoors warns of sites that pass DOKU's paths to the same app, for whoever calls.
-func (c *siteCheck) warnOfOtherDoors(addresses, paths []string) {
-	own := c.hosts()
-	var hosts [][]string
-	for _, place := range c.walker.Places(isNamed(routes.Proxy)) {
-		if !slices.ContainsFunc(hosts, func(other []string) bool { return slices.Equal(other, place.Hosts) }) {
-			hosts = append(hosts, place.Hosts)
+// oneAddress returns one text for all addresses that mean this machine.
+func oneAddress(dial string) string {
+	host, port, err := net.SplitHostPort(dial)
+	if err != nil {
+		return dial
+	}
+	if ip := net.ParseIP(host); host == "" || host == "localhost" || ip != nil && (ip.IsLoopback() || ip.IsUnspecified()) {
+		host = "127.0.0.1"
+	}
+	return net.JoinHostPort(host, port)
+}
+
+// warnOfOtherDoors warns of sites that pass calls to one of the apps which nobody has
+// verified. There, no list of paths is ever complete: each framework reads paths its own way.
+func (c *siteCheck) warnOfOtherDoors(apps []string) {
+	if len(apps) == 0 {
+		return
+	}
+	paths := c.paths()
+	hosts := slices.Concat(c.otherHosts(), c.hosts(), []string{otherHost})
+	slices.Sort(hosts)
+	for _, host := range slices.Compact(hosts) {
+		if c.doorFor(host, paths, apps) {
+			site := c.siteOf(host)
+			if !slices.Contains(c.hosts(), host) && host != otherHost {
+				site = host + " (" + strings.Join(c.server.Listen, ", ") + ")"
+			}
+			c.warn(site, fmt.Sprintf("write `header_up -%s` in this reverse_proxy, and let the app require the header for DOKU's calls; "+
+				"or give DOKU's calls a port of the app's own", markVerified),
+				"reverse_proxy passes calls that nobody has verified to the app that gets DOKU's calls: "+
+					"whoever makes them can write `%s: true` too", markVerified)
 		}
 	}
-	for _, names := range hosts {
-		host := otherHost
-		if len(names) > 0 {
-			host = strings.ReplaceAll(names[0], "*", "any")
+}
+
+// doorFor reports whether calls to a host reach one of the apps unverified.
+func (c *siteCheck) doorFor(host string, paths, apps []string) bool {
+	for _, path := range paths {
+		call := routes.Request{Host: host, Method: http.MethodPost, Path: path}
+		ends, _ := c.walker.Answerers(call)
+		failures, _ := c.walker.Failures(call)
+		if slices.ContainsFunc(append(ends, failures...), func(end routes.Arrival) bool { return toApp(end, apps) && !unmarks(end) }) {
+			return true
 		}
-		if slices.Contains(own, host) {
-			continue // followCalls has seen it
-		}
-		for _, path := range paths {
-			ends, _ := c.walker.Answerers(routes.Request{Host: host, Method: http.MethodPost, Path: path})
-			for _, end := range ends {
-				shared := slices.ContainsFunc(addressesOf(end.Handler), func(address string) bool { return slices.Contains(addresses, address) })
-				if toApp(end) && shared {
-					c.warn(c.name(names), "write a block `handle "+path+" {`, `respond 404`, `}` in this site, or give the app another port "+
-						"for DOKU's calls",
-						"reverse_proxy passes calls to %s, whoever makes them, to the app that gets DOKU's: the app cannot tell them apart", path)
-				}
+	}
+	return false
+}
+
+// unmarks reports whether calls lose the header by which the app knows verified ones.
+func unmarks(end routes.Arrival) bool {
+	for _, h := range append(end.Behind, end.Handler) {
+		var ops *headers.HeaderOps
+		switch value := h.Value.(type) {
+		case *headers.Handler:
+			ops = value.Request
+		case *reverseproxy.Handler:
+			if value.Headers != nil {
+				ops = value.Headers.Request
 			}
 		}
+		if ops == nil {
+			continue
+		}
+		if ops.Set.Get(markVerified) != "" || slices.ContainsFunc(ops.Delete, func(name string) bool {
+			return routes.MatchPath(name, markVerified)
+		}) {
+			return true
+		}
 	}
+	return false
 }

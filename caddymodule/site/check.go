@@ -27,14 +27,17 @@ func check(app *doku.App, sites *caddyhttp.App) error {
 	for _, name := range slices.Sorted(maps.Keys(sites.Servers)) {
 		checks = append(checks, newSiteCheck(sites.Servers[name]))
 	}
+	var apps []string
 	for _, c := range checks {
-		if err := c.check(checks); err != nil {
+		c.followCalls()
+		apps = append(apps, c.apps...)
+	}
+	for _, c := range checks {
+		if err := c.check(checks, apps); err != nil {
 			return err
 		}
 	}
-	addresses, paths := apps(checks)
 	for _, c := range checks {
-		c.warnOfOtherDoors(addresses, paths)
 		for _, warning := range c.found {
 			app.Log().Warn("the configuration of a site is probably wrong",
 				slog.String("site", warning.site), slog.String("error", warning.problem), slog.String("hint", warning.hint))
@@ -47,8 +50,9 @@ func check(app *doku.App, sites *caddyhttp.App) error {
 type siteCheck struct {
 	server *caddyhttp.Server
 	walker *routes.Walker
-	ours   []routes.Place // of the handlers of DOKU's calls
-	apps   []string       // addresses that doku_verify passes calls to
+	ours   []routes.Place        // of the handlers of DOKU's calls
+	calls  map[string][]followed // by host
+	apps   []string              // addresses that get verified calls
 	found  []warning
 }
 
@@ -67,23 +71,22 @@ func newSiteCheck(server *caddyhttp.Server) *siteCheck {
 }
 
 // check returns why the server must not start, and collects warnings. all are the checks of
-// all servers.
-func (c *siteCheck) check(all []*siteCheck) error {
+// all servers, apps the addresses that they pass DOKU's calls to.
+func (c *siteCheck) check(all []*siteCheck, apps []string) error {
 	if err := c.unreached(c.server.Routes, 0); err != nil {
 		return err
 	}
-	for _, host := range c.hosts() {
-		if err := c.followCalls(host); err != nil {
-			return err
-		}
-	}
-	if len(c.ours) > 0 {
-		c.warnOfErrorRoutes()
+	if err := c.checkCalls(apps); err != nil {
+		return err
 	}
 	for _, place := range c.ours {
+		if err := c.isOutOfReach(place); err != nil {
+			return err
+		}
 		c.warnOfTokens(place, all)
 	}
 	c.warnOfOtherHosts()
+	c.warnOfOtherDoors(apps)
 	return nil
 }
 

@@ -11,7 +11,7 @@ import (
 // behindApp are the directives that Caddy sorts behind doku_app. The check of the JSON
 // finds all others too, but without their places.
 var behindApp = []string{
-	"basic_auth", "forward_auth", "request_header", "encode", "push", "intercept", "templates", "invoke", "handle",
+	"basic_auth", "forward_auth", "request_header", "intercept", "invoke", "handle",
 	"handle_path", "route", "abort", "error", "copy_response", "respond", "metrics", "reverse_proxy", "php_fastcgi", "file_server",
 	"acme_server", dirToken, dirVerify, dirSign, dirInbox, dirHealth, dirUnhandled,
 }

@@ -107,10 +107,10 @@ func (q *question) one(matcher any) truth {
 		}
 	case caddyhttp.MatchPathRE:
 		if expression, err := regexp.Compile(m.Pattern); err == nil && !q.Guessed {
-			return truthOf(expression.MatchString(q.Path))
+			return truthOf(expression.MatchString(q.Request.Path))
 		}
 	case *fileserver.MatchFile:
-		if m.TryPolicy == "first_exist_fallback" {
+		if _, found := fallback(m); found {
 			return yes
 		}
 	case caddyhttp.MatchNot:
@@ -121,6 +121,16 @@ func (q *question) one(matcher any) truth {
 		return yes - q.anyOf(sets)
 	}
 	return q.ask(matcher)
+}
+
+// fallback returns the file that a matcher comes to if there is none at the path itself, as
+// for a path of DOKU's: the last one that it names.
+func fallback(m *fileserver.MatchFile) (file string, found bool) {
+	if len(m.TryFiles) == 0 {
+		return "", false
+	}
+	last := m.TryFiles[len(m.TryFiles)-1]
+	return last, !strings.Contains(last, "{")
 }
 
 func truthOf(holds bool) truth {
@@ -157,7 +167,7 @@ func identity(matcher any) string {
 func (q *question) paths(patterns caddyhttp.MatchPath) truth {
 	result := no
 	for _, pattern := range patterns {
-		found := truthOf(MatchPath(pattern, q.Path))
+		found := truthOf(MatchPath(pattern, q.Request.Path))
 		if strings.ContainsAny(pattern, "{%") || q.Guessed && pattern != "*" && pattern != "/*" {
 			found = q.ask(pattern)
 		}

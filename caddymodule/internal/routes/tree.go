@@ -8,6 +8,8 @@ package routes
 
 import (
 	"encoding/json"
+	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
@@ -133,6 +135,29 @@ func (w *Walker) collect(routes caddyhttp.RouteList, within Place, prefix string
 	}
 }
 
+// Hosts returns the patterns of all hosts that the routes name.
+func (w *Walker) Hosts() []string {
+	var all []string
+	w.eachRoute(w.server.Routes, 0, func(r *caddyhttp.Route) {
+		hosts, _ := w.wordsOf(r)
+		all = append(all, hosts...)
+	})
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// eachRoute visits routes, and those in them.
+func (w *Walker) eachRoute(list caddyhttp.RouteList, depth int, visit func(*caddyhttp.Route)) {
+	for i := range list {
+		visit(&list[i])
+		for _, h := range w.Handlers(&list[i]) {
+			if depth < deepest {
+				w.eachRoute(w.Nested(h), depth+1, visit)
+			}
+		}
+	}
+}
+
 // wordsOf returns the hosts and path patterns that a route names.
 func (w *Walker) wordsOf(r *caddyhttp.Route) (hosts, paths []string) {
 	for _, set := range w.matchersOf(r) {
@@ -169,9 +194,20 @@ func HasMatcher(r *caddyhttp.Route) bool {
 	return len(r.MatcherSets)+len(r.MatcherSetsRaw) > 0
 }
 
+// anyOne stands for the parts of a pattern that match any text.
+var anyOne = regexp.MustCompile(`\*|\?|\[[^^\]][^\]]*\]`)
+
 // Sample returns a path that Caddy's path pattern matches.
 func Sample(pattern string) string {
-	sample := strings.NewReplacer("*", "payment", "?", "x").Replace(pattern)
+	sample := anyOne.ReplaceAllStringFunc(pattern, func(part string) string {
+		switch part[0] {
+		case '*':
+			return "payment"
+		case '?':
+			return "x"
+		}
+		return part[1:2]
+	})
 	if !strings.HasPrefix(sample, "/") {
 		sample = "/" + sample
 	}
