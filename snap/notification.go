@@ -3,6 +3,7 @@ package snap
 import (
 	"cmp"
 	"encoding/json"
+	"fmt"
 	"strings"
 	"time"
 )
@@ -55,6 +56,36 @@ var notifications = map[Service]notification{
 func (s Service) Notification() bool {
 	_, found := notifications[s]
 	return found
+}
+
+// Inbound says what DOKU calls the merchant for with this service, or returns "" if DOKU
+// never does.
+func (s Service) Inbound() string {
+	switch s {
+	case ServiceVAInquiry:
+		return "inquiries about a virtual account"
+	case ServiceVAPayment:
+		return "notifications of a virtual account's payment"
+	case ServiceDebitNotify:
+		return "notifications of direct debit and e-wallets"
+	}
+	return ""
+}
+
+// CheckInbound returns an error unless s is a service that DOKU calls the merchant for.
+func (s Service) CheckInbound() error {
+	if s.Inbound() != "" {
+		return nil
+	}
+	var allowed []string
+	for _, served := range []Service{ServiceVAInquiry, ServiceVAPayment, ServiceDebitNotify} {
+		allowed = append(allowed, string(served)+" ("+served.Inbound()+")")
+	}
+	why := "is none that DOKU calls you for"
+	if method := MethodOf(s); method != "" {
+		why = "is one that you call at DOKU"
+	}
+	return fmt.Errorf("expected %s, found %.20q, which %s", strings.Join(allowed, ", "), string(s), why)
 }
 
 // PaymentID returns the id of the payment that a notification is about: the same for

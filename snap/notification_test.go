@@ -3,9 +3,28 @@ package snap
 import (
 	"encoding/json"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 )
+
+func TestEachServiceThatMerchantsServeIsNamed(t *testing.T) {
+	t.Parallel()
+	for service := range notifications {
+		if err := service.CheckInbound(); err != nil {
+			t.Error(err)
+		}
+	}
+	err := ServiceVACreate.CheckInbound()
+	if err == nil {
+		t.Fatal("a service that merchants call is taken")
+	}
+	for service := range notifications {
+		if !strings.Contains(err.Error(), string(service)+" ("+service.Inbound()+")") {
+			t.Errorf("%s is not named: %v", service, err)
+		}
+	}
+}
 
 func TestAcknowledge(t *testing.T) {
 	t.Parallel()

@@ -1,12 +1,15 @@
 package inbound
 
 import (
+	"fmt"
+
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-doku/caddy-doku/caddymodule/doku"
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/directive"
+	"github.com/caddy-doku/caddy-doku/snap"
 )
 
 func init() {
@@ -75,7 +78,13 @@ func (v *Verify) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		case "account":
 			return directive.Text(d, &v.Account)
 		case "service":
-			return directive.Text(d, &v.Service)
+			if err := directive.Text(d, &v.Service); err != nil {
+				return err
+			}
+			if err := checkService(v.Service); err != nil {
+				return d.WrapErr(err)
+			}
+			return nil
 		case "token":
 			return directive.Text(d, &v.Token)
 		case "signature":
@@ -102,6 +111,15 @@ func (v *Verify) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		return directive.Unknown(d, "account", "service", "token", "signature", "enforce", "public_prefix", "public_target", "max_body",
 			"body_timeout", "timeout", "app_answers", "app_host", "pass_headers")
 	})
+}
+
+// checkService returns an error, with the option's name, for a service that DOKU does not
+// call the merchant for.
+func checkService(service string) error {
+	if err := snap.Service(service).CheckInbound(); err != nil {
+		return fmt.Errorf("service: %w", err)
+	}
+	return nil
 }
 
 var (

@@ -55,7 +55,7 @@ func unknownService(target string) *reasons.Rejection {
 		"the path %.200q does not tell which service a genuine call is of; write `path <path> service %[2]s` in doku_app, "+
 			"or `service %[2]s` in doku_verify, for payment notifications", target, snap.ServiceVAPayment))
 	path, _, _ := strings.Cut(target, "?")
-	if service, _ := snap.ServiceOf(http.MethodPost, httpio.CleanPath(path)); service != snap.ServiceUnknown {
+	if service, _ := snap.ServiceOf(http.MethodPost, httpio.CleanPath(path)); service.Inbound() != "" {
 		rejection.Hint = fmt.Sprintf("the URL at DOKU is spelt otherwise than the paths that the sidecar knows: "+
 			"correct it there, or write `path <path> service %[1]s` in doku_app or `service %[1]s` in doku_verify", service)
 	}

@@ -74,7 +74,8 @@ type Verify struct {
 	// account, or the one whose partner id is in X-PARTNER-ID.
 	Account string `json:"account,omitempty"`
 
-	// The service code of the calls, two digits. Default: by the end of the
+	// The service code of the calls: `24` (inquiries), `25` (payments of virtual
+	// accounts) or `56` (direct debit and e-wallets). Default: by the end of the
 	// path, such as 24 for `/transfer-va/inquiry` and 25 for `/transfer-va/payment`.
 	// A call to any other path is refused: it could be a notification, whose repeats
 	// would not be recognized.
@@ -209,8 +210,10 @@ func (v *Verify) Validate() error {
 	if err := ValidateAnswers(v.AppAnswers); err != nil {
 		return err
 	}
-	if v.Service != "" && !snap.Service(v.Service).Valid() {
-		return fmt.Errorf("service: expected two digits such as 25, found %q", v.Service)
+	if v.Service != "" {
+		if err := checkService(v.Service); err != nil {
+			return err
+		}
 	}
 	switch verifier.TokenMode(v.Token) {
 	case verifier.TokenIssued, verifier.TokenAny, verifier.TokenNone:
@@ -262,7 +265,9 @@ func (v *Verify) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhtt
 	closeChunked(w, r)
 	in.method, in.target = v.asCalled(r)
 	if in.service = snap.Service(v.Service); in.service == "" {
-		in.service, _ = snap.ServiceOf(in.method, in.target)
+		if in.service, _ = snap.ServiceOf(in.method, in.target); in.service.Inbound() == "" {
+			in.service = snap.ServiceUnknown // also if it is one that merchants call
+		}
 	}
 	rejection := v.verify(in, w, r)
 	defer func() { httpio.PutBuffer(in.verified.Canonical) }() // nothing behind this handler keeps it

@@ -159,8 +159,8 @@ func (a *app) readPaths(d *caddyfile.Dispenser) error {
 			return d.Errf("path: expected a service of two digits at the end, such as `path /payments service 25`")
 		}
 		args, service = args[:at], args[at+1]
-		if !snap.Service(service).Valid() {
-			return d.Errf("path: service: expected two digits such as 25, found '%s'", service)
+		if err := snap.Service(service).CheckInbound(); err != nil {
+			return d.Errf("path: service: %v", err)
 		}
 	}
 	if len(args) == 0 {
@@ -194,7 +194,7 @@ func (a *app) check(d *caddyfile.Dispenser) error {
 	}
 	for _, p := range a.paths {
 		if service, _ := snap.ServiceOf(http.MethodPost, p.pattern); p.service == "" && a.verify.Service == "" &&
-			service == snap.ServiceUnknown && !strings.Contains(p.pattern, "*") {
+			service.Inbound() == "" && !strings.Contains(p.pattern, "*") {
 			return d.Errf("path: '%s' does not tell the service; write `path %[1]s service 25` for payment notifications, 24 for inquiries",
 				p.pattern)
 		}
