@@ -31,3 +31,77 @@ func TestAServiceThatDOKUDoesNotCallIsRefused(t *testing.T) {
 		}
 	}
 }
+
+// appSites are the ways to name an address of the app.
+func appSites(address string) map[string]string {
+	return map[string]string{
+		"doku_app":             "doku_app " + address + " {\ntoken any\n}",
+		"doku_app and deliver": "doku_app {\ntoken any\ndeliver {\nreverse_proxy " + address + "\n}\n}",
+		"doku_inbox":           "doku_verify /pay {\ntoken any\nservice 25\n}\ndoku_inbox /pay " + address + "\ndoku_unhandled",
+	}
+}
+
+func TestAnAddressThatIsNoAppsIsRefused(t *testing.T) {
+	t.Parallel()
+	for address, says := range map[string]string{
+		"3000": "write 127.0.0.1:3000", "{env.NOPE}": "the variable NOPE is not set, or empty", "{env.EMPTY}": "the variable EMPTY is not set",
+		"{env.PORT}": "write 127.0.0.1:3000", "127.0.0.1:{env.NOPE}": "the variable NOPE is not set",
+		"https://api.doku.com": "which is DOKU itself", "api-sandbox.doku.com:443": "which is DOKU itself", "256.1.1.1:80": "neither a name nor an IP",
+		"127.0.0.1:0": "names no port", "127.0.0.1:3000 127.0.0.1:3000": "twice", "*:3000": "neither a name nor an IP", "unix//": "app's socket",
+		"unix//dev/null": "is no socket",
+	} {
+		for name, site := range appSites(address) {
+			variables := append(usualVariables(t), "EMPTY=", "PORT=3000")
+			out, err := checked(t, usualAccount, "", "http://127.0.0.1:9443 {\n"+site+"\n}\n", variables...)
+			if err == nil || !strings.Contains(out, says) {
+				t.Errorf("%s in %s: %v: it says %s", address, name, err, out)
+			}
+		}
+	}
+	for address, says := range map[string]string{
+		`""`: "found an empty text", `" "`: "found an empty text",
+		"127.0.0.1:3000,": "take the last character away", `"127.0.0.1:3000 "`: "without quotes", "127.0.0.1:3000,127.0.0.1:3001": "separated by a blank",
+		"http://:3000": "names no host", "::1:3000": "stands in brackets", "https://x/y": "write https://x", "{$NOPE}": "expected the app's address",
+		"https://api-sandbox.doku.com/v1": "without a path", "127.0.0.1:70000": "70000", "http://a:b@127.0.0.1:1": "one with a user",
+	} {
+		out, err := checked(t, usualAccount, "", "http://127.0.0.1:9443 {\ndoku_app "+address+" {\ntoken any\n}\n}\n", usualVariables(t)...)
+		if err == nil || !strings.Contains(out, says) {
+			t.Errorf("%s: %v: it says %s", address, err, out)
+		}
+	}
+	for _, address := range []string{
+		"127.0.0.1:3000", "localhost:3000", "app", "app:3000", "[::1]:3000", "http://app:3000", "https://app", "127.0.0.1:3000-3001", "{env.APP}",
+		"unix//run/of/an/app/that/starts/later.sock", "h2c://app:1", "127.0.0.1:3000 127.0.0.1:3001", "my_app.internal:80", ":3000", "0.0.0.0:3000",
+	} {
+		for name, site := range appSites(address) {
+			out, err := checked(t, usualAccount, "", "http://127.0.0.1:9443 {\n"+site+"\n}\n", append(usualVariables(t), "APP=127.0.0.1:3000")...)
+			if err != nil {
+				t.Errorf("%s in %s: %v: it says %s", address, name, err, out)
+			}
+		}
+	}
+}
+
+func TestABlockDeliverMustReachAnApp(t *testing.T) {
+	t.Parallel()
+	const noApp = "expected a reverse_proxy (or php_fastcgi) to the app"
+	for block, says := range map[string]string{
+		"": noApp, "respond 200": noApp, "header X-A b": noApp, "rewrite * /x": noApp, "handle {\nrespond 200\n}": noApp, "file_server": noApp,
+		"reverse_proxy": "reverse_proxy: expected the app's address", "respond 200\nreverse_proxy 127.0.0.1:3000": "respond answers every call before the app",
+		"route {\nerror 503\nreverse_proxy 127.0.0.1:3000\n}": "error answers every call before the app",
+		"reverse_proxy 127.0.0.1:3000":                        "", "php_fastcgi 127.0.0.1:9000": "", "rewrite * /x\nreverse_proxy 127.0.0.1:3000": "",
+		"respond /no 404\nreverse_proxy 127.0.0.1:3000": "", "handle {\nreverse_proxy 127.0.0.1:3000\n}": "",
+		"handle /v1.1/* {\nreverse_proxy 127.0.0.1:3000\n}\nhandle {\nrespond 404\n}": "",
+		"reverse_proxy {\ndynamic srv app.internal\n}":                                "",
+	} {
+		for name, site := range map[string]string{
+			"doku_app":   "doku_app {\ntoken any\ndeliver {\n" + block + "\n}\n}",
+			"doku_inbox": "route /pay {\ndoku_verify {\ntoken any\nservice 25\n}\ndoku_inbox {\ndeliver {\n" + block + "\n}\n}\n}\ndoku_unhandled",
+		} {
+			out, err := checked(t, usualAccount, "", "http://127.0.0.1:9443 {\n"+site+"\n}\n", usualVariables(t)...)
+			if (err == nil) != (says == "") || !strings.Contains(out, says) {
+				t.Errorf("%q in %s: %v: it says %s", block, name, err, out)
+			}
+		}
+	}
+}

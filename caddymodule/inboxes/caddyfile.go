@@ -9,6 +9,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/directive"
+	"github.com/caddy-doku/caddy-doku/caddymodule/internal/upstream"
 )
 
 func init() {
@@ -40,11 +41,11 @@ func Parse(h httpcaddyfile.Helper) (*Inbox, error) {
 	i, d := new(Inbox), h.Dispenser
 	d.Next() // consume the directive's name
 	if upstreams := d.RemainingArgs(); len(upstreams) > 0 {
-		for n, upstream := range upstreams {
-			if err := checkUpstream(upstream); err != nil {
-				return nil, d.WrapErr(err)
+		for n, address := range upstreams {
+			if err := upstream.CheckWritten(address); err != nil {
+				return nil, d.WrapErr(fmt.Errorf("doku_inbox: %w", err))
 			}
-			upstreams[n] = `"` + strings.ReplaceAll(upstream, `"`, `\"`) + `"`
+			upstreams[n] = `"` + strings.ReplaceAll(address, `"`, `\"`) + `"`
 		}
 		above := strings.Repeat("\n", max(d.Line()-2, 0)) // so that errors have the line of the directive
 		tokens, err := caddyfile.Tokenize(
@@ -90,21 +91,6 @@ func Parse(h httpcaddyfile.Helper) (*Inbox, error) {
 	return i, err
 }
 
-// checkUpstream returns an error for an address with a path, which reverse_proxy takes for
-// a part of the host.
-func checkUpstream(upstream string) error {
-	network, _, hasPath := strings.Cut(upstream, "/")
-	if !hasPath || strings.Contains(upstream, "://") {
-		return nil // with a scheme, reverse_proxy itself says what is wrong
-	}
-	switch network {
-	case "unix", "unix+h2c", "tcp", "tcp4", "tcp6", "fd":
-		return nil
-	}
-	return fmt.Errorf("doku_inbox: expected the app's address without a path, such as 127.0.0.1:3000, found '%s'; "+
-		"the app gets the path that DOKU calls, and a `rewrite` in a block `deliver` changes it", upstream)
-}
-
 // unmarshalDeliver reads the handlers that bring a call to the app.
 func (i *Inbox) unmarshalDeliver(h httpcaddyfile.Helper, segment *caddyfile.Dispenser) error {
 	if i.Deliver != nil {
@@ -115,5 +101,8 @@ func (i *Inbox) unmarshalDeliver(h httpcaddyfile.Helper, segment *caddyfile.Disp
 		return err
 	}
 	i.Deliver = route.(*caddyhttp.Subroute)
+	if err := upstream.CheckRoutes(i.Deliver.Routes, false); err != nil {
+		return h.WrapErr(fmt.Errorf("doku_inbox: %w", err))
+	}
 	return nil
 }

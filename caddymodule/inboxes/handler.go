@@ -23,6 +23,7 @@ import (
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/httpio"
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/reasons"
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/telemetry"
+	"github.com/caddy-doku/caddy-doku/caddymodule/internal/upstream"
 	"github.com/caddy-doku/caddy-doku/internal/inbox"
 	"github.com/caddy-doku/caddy-doku/internal/inbox/callstore"
 	"github.com/caddy-doku/caddy-doku/internal/store"
@@ -186,6 +187,9 @@ func (i *Inbox) Provision(ctx caddy.Context) error {
 	}
 	if i.Deliver == nil {
 		return errors.New("doku_inbox: expected the app's address, such as 127.0.0.1:3000, or a block `deliver` with a reverse_proxy")
+	}
+	if err := upstream.CheckRoutes(i.Deliver.Routes, true); err != nil {
+		return fmt.Errorf("doku_inbox: deliver: %w", err)
 	}
 	if err := i.Deliver.Provision(ctx); err != nil {
 		return fmt.Errorf("deliver: %w", err)
