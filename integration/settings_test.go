@@ -105,3 +105,44 @@ func TestABlockDeliverMustReachAnApp(t *testing.T) {
 		}
 	}
 }
+
+func TestTheSidecarsOwnAddressIsNoApps(t *testing.T) {
+	t.Parallel()
+	const outward = "\nhttp://127.0.0.1:9444 {\ndoku_sign\n}\nhttp://localhost:9445 {\nbind 127.0.0.1\nrespond the-app\n}\n"
+	for address, own := range map[string]bool{
+		"127.0.0.1:9443": true, "localhost:9443": true, "[::1]:9443": true, "0.0.0.0:9443": true, "pay.example.com:9443": true, ":9443": true,
+		"127.0.0.1:9444": true, "localhost:9444": true, "http://127.0.0.1:9444": true, "{env.APP}": true,
+		"127.0.0.1:9445": false, "127.0.0.1:9446": false, "192.0.2.1:9443": false, "app:9443": false, "other.example.com:9443": false,
+	} {
+		for name, site := range appSites(address) {
+			out, err := checked(t, usualAccount, "", "http://pay.example.com:9443 {\n"+site+"\n}\n"+outward,
+				append(usualVariables(t), "APP=127.0.0.1:9443")...)
+			if (err != nil) != own || own && !strings.Contains(out, "there the sidecar itself listens") {
+				t.Errorf("%s in %s: %v: it says %s", address, name, err, out)
+			}
+		}
+		site := "doku_verify /pay {\ntoken any\nservice 25\n}\nreverse_proxy /pay " + address + "\ndoku_unhandled"
+		out, err := checked(t, usualAccount, "", "http://pay.example.com:9443 {\n"+site+"\n}\n"+outward,
+			append(usualVariables(t), "APP=127.0.0.1:9443")...)
+		if (err != nil) != own {
+			t.Errorf("%s behind doku_verify: %v: it says %s", address, err, out)
+		}
+	}
+}
+
+func TestATokenPathThatIsAnotherCallsIsRefused(t *testing.T) {
+	t.Parallel()
+	for options, says := range map[string]string{
+		"token_path /v1.1/transfer-va/payment":            "ends like a path of service 25",
+		"token_path /v1.1/transfer-va/token":              "is one of `path /v1.1/transfer-va/*` too",
+		"path /doku/*\ntoken_path /doku/token":            "is one of `path /doku/*` too",
+		"token_path /doku/token":                          "",
+		"path /doku/v1.1/*\ntoken_path /doku/token":       "",
+		"path /pay service 25\ntoken_path /payment-token": "",
+	} {
+		out, err := checked(t, usualAccount, "", "http://127.0.0.1:9443 {\ndoku_app 127.0.0.1:3000 {\n"+options+"\n}\n}\n", usualVariables(t)...)
+		if (err == nil) != (says == "") || !strings.Contains(out, says) {
+			t.Errorf("%s: %v: it says %s", options, err, out)
+		}
+	}
+}

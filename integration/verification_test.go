@@ -176,12 +176,12 @@ func TestRefusalsHaveTheCodeOfTheirService(t *testing.T) {
 	env := startWith(t, func(env *testEnv) string {
 		return "log {\n output stderr\n format filter {\n request>headers>X-Signature delete\n}\n}\n" +
 			"log_append doku_reason {http.doku.reason}\ndoku_token " + tokenPath +
-			"\nroute /odd/* {\n doku_verify {\n service 99\n}\n}\nroute {\n doku_verify\n reverse_proxy " + env.appAddress + "\n}"
+			"\nroute /odd/* {\n doku_verify {\n service 56\n}\n}\nroute {\n doku_verify\n reverse_proxy " + env.appAddress + "\n}"
 	})
 	forged := func(r *http.Request) { r.Header.Set("X-SIGNATURE", strings.Repeat("A", 86)+"==") }
 	for path, service := range map[string]string{
 		inquiryPath: "24", paymentPath: "25", "/v1/transfer-va/payment": "25", "/v1.0/debit/notify": "56",
-		"/odd/path": "99", "/what/is/this": "00",
+		"/odd/path": "56", "/what/is/this": "00",
 	} {
 		env.notify(t, simulator.Outgoing{URL: env.inward + path, Mutate: forged}).expect(t, http.StatusUnauthorized, "401"+service+"00")
 		env.notify(t, simulator.Outgoing{URL: env.inward + path, Mutate: func(r *http.Request) { r.Header.Del("X-TIMESTAMP") }}).

@@ -7,6 +7,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -20,6 +21,8 @@ import (
 	"github.com/caddy-doku/caddy-doku/caddymodule/inbound"
 	"github.com/caddy-doku/caddy-doku/caddymodule/inboxes"
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/directive"
+	"github.com/caddy-doku/caddy-doku/caddymodule/internal/httpio"
+	"github.com/caddy-doku/caddy-doku/caddymodule/internal/routes"
 	"github.com/caddy-doku/caddy-doku/snap"
 	"github.com/caddy-doku/caddy-doku/verifier"
 )
@@ -189,8 +192,8 @@ func (a *app) check(d *caddyfile.Dispenser) error {
 	if a.tokenPath != "" && (!strings.HasPrefix(a.tokenPath, "/") || strings.ContainsAny(a.tokenPath, "*{}?#")) {
 		return d.Errf("token_path: expected a path such as %s, found '%s'", defaultTokenPath, a.tokenPath)
 	}
-	if slices.ContainsFunc(a.paths, func(p appPath) bool { return strings.EqualFold(p.pattern, a.tokenPath) }) {
-		return d.Errf("doku_app: '%s' is both token_path and path", a.tokenPath)
+	if err := a.checkTokenPath(); err != nil {
+		return d.WrapErr(err)
 	}
 	for _, p := range a.paths {
 		if service, _ := snap.ServiceOf(http.MethodPost, p.pattern); p.service == "" && a.verify.Service == "" &&
@@ -203,6 +206,34 @@ func (a *app) check(d *caddyfile.Dispenser) error {
 	slices.SortStableFunc(a.paths, func(p, q appPath) int {
 		return cmp.Compare(len(strings.TrimSuffix(q.pattern, "*")), len(strings.TrimSuffix(p.pattern, "*")))
 	})
+	return nil
+}
+
+// checkTokenPath returns an error if one call would be both a token request and another
+// call of DOKU.
+func (a *app) checkTokenPath() error {
+	if service, _ := snap.ServiceOf(http.MethodPost, a.tokenPath); service != snap.ServiceUnknown && service != snap.ServiceB2BToken {
+		return fmt.Errorf("token_path: '%s' ends like a path of service %s, not of token requests; expected a path such as %s",
+			a.tokenPath, service, defaultTokenPath)
+	}
+	for _, p := range a.paths {
+		if service, _ := snap.ServiceOf(http.MethodPost, p.pattern); service == snap.ServiceB2BToken || service == snap.ServiceB2B2CToken {
+			return fmt.Errorf("path: '%s' ends like the path of DOKU's token requests; write `token_path %[1]s`", p.pattern)
+		}
+		switch {
+		case a.tokenPath == "":
+		case strings.EqualFold(p.pattern, a.tokenPath):
+			return fmt.Errorf("doku_app: '%s' is both token_path and path", a.tokenPath)
+		case routes.MatchPath(p.pattern, a.tokenPath) || routes.MatchPath(p.pattern, httpio.CleanPath(a.tokenPath)):
+			return fmt.Errorf("doku_app: token_path '%s' is one of `path %s` too; write paths that leave it out, such as %s",
+				a.tokenPath, p.pattern, defaultPath)
+		case httpio.CleanPath(p.pattern) == httpio.CleanPath(a.tokenPath):
+			return fmt.Errorf("doku_app: token_path '%s' and path '%s' are two spellings of one path", a.tokenPath, p.pattern)
+		case !strings.Contains(p.pattern, "*") && strings.HasPrefix(strings.ToLower(a.tokenPath), strings.ToLower(p.pattern)+"/"):
+			return fmt.Errorf("doku_app: token_path '%s' is below the path '%s'; write another one, such as %s", a.tokenPath, p.pattern,
+				defaultTokenPath)
+		}
+	}
 	return nil
 }
 
