@@ -217,6 +217,20 @@ func TestARedisThatRefusesThePasswordEndsTheStart(t *testing.T) {
 			}
 		})
 	}
+	t.Run("a database that is not there", func(t *testing.T) {
+		t.Parallel()
+		env := newEnv(t)
+		config := env.caddyfile(options{global: "store redis redis://:benar@" + strings.TrimSuffix(at, "/0") + "/99"})
+		output := env.startFails(t, config)
+		if !strings.Contains(output, "Redis has no database of the number at the end of the URL") || strings.Contains(output, "benar") {
+			t.Errorf("it said %s", output)
+		}
+		cmd := env.command(t, config)
+		cmd.Args[1] = "validate"
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("validate, which asks no Redis: %v: %s", err, out)
+		}
+	})
 	t.Run("a reload keeps the configuration in use", func(t *testing.T) {
 		t.Parallel()
 		env := newEnv(t)

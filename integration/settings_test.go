@@ -1,6 +1,9 @@
 package integration
 
 import (
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -144,5 +147,25 @@ func TestATokenPathThatIsAnotherCallsIsRefused(t *testing.T) {
 		if (err == nil) != (says == "") || !strings.Contains(out, says) {
 			t.Errorf("%s: %v: it says %s", options, err, out)
 		}
+	}
+}
+
+func TestAnEnvironmentThatDoesNotExistIsRefusedWithItsPlace(t *testing.T) {
+	t.Parallel()
+	for global, line := range map[string]string{"\t\tenvironment sanbox\n": "Caddyfile:3", "\t\tenvironment http://api.doku.com\n": "Caddyfile:3"} {
+		dir := t.TempDir()
+		file := filepath.Join(dir, "Caddyfile")
+		text := "{\n\tdoku {\n" + global + "\t\taccount {\n" + usualAccount + "\n\t\t}\n\t}\n}\n"
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		out, err := exec.CommandContext(t.Context(), binary(t), "validate", "--config", file, "--adapter", "caddyfile").CombinedOutput()
+		if err == nil || !strings.Contains(string(out), line) || !strings.Contains(string(out), "environment: ") {
+			t.Errorf("%q: %v: it says %s", global, err, out)
+		}
+	}
+	out, err := checked(t, "environment sanbox\n"+usualAccount, "", "", usualVariables(t)...)
+	if err == nil || !strings.Contains(out, "found \\\"sanbox\\\", at ") || !strings.Contains(out, "Caddyfile:6") {
+		t.Errorf("of an account: %v: it says %s", err, out)
 	}
 }

@@ -1,6 +1,7 @@
 package doku
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -16,6 +17,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/credential"
+	"github.com/caddy-doku/caddy-doku/caddymodule/internal/environment"
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/telemetry"
 	"github.com/caddy-doku/caddy-doku/internal/idempotency"
 	"github.com/caddy-doku/caddy-doku/internal/ledger"
@@ -159,9 +161,12 @@ func (a *Account) resolve(app *App) error {
 		wrong.Add(err)
 	}
 	wrong.Add(a.resolveServices(repl))
-	c, err := a.load(app.log)
+	c, err := a.read(app.log)
 	if wrong.Add(err); len(wrong) > 0 {
-		return wrong
+		return wrong // of a wrong client id, the signer would only say the same once more
+	}
+	if c, err = a.prepare(c); err != nil {
+		return err
 	}
 	a.inUse.Store(c)
 	return nil
@@ -191,18 +196,15 @@ func (a *Account) provision(app *App) error {
 }
 
 func (a *Account) resolveEnvironment(repl *caddy.Replacer, fallback string) error {
-	environment := a.Environment
-	if environment == "" {
-		environment = fallback
-	}
-	if environment == "" {
+	text := cmp.Or(a.Environment, fallback)
+	if text == "" {
 		return errors.New("environment is required: write `environment sandbox` or `environment production` in the global option `doku`")
 	}
-	environment, err := Resolve(repl, "environment", environment)
+	text, err := credential.Resolve(repl, "environment", text)
 	if err != nil {
 		return err
 	}
-	if a.base, err = baseURL(environment); err != nil {
+	if a.base, err = environment.URL(text); err != nil {
 		return fmt.Errorf("environment: %w", err)
 	}
 	return nil
@@ -210,7 +212,7 @@ func (a *Account) resolveEnvironment(repl *caddy.Replacer, fallback string) erro
 
 // resolveID reads an id. Odd says what is unusual about it.
 func resolveID(repl *caddy.Replacer, name, value string, into *string) (odd string, err error) {
-	resolved, err := Resolve(repl, name, value)
+	resolved, err := credential.Resolve(repl, name, value)
 	if err != nil {
 		return "", err
 	}
@@ -226,7 +228,7 @@ var serviceID = regexp.MustCompile(`^[0-9]{1,8}$`)
 
 func (a *Account) resolveServices(repl *caddy.Replacer) error {
 	for _, value := range a.PartnerServiceIDs {
-		id, err := Resolve(repl, "partner_service_id", value)
+		id, err := credential.Resolve(repl, "partner_service_id", value)
 		if err != nil {
 			return err
 		}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/credential"
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/directive"
+	"github.com/caddy-doku/caddy-doku/caddymodule/internal/environment"
 )
 
 func init() {
@@ -56,7 +57,7 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return directive.Block(d, func() error {
 		switch d.Val() {
 		case "environment":
-			return directive.Setting(d, &a.Environment)
+			return environment.Read(d, &a.Environment)
 		case "account":
 			account := new(Account)
 			a.Accounts = append(a.Accounts, account)
@@ -153,7 +154,7 @@ func (a *Account) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		line := d.Line()
 		switch d.Val() {
 		case "environment":
-			err = directive.Setting(d, &a.Environment)
+			err = environment.Read(d, &a.Environment)
 		case "client_id":
 			err = directive.Setting(d, &a.ClientID)
 		case "secret_key":

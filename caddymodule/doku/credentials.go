@@ -81,9 +81,18 @@ func (c *Credentials) secretBytes() [][]byte {
 	return all
 }
 
-// load reads the account's credentials. It warns about oddities, and its error has all
-// that is wrong.
+// load reads the account's credentials, and prepares them.
 func (a *Account) load(log *slog.Logger) (*Credentials, error) {
+	c, err := a.read(log)
+	if err != nil {
+		return nil, err
+	}
+	return a.prepare(c)
+}
+
+// read reads the account's credentials. It warns about oddities, and its error has all
+// that is wrong.
+func (a *Account) read(log *slog.Logger) (*Credentials, error) {
 	l := credential.NewLoader(log.With("account", a.Name))
 	c := &Credentials{files: l.Files, partnerID: a.partnerID, services: a.services}
 	var wrong credential.Faults
@@ -109,6 +118,12 @@ func (a *Account) load(log *slog.Logger) (*Credentials, error) {
 	if len(wrong) > 0 {
 		return nil, wrong
 	}
+	return c, nil
+}
+
+// prepare makes what signs and verifies with the credentials. The account's ids are right.
+func (a *Account) prepare(c *Credentials) (*Credentials, error) {
+	var err error
 	if c.signer, err = signer.New(a.clientID, c.secrets[0]); err != nil {
 		return nil, err
 	}

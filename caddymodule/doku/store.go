@@ -10,6 +10,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/caddy-doku/caddy-doku/caddymodule/internal/credential"
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/pool"
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/telemetry"
 	"github.com/caddy-doku/caddy-doku/internal/store"
@@ -33,7 +34,11 @@ func (a *App) checkAccess() error {
 	ctx, cancel := context.WithTimeout(context.Background(), accessTimeout)
 	defer cancel()
 	err := a.Accounts[0].scope.Check(ctx)
-	if !store.Denied(err) {
+	switch {
+	case store.NoDatabase(err):
+		return fmt.Errorf("store %s: Redis has no database of the number at the end of the URL (16 by default: 0 to 15; "+
+			"a cluster has 0 only): %w", a.storeName, err)
+	case !store.Denied(err):
 		return nil
 	}
 	return fmt.Errorf("store %s: the user or the password in its URL is wrong, or the user may do too little: %w", a.storeName, err)
@@ -111,7 +116,7 @@ func (s sharedRedis) Destruct() error { return s.Close() }
 
 // Open returns the store. Connections are made when they are needed.
 func (r *RedisStore) Open() (store.Store, string, error) {
-	url, err := Resolve(caddy.NewReplacer(), "store redis", r.URL)
+	url, err := credential.Resolve(caddy.NewReplacer(), "store redis", r.URL)
 	if err != nil {
 		return nil, "", err
 	}

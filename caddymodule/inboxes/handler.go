@@ -20,6 +20,7 @@ import (
 
 	"github.com/caddy-doku/caddy-doku/caddymodule/doku"
 	"github.com/caddy-doku/caddy-doku/caddymodule/inbound"
+	"github.com/caddy-doku/caddy-doku/caddymodule/internal/credential"
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/httpio"
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/reasons"
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/telemetry"
@@ -171,14 +172,15 @@ func (i *Inbox) Provision(ctx caddy.Context) error {
 		i.Folder = defaultFolder()
 	}
 	if i.Folder != "" {
-		if i.Folder, err = doku.Resolve(caddy.NewReplacer(), "folder", i.Folder); err != nil {
+		if i.Folder, err = credential.Resolve(caddy.NewReplacer(), "folder", i.Folder); err != nil {
 			return err
 		}
 		if i.Folder, err = filepath.Abs(i.Folder); err != nil {
 			return fmt.Errorf("folder: %w", err)
 		}
 		if err := callstore.CheckFolder(i.Folder); err != nil {
-			return fmt.Errorf("doku_inbox: the folder %s cannot be used: %w", i.Folder, err)
+			return fmt.Errorf("doku_inbox: the folder %s cannot be used: %w; let the user that runs the sidecar write there, or write "+
+				"`folder <path>` in doku_inbox or doku_app", i.Folder, err)
 		}
 	}
 	settings, err := json.Marshal(i) // before the handlers in it change

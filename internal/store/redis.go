@@ -316,6 +316,13 @@ func Denied(err error) bool {
 	return err != nil && (redis.IsAuthError(err) || redis.IsPermissionError(err))
 }
 
+// NoDatabase reports whether err says that Redis has no database of the number in the URL.
+// Waiting does not help then.
+func NoDatabase(err error) bool {
+	return redis.HasErrorPrefix(err, "DB index is out of range") || redis.HasErrorPrefix(err, "invalid DB index") ||
+		redis.HasErrorPrefix(err, "SELECT is not allowed")
+}
+
 // LogTo sets where the Redis client of this process logs. It has no levels; errors of
 // commands are returned, so what it logs is of the second rank.
 func LogTo(log *slog.Logger) { redis.SetLogger(clientLog{log}) }

@@ -2,8 +2,8 @@ package credential
 
 import "strings"
 
-// Faults are the mistakes of a configuration. They are told at once, so that nobody has
-// to correct one to learn of the next.
+// Faults are the mistakes of a configuration. One error reports all of them, so that
+// nobody has to correct one to learn of the next.
 type Faults []error //nolint:errname,recvcheck // they are several; Add changes them
 
 // Add adds err, unless it is nil.

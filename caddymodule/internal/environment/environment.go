@@ -1,4 +1,5 @@
-package doku
+// Package environment knows where DOKU is.
+package environment
 
 import (
 	"fmt"
@@ -6,9 +7,9 @@ import (
 	"net/url"
 	"strings"
 
-	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
-	"github.com/caddy-doku/caddy-doku/caddymodule/internal/credential"
+	"github.com/caddy-doku/caddy-doku/caddymodule/internal/directive"
 )
 
 // baseURLs has DOKU's environments.
@@ -17,7 +18,8 @@ var baseURLs = map[string]string{
 	"production": "https://api.doku.com",
 }
 
-func baseURL(environment string) (*url.URL, error) {
+// URL returns the base URL of an environment: sandbox, production, or a URL itself.
+func URL(environment string) (*url.URL, error) {
 	if known := baseURLs[environment]; known != "" {
 		environment = known
 	}
@@ -35,7 +37,15 @@ func baseURL(environment string) (*url.URL, error) {
 	return u, nil
 }
 
-// Resolve replaces the placeholders in a setting. An unknown or empty one is an error.
-func Resolve(repl *caddy.Replacer, name, value string) (string, error) {
-	return credential.Resolve(repl, name, value)
+// Read reads the option environment. What is wrong with a text without placeholders is an
+// error with its place.
+func Read(d *caddyfile.Dispenser, into *string) error {
+	name := d.Val()
+	if err := directive.Setting(d, into); err != nil || strings.Contains(*into, "{") {
+		return err
+	}
+	if _, err := URL(*into); err != nil {
+		return d.WrapErr(fmt.Errorf("%s: %w", name, err))
+	}
+	return nil
 }
