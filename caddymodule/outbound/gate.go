@@ -197,13 +197,25 @@ func (s *Sign) checkTarget(c *call, r *http.Request) error {
 	case kind == notSNAPPath, s.isNotSNAP(path):
 		return reject(reasons.NotSNAP, "[this path of DOKU is not SNAP and is signed in another way: call DOKU itself; nothing was sent]",
 			fmt.Errorf("%.100q is not a SNAP path: DOKU expects Client-Id, Request-Id, Request-Timestamp and Signature", path))
-	case strings.HasPrefix(r.Header.Get("Signature"), "HMACSHA256="):
+	case hasOtherSignature(r.Header):
 		return reject(reasons.NotSNAP, "[the call has the Signature of an API of DOKU that is not SNAP: call DOKU itself; nothing was sent]",
 			errors.New("expected a SNAP call, found the header Signature with HMACSHA256, for an API of DOKU that is not SNAP"))
 	default:
 		c.path = kind
 	}
 	return nil
+}
+
+// hasOtherSignature reports whether a call has a signature of DOKU's APIs that are not SNAP,
+// in whatever spelling.
+func hasOtherSignature(h http.Header) bool {
+	for _, text := range h["Signature"] {
+		name, _, found := strings.Cut(text, "=")
+		if found && strings.EqualFold(strings.Trim(name, " \t\"'"), "HMACSHA256") {
+			return true
+		}
+	}
+	return false
 }
 
 // notInURL reports whether no URL may have a character (RFC 3986, 2). The brackets may stand

@@ -104,3 +104,33 @@ func TestMostPathsAreLookedAtWithoutACopy(t *testing.T) {
 		t.Errorf("%v allocations", n)
 	}
 }
+
+func TestDisguisesOfTheTokenPathAreKnown(t *testing.T) {
+	t.Parallel()
+	const token = "/authorization/v1/access-token/b2b"
+	for path, want := range map[string]pathKind{
+		token + "\x00": b2bTokenPath, token + "\u200b": b2bTokenPath, token + "?x": b2bTokenPath, token + "%3Fx": b2bTokenPath, token + ".": b2bTokenPath,
+		token + ".json": b2bTokenPath, token + "#x": b2bTokenPath, token + "\x00.php": b2bTokenPath, token + "..": b2bTokenPath,
+		"/%zz/../authorization/v1/access-token/%62%32b": b2bTokenPath, "/authorization/v1/access-token/b\u200b2b": b2bTokenPath,
+		"/authorization/v1/access\u00ad-token/b2b": b2bTokenPath, token + "%": b2bTokenPath, token + ",x": b2bTokenPath,
+		token + "2c": b2b2cTokenPath, token + "x": snapPath, "/authorization/v1/access-token/xb2b": snapPath,
+	} {
+		if got := kindOf(httpio.CleanPath(path)); got != want {
+			t.Errorf("%q: found %d, expected %d", path, got, want)
+		}
+	}
+}
+
+func TestAnotherSignatureIsKnownInEachSpelling(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]bool{
+		"HMACSHA256=x": true, "hmacsha256=x": true, "HmacSha256 = x": true, " HMACSHA256=x": true, "\"HMACSHA256=x\"": true, "": false, "x": false, "HMACSHA512=x": false,
+	} {
+		if hasOtherSignature(http.Header{"Signature": {text}}) != want {
+			t.Errorf("%q: expected %v", text, want)
+		}
+	}
+	if !hasOtherSignature(http.Header{"Signature": {"x", "hmacsha256=y"}}) {
+		t.Error("the second header is not looked at")
+	}
+}

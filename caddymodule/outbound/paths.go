@@ -3,6 +3,8 @@ package outbound
 import (
 	"fmt"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/httpio"
 )
@@ -40,10 +42,10 @@ var notSNAP = []string{
 // kindOf returns the kind of a clean path.
 func kindOf(clean string) pathKind {
 	switch {
-	case strings.HasSuffix(clean, "/access-token/b2b"):
-		return b2bTokenPath
 	case strings.HasSuffix(clean, "/access-token/b2b2c"):
 		return b2b2cTokenPath
+	case mayBeTokenPath(clean):
+		return b2bTokenPath
 	case strings.HasPrefix(clean, "/direct-debit/"):
 		return directDebitPath
 	}
@@ -53,6 +55,43 @@ func kindOf(clean string) pathKind {
 		}
 	}
 	return snapPath
+}
+
+// mayBeTokenPath reports whether some server may read a clean path as that of DOKU's B2B
+// token: one that drops characters nobody sees, ends a name at a mark, or adds an extension.
+func mayBeTokenPath(clean string) bool {
+	const folder, name = "access-token/", "b2b"
+	_, last, found := strings.Cut(clean, folder)
+	if !found {
+		if !strings.ContainsFunc(clean, isHidden) {
+			return false
+		}
+		if _, last, found = strings.Cut(visible(clean), folder); !found {
+			return false
+		}
+	}
+	last = visible(last)
+	if !strings.HasPrefix(last, name) {
+		return false
+	}
+	rest := last[len(name):] // "2c" is another service, "%3f" an escape that nobody has taken off
+	return rest == "" || !isAlphanumeric(rest[0])
+}
+
+func isAlphanumeric(c byte) bool { return 'a' <= c && c <= 'z' || '0' <= c && c <= '9' }
+
+// visible returns a path without the characters that nobody sees.
+func visible(path string) string {
+	return strings.Map(func(r rune) rune {
+		if isHidden(r) {
+			return -1
+		}
+		return r
+	}, path)
+}
+
+func isHidden(r rune) bool {
+	return r == utf8.RuneError || unicode.IsControl(r) || unicode.IsSpace(r) || unicode.Is(unicode.Cf, r) || unicode.Is(unicode.Mn, r)
 }
 
 // isNotSNAP reports whether the configuration says that a clean path is not SNAP.

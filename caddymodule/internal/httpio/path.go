@@ -14,8 +14,8 @@ func CleanPath(p string) string {
 		return p
 	}
 	for range 3 { // more layers than any chain of proxies takes off
-		plain, err := url.PathUnescape(p)
-		if err != nil || plain == p {
+		plain := unescape(p)
+		if plain == p {
 			break
 		}
 		p = plain
@@ -27,6 +27,25 @@ func CleanPath(p string) string {
 		segments[i] = strings.TrimSpace(name)
 	}
 	return path.Clean("/" + strings.Join(segments, "/"))
+}
+
+// unescape takes one layer of escapes off a path, and leaves what is none.
+func unescape(p string) string {
+	if plain, err := url.PathUnescape(p); err == nil {
+		return plain
+	}
+	var b strings.Builder
+	for i := 0; i < len(p); i++ {
+		if p[i] == '%' && i+2 < len(p) {
+			if plain, err := url.PathUnescape(p[i : i+3]); err == nil {
+				b.WriteString(plain)
+				i += 2
+				continue
+			}
+		}
+		b.WriteByte(p[i])
+	}
+	return b.String()
 }
 
 // isClean reports whether p is certainly the result of [CleanPath] already.
