@@ -25,6 +25,7 @@ func init() {
 		Long: "Commands for DOKU's SNAP API: a tour of the sidecar, and the state and inboxes of a running one.\n" +
 			"Commands about a running sidecar ask its admin API: see `--address`.",
 		CobraFunc: func(cmd *cobra.Command) {
+			adminapi.GuardRun(cmd)
 			adminapi.Group(cmd).AddCommand(tourCommand(), status.Command(), status.TokenCommand(), inboxes.Command())
 		},
 	})

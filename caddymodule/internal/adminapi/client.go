@@ -150,7 +150,7 @@ func (c *Client) explain(err error) error {
 		_ = conn.Close() // nothing was written
 		return fmt.Errorf("asking the sidecar at %s: %w", c.address, err)
 	case address.IsUnixNetwork() && errors.Is(dialErr, syscall.ECONNREFUSED):
-		return fmt.Errorf("nobody answers at %s: no sidecar runs, or a start that failed has taken the socket of the one that does; "+
+		return fmt.Errorf("nobody answers at %s: no sidecar runs there; "+
 			"(re)start the sidecar, or name the address of another with --address or --config", c.address)
 	case errors.Is(dialErr, syscall.ECONNREFUSED), errors.Is(dialErr, fs.ErrNotExist):
 		return fmt.Errorf("no sidecar runs at %s; start one with `caddy-doku run`, or name the address of another with --address or --config",
