@@ -34,7 +34,12 @@ func TestASecondStartLeavesTheAdminAPIAlone(t *testing.T) {
 			}
 			return string(out)
 		}
-		status()
+		ready := func() {
+			doktest.Eventually(t, "the admin API to know the configuration, which comes after its sites", func() bool {
+				return exec.CommandContext(t.Context(), binary(t), "doku", "status", "--address", admin).Run() == nil
+			})
+		}
+		ready()
 		const says = "another process answers at "
 		for name, second := range map[string]*testEnv{"the same ports": env, "other ports": env.another(t)} {
 			for _, word := range []string{"run", "start"} {
@@ -59,6 +64,6 @@ func TestASecondStartLeavesTheAdminAPIAlone(t *testing.T) {
 		// The socket of a process that was killed is nobody's.
 		running.Kill()
 		doktest.Start(t, env.log, env.command(t, config(env)), sites...)
-		status()
+		ready()
 	}
 }
