@@ -84,7 +84,8 @@ func TestAWrongSettingIsFoundByValidate(t *testing.T) {
 				continue
 			}
 			out, err := withSetting(t, test.setting, test.value, inFile)
-			if err == nil || !strings.Contains(out, test.says) || strings.Contains(out, "VknO") || strings.Contains(out, "; and ") || strings.Contains(out, "Valid configuration") {
+			if err == nil || !strings.Contains(out, test.says) || strings.Contains(out, "VknO") || strings.Contains(out, "; and ") ||
+				strings.Contains(out, "Valid configuration") {
 				t.Errorf("%s, in a file %v: %v: it says %s", test.id, inFile, err, out)
 			}
 		}

@@ -77,7 +77,12 @@ func TestAnAddressThatIsNoAppsIsRefused(t *testing.T) {
 		"unix//run/of/an/app/that/starts/later.sock", "h2c://app:1", "127.0.0.1:3000 127.0.0.1:3001", "my_app.internal:80", ":3000", "0.0.0.0:3000",
 	} {
 		for name, site := range appSites(address) {
-			out, err := checked(t, usualAccount, "", "http://127.0.0.1:9443 {\n"+site+"\n}\n", append(usualVariables(t), "APP=127.0.0.1:3000")...)
+			out, err := checked(
+				t,
+				usualAccount,
+				"",
+				"http://127.0.0.1:9443 {\n"+site+"\n}\n",
+				append(usualVariables(t), "APP=127.0.0.1:3000")...)
 			if err != nil {
 				t.Errorf("%s in %s: %v: it says %s", address, name, err, out)
 			}
@@ -143,7 +148,12 @@ func TestATokenPathThatIsAnotherCallsIsRefused(t *testing.T) {
 		"path /doku/v1.1/*\ntoken_path /doku/token":       "",
 		"path /pay service 25\ntoken_path /payment-token": "",
 	} {
-		out, err := checked(t, usualAccount, "", "http://127.0.0.1:9443 {\ndoku_app 127.0.0.1:3000 {\n"+options+"\n}\n}\n", usualVariables(t)...)
+		out, err := checked(
+			t,
+			usualAccount,
+			"",
+			"http://127.0.0.1:9443 {\ndoku_app 127.0.0.1:3000 {\n"+options+"\n}\n}\n",
+			usualVariables(t)...)
 		if (err == nil) != (says == "") || !strings.Contains(out, says) {
 			t.Errorf("%s: %v: it says %s", options, err, out)
 		}

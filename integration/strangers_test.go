@@ -58,7 +58,10 @@ func TestStrangersCannotUseUpTheRoomForDOKUsBodies(t *testing.T) {
 	// The site of the strangers takes any token, so that it reads their bodies.
 	config := env.caddyfile(options{global: "unverified_calls 2"})
 	end := strings.LastIndex(config, "}")
-	env.run(t, config[:end]+"\tdoku_verify /open/* {\n\t\ttoken any\n\t\tservice 25\n\t\tbody_timeout 1h\n\t}\n\treverse_proxy /open/* "+env.appAddress+"\n}\n")
+	env.run(
+		t,
+		config[:end]+"\tdoku_verify /open/* {\n\t\ttoken any\n\t\tservice 25\n\t\tbody_timeout 1h\n\t}\n\treverse_proxy /open/* "+env.appAddress+"\n}\n",
+	)
 	var genuine http.Header
 	open := simulator.Outgoing{URL: env.inward + "/open/pay", Mutate: func(r *http.Request) { genuine = r.Header.Clone() }}
 	env.notify(t, open).expect(t, 200, "2002500")
@@ -88,7 +91,7 @@ func TestTheLogHasAFewRefusalsInASecondAndCountsTheRest(t *testing.T) {
 	env := start(t, options{})
 	const calls = 400
 	conn := connect(t, env.inward)
-	defer conn.Close()
+	defer func() { conn.Close() }()
 	answers := bufio.NewReader(conn)
 	for range calls {
 		fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\n\r\n", paymentPath)
@@ -98,8 +101,8 @@ func TestTheLogHasAFewRefusalsInASecondAndCountsTheRest(t *testing.T) {
 		}
 		_, _ = io.Copy(io.Discard, resp.Body)
 		if resp.Close {
+			conn.Close()
 			conn = connect(t, env.inward)
-			defer conn.Close()
 			answers = bufio.NewReader(conn)
 		}
 	}

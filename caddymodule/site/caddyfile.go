@@ -251,12 +251,12 @@ func (a *app) routes() caddyhttp.RouteList {
 	for _, p := range a.paths {
 		all = append(all, p.pattern)
 	}
-	routes := caddyhttp.RouteList{route(all,
+	list := caddyhttp.RouteList{route(all,
 		caddyconfig.JSONModuleObject(inbound.UntrustedTrace{}, "handler", dirUntrustedTrace, nil),
 		caddyconfig.JSONModuleObject(Tracing{}, "handler", dirTracing, nil))}
 	if a.tokenPath != "" {
 		token := inbound.Token{Account: a.verify.Account}
-		routes = append(routes, route([]string{a.tokenPath}, caddyconfig.JSONModuleObject(token, "handler", dirToken, nil)))
+		list = append(list, route([]string{a.tokenPath}, caddyconfig.JSONModuleObject(token, "handler", dirToken, nil)))
 	}
 	inbox := caddyconfig.JSONModuleObject(a.inbox, "handler", dirInbox, nil)
 	for i := 0; i < len(a.paths); {
@@ -267,9 +267,9 @@ func (a *app) routes() caddyhttp.RouteList {
 		}
 		verify := *a.verify
 		verify.Service = cmp.Or(first.service, verify.Service)
-		routes = append(routes, route(patterns, caddyconfig.JSONModuleObject(&verify, "handler", dirVerify, nil), inbox))
+		list = append(list, route(patterns, caddyconfig.JSONModuleObject(&verify, "handler", dirVerify, nil), inbox))
 	}
-	return append(routes, route(nil, caddyconfig.JSONModuleObject(Unhandled{}, "handler", dirUnhandled, nil)))
+	return append(list, route(nil, caddyconfig.JSONModuleObject(Unhandled{}, "handler", dirUnhandled, nil)))
 }
 
 // route returns a route for paths, or for all if there are none.

@@ -226,6 +226,7 @@ func TestSitesThatFailOpenAreRefused(t *testing.T) {
 }
 
 func TestSitesThatAreProbablyWrongAreWarnedOf(t *testing.T) {
+	t.Setenv("APP_ADDRESS", "127.0.0.1:3000")
 	const falls, unkept = "gets an empty 200 from Caddy", "keeps none that the app does not accept"
 	for name, test := range map[string]struct{ sites, want, hint string }{
 		"N8, no last word":             {inSite(tokenLine + verifyLine + inboxLine), falls, "`doku_unhandled`"},
@@ -267,7 +268,7 @@ func TestSitesThatAreProbablyWrongAreWarnedOf(t *testing.T) {
 		"the app behind another":       {inSite(goodCalls + "reverse_proxy /auth/* 127.0.0.1:8000 {\n@ok status 2xx\nhandle_response @ok {\nreverse_proxy 127.0.0.1:3000\n}\n}\n" + lastLine), "passes calls that nobody has verified", "header_up"},
 		"the app by its port":          {payHost + "http://shop.example.com:8443 {\nreverse_proxy :3000\n}\n", "shop.example.com (:8443): reverse_proxy passes calls that nobody", "header_up"},
 		"the app by IPv6":              {payHost + "http://shop.example.com:8443 {\nreverse_proxy [::1]:3000\n}\n", "shop.example.com (:8443): reverse_proxy passes calls that nobody", "header_up"},
-		"the app by a variable":        {strings.ReplaceAll(payHost, "127.0.0.1:3000", "{env.PATH}:3000") + "http://shop.example.com:8443 {\nreverse_proxy {env.PATH}:3000\n}\n", "shop.example.com (:8443): reverse_proxy passes calls that nobody", "header_up"},
+		"the app by a variable":        {strings.ReplaceAll(payHost, "127.0.0.1:3000", "{env.APP_ADDRESS}") + "http://shop.example.com:8443 {\nreverse_proxy {env.APP_ADDRESS}\n}\n", "shop.example.com (:8443): reverse_proxy passes calls that nobody", "header_up"},
 		"the app by its name":          {payHost + "http://shop.example.com:8443 {\nreverse_proxy {\ndynamic a localhost 3000\n}\n}\n", "shop.example.com (:8443): reverse_proxy passes calls that nobody", "header_up"},
 		"the app for one of two names": {payHost + "http://shop.example.com:8443, http://api.example.com:8443 {\n@x not host shop.example.com\nreverse_proxy @x 127.0.0.1:3000\n}\n", "api.example.com (:8443): reverse_proxy passes calls that nobody", "header_up"},
 		"basic_auth for the site":      {inSite(goodCalls + "basic_auth" + password + lastLine), "asks for a password", "matcher"},

@@ -2,6 +2,7 @@ package adminapi
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -132,7 +133,7 @@ func answers(listen string) bool {
 	} else if address.StartPort == 0 || !strings.HasPrefix(network, "tcp") {
 		return false
 	}
-	conn, err := net.DialTimeout(network, target, dialTimeout)
+	conn, err := (&net.Dialer{Timeout: dialTimeout}).DialContext(context.Background(), network, target)
 	if err == nil {
 		return conn.Close() == nil
 	}
