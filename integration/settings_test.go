@@ -21,7 +21,9 @@ func TestAServiceThatDOKUDoesNotCallIsRefused(t *testing.T) {
 	t.Parallel()
 	const says = "expected 24 (inquiries about a virtual account), 25 (notifications of a virtual account's payment), " +
 		"56 (notifications of direct debit and e-wallets), found "
-	for service, valid := range map[string]bool{"24": true, "25": true, "56": true, "27": false, "52": false, "99": false, "73": false, "00": false} {
+	for service, valid := range map[string]bool{
+		"24": true, "25": true, "56": true, "27": false, "52": false, "99": false, "73": false, "00": false,
+	} {
 		for _, site := range []string{
 			"doku_app 127.0.0.1:3000 {\npath /pay service " + service + "\n}",
 			"doku_app 127.0.0.1:3000 {\npath /pay\nservice " + service + "\n}",
@@ -162,7 +164,9 @@ func TestATokenPathThatIsAnotherCallsIsRefused(t *testing.T) {
 
 func TestAnEnvironmentThatDoesNotExistIsRefusedWithItsPlace(t *testing.T) {
 	t.Parallel()
-	for global, line := range map[string]string{"\t\tenvironment sanbox\n": "Caddyfile:3", "\t\tenvironment http://api.doku.com\n": "Caddyfile:3"} {
+	for global, line := range map[string]string{
+		"\t\tenvironment sanbox\n": "Caddyfile:3", "\t\tenvironment http://api.doku.com\n": "Caddyfile:3",
+	} {
 		dir := t.TempDir()
 		file := filepath.Join(dir, "Caddyfile")
 		text := "{\n\tdoku {\n" + global + "\t\taccount {\n" + usualAccount + "\n\t\t}\n\t}\n}\n"

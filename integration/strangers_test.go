@@ -60,7 +60,8 @@ func TestStrangersCannotUseUpTheRoomForDOKUsBodies(t *testing.T) {
 	end := strings.LastIndex(config, "}")
 	env.run(
 		t,
-		config[:end]+"\tdoku_verify /open/* {\n\t\ttoken any\n\t\tservice 25\n\t\tbody_timeout 1h\n\t}\n\treverse_proxy /open/* "+env.appAddress+"\n}\n",
+		config[:end]+"\tdoku_verify /open/* {\n\t\ttoken any\n\t\tservice 25\n\t\tbody_timeout 1h\n\t}\n"+
+			"\treverse_proxy /open/* "+env.appAddress+"\n}\n",
 	)
 	var genuine http.Header
 	open := simulator.Outgoing{URL: env.inward + "/open/pay", Mutate: func(r *http.Request) { genuine = r.Header.Clone() }}

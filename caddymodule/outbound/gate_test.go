@@ -109,7 +109,8 @@ func TestDisguisesOfTheTokenPathAreKnown(t *testing.T) {
 	t.Parallel()
 	const token = "/authorization/v1/access-token/b2b"
 	for path, want := range map[string]pathKind{
-		token + "\x00": b2bTokenPath, token + "\u200b": b2bTokenPath, token + "?x": b2bTokenPath, token + "%3Fx": b2bTokenPath, token + ".": b2bTokenPath,
+		token + "\x00": b2bTokenPath, token + "\u200b": b2bTokenPath, token + "?x": b2bTokenPath, token + "%3Fx": b2bTokenPath,
+		token + ".":     b2bTokenPath,
 		token + ".json": b2bTokenPath, token + "#x": b2bTokenPath, token + "\x00.php": b2bTokenPath, token + "..": b2bTokenPath,
 		"/%zz/../authorization/v1/access-token/%62%32b": b2bTokenPath, "/authorization/v1/access-token/b\u200b2b": b2bTokenPath,
 		"/authorization/v1/access\u00ad-token/b2b": b2bTokenPath, token + "%": b2bTokenPath, token + ",x": b2bTokenPath,
