@@ -74,12 +74,28 @@ func ReadBody(r *http.Request, limit int64, get func(n int) []byte) ([]byte, err
 // answer.
 const abandonWithin = time.Second
 
-// Abandon ends a request whose body is not read to its end: soon, whatever the caller
-// does. With HTTP/1 the connection closes. From HTTP/2 on only the request's own
-// stream ends, because others share the connection.
+// arrivedAtMost is the largest body that may have arrived with its headers, in bytes.
+const arrivedAtMost = 4 << 10
+
+// Abandon ends a request whose body nobody reads: soon, whatever the caller does. With
+// HTTP/1 the connection closes, unless the whole body has arrived already. From HTTP/2 on
+// only the request's own stream ends, because others share the connection.
 func Abandon(w http.ResponseWriter, r *http.Request) {
+	control := http.NewResponseController(w)
+	if r.ContentLength == 0 || r.ProtoMajor == 1 && arrived(control, r) {
+		return
+	}
 	if r.ProtoMajor == 1 {
 		w.Header().Set("Connection", "close")
 	}
-	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(abandonWithin)) // see [Budget.Read]
+	_ = control.SetReadDeadline(time.Now().Add(abandonWithin)) // see [Budget.Read]
+}
+
+// arrived discards a body that has arrived with its headers, without waiting for more.
+func arrived(control *http.ResponseController, r *http.Request) bool {
+	if r.ContentLength < 0 || r.ContentLength > arrivedAtMost || control.SetReadDeadline(time.Unix(1, 0)) != nil {
+		return false
+	}
+	n, err := io.Copy(io.Discard, r.Body)
+	return err == nil && n == r.ContentLength && control.SetReadDeadline(time.Time{}) == nil
 }
