@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -39,7 +40,7 @@ func startBrands(t *testing.T) *brands {
 	b := &brands{testEnv: newEnv(t), doku: make(map[string]*simulator.Simulator), gates: make(map[string]*doktest.Gate)}
 	accounts := ""
 	for name, id := range map[string]string{"kopi": kopi, "susu": susu} {
-		b.doku[name] = newDOKU(t, id, secretKey+name)
+		b.doku[name] = newDOKU(t, id, secretKey+name, new(atomic.Int64))
 		b.doku[name].SetMerchantURLs(b.inward+tokenPath, b.inward+inquiryPath, b.inward+paymentPath)
 		b.gates[name] = doktest.NewGate(b.doku[name])
 		server := httptest.NewServer(b.gates[name])

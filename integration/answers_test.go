@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/caddy-doku/caddy-doku/internal/doktest"
@@ -398,7 +399,7 @@ func TestAnotherMerchantsNotificationHidesNothing(t *testing.T) {
 	server := doktest.StartRedis(t)
 	o := options{global: "store redis " + server.URL, inbox: "{\n answer_within 300ms\n}"}
 	other := newEnv(t)
-	other.doku = newDOKU(t, "BRN-9999-1", secretKey+"-of-another")
+	other.doku = newDOKU(t, "BRN-9999-1", secretKey+"-of-another", new(atomic.Int64))
 	other.doku.SetMerchantURLs(other.inward+tokenPath, other.inward+inquiryPath, other.inward+paymentPath)
 	other.variables = append(other.variables, "DOKU_CLIENT_ID=BRN-9999-1", "DOKU_SECRET_KEY="+secretKey+"-of-another")
 	other.run(t, other.caddyfile(o))

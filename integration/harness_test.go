@@ -211,14 +211,9 @@ func (env *testEnv) caddyfile(o options) string {
 // newEnv starts everything but the sidecar.
 func newEnv(t *testing.T) *testEnv {
 	t.Helper()
-	env := &testEnv{app: &app{}, doku: newDOKU(t, clientID, secretKey)}
-	env.dokuAhead = new(atomic.Int64)
-	env.gate = doktest.NewGate(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if ahead := time.Duration(env.dokuAhead.Load()); ahead != 0 {
-			w.Header().Set("Date", time.Now().Add(ahead).UTC().Format(http.TimeFormat))
-		}
-		env.doku.ServeHTTP(w, r)
-	}))
+	env := &testEnv{app: &app{}, dokuAhead: new(atomic.Int64)}
+	env.doku = newDOKU(t, clientID, secretKey, env.dokuAhead)
+	env.gate = doktest.NewGate(env.doku)
 	doku := httptest.NewServer(env.gate)
 	t.Cleanup(doku.Close)
 	server := httptest.NewServer(env.app)
@@ -228,12 +223,14 @@ func newEnv(t *testing.T) *testEnv {
 	return env
 }
 
-func newDOKU(t *testing.T, clientID, secretKey string) *simulator.Simulator {
+// newDOKU returns a simulated DOKU whose clock is ahead of this machine's.
+func newDOKU(t *testing.T, clientID, secretKey string, ahead *atomic.Int64) *simulator.Simulator {
 	t.Helper()
 	// A connection for each call: a reload can close one that is kept alive in the very
 	// moment in which the next call is sent on it, as with every server.
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: doktest.Patience}
-	s, err := simulator.New(simulator.Config{Client: client, Merchant: simulator.Merchant{
+	now := func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
+	s, err := simulator.New(simulator.Config{Client: client, Now: now, Merchant: simulator.Merchant{
 		ClientID: clientID, SecretKey: secretKey, PublicKey: &doktest.Key(t, doktest.MerchantKey).PublicKey,
 		DOKUKey: doktest.Key(t, doktest.DOKUKey), PartnerServiceID: partnerServiceID,
 	}})

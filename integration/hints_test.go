@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/caddy-doku/caddy-doku/internal/doktest"
@@ -315,7 +316,7 @@ func TestTheHintTellsTheSecretFromThePath(t *testing.T) {
 	env.awaitLine(t, `"reason":"signature"`, "DOKU takes outbound calls with this secret")
 
 	other := newEnv(t) // whose secret was changed at DOKU
-	other.doku = newDOKU(t, clientID, "SK-the-new-one-0123456789")
+	other.doku = newDOKU(t, clientID, "SK-the-new-one-0123456789", new(atomic.Int64))
 	doku := httptest.NewServer(other.doku)
 	t.Cleanup(doku.Close)
 	other.dokuURL = doku.URL

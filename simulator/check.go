@@ -12,18 +12,25 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"mime"
 	"net/http"
 	"regexp"
 	"strings"
 	"time"
 )
 
-// clockTolerance is the simulator's choice; DOKU's is not documented.
-const clockTolerance = 15 * time.Minute
+// Tolerances are the simulator's choice; see [Behaviour.Strict].
+const (
+	oldest, oldestStrict = 15 * time.Minute, 10 * time.Minute
+	future               = 5 * time.Second
+)
 
 var (
-	numeric = regexp.MustCompile(`^[0-9]{1,36}$`)
-	channel = regexp.MustCompile(`^[A-Za-z0-9]{1,5}$`)
+	visible   = regexp.MustCompile(`^[[:graph:]]{1,128}$`)
+	numeric   = regexp.MustCompile(`^[0-9]{1,36}$`)
+	channel   = regexp.MustCompile(`^[A-Za-z0-9]{1,5}$`)
+	anyText   = regexp.MustCompile(`^[[:print:]]{1,255}$`)
+	timestamp = regexp.MustCompile(`^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)$`)
 )
 
 // single returns the value of a header that a call must have exactly once, or a reason.
@@ -38,14 +45,96 @@ func single(h http.Header, name string) (string, string) {
 	}
 }
 
+// headers are those that a call must have, in the order of DOKU's tables.
+var (
+	tokenHeaders = []string{"Content-Type", "X-CLIENT-KEY", "X-TIMESTAMP", "X-SIGNATURE"}
+	callHeaders  = []string{
+		"Content-Type", "X-TIMESTAMP", "X-SIGNATURE", "X-PARTNER-ID", "X-EXTERNAL-ID", "CHANNEL-ID", "Authorization",
+	}
+)
+
+// optional reports whether a call may come without a header. DOKU's sample of a status call
+// has no CHANNEL-ID, nor has its Java SDK.
+func (b Behaviour) optional(header, service string) bool {
+	return header == "CHANNEL-ID" && (!b.Strict || service == "26")
+}
+
+// readHeaders returns the headers of a call, or the refusal of the first that is missing
+// or there twice, or else of the first in a wrong form.
+func (s *Simulator) readHeaders(h http.Header, names []string, service string) (map[string]string, *reply) {
+	b, headers := s.behaviour(), make(map[string]string)
+	for _, name := range names {
+		if len(h.Values(name)) <= 1 && h.Get(name) == "" && b.optional(name, service) {
+			continue
+		}
+		value, wrong := single(h, name)
+		if wrong != "" {
+			return nil, new(refuse(http.StatusBadRequest, service, "02", "Invalid Mandatory Field "+name, wrong))
+		}
+		headers[name] = value
+	}
+	for _, name := range names {
+		if value, given := headers[name]; given {
+			if wrong := b.checkForm(name, value, s.cfg.Now()); wrong != "" {
+				return nil, new(refuse(http.StatusBadRequest, service, "01", "Invalid Field Format "+name, wrong))
+			}
+		}
+	}
+	return headers, nil
+}
+
+// checkForm returns the reason to refuse the value of a header, or "".
+func (b Behaviour) checkForm(name, value string, now time.Time) string {
+	form := anyText
+	switch name {
+	case "Content-Type":
+		return checkContentType(value)
+	case "X-TIMESTAMP":
+		return b.checkTime(value, now)
+	case "X-EXTERNAL-ID":
+		if form = visible; b.Strict {
+			form = numeric
+		}
+	case "CHANNEL-ID":
+		if b.Strict {
+			form = channel
+		}
+	default:
+		return "" // compared later
+	}
+	if form.MatchString(value) {
+		return ""
+	}
+	return fmt.Sprintf("%s is %q", name, value)
+}
+
+// checkContentType returns the reason to refuse a Content-Type, or "". DOKU's pages have
+// application/json.
+func checkContentType(value string) string {
+	kind, parameters, err := mime.ParseMediaType(value)
+	charset := strings.ToLower(parameters["charset"])
+	if err != nil || kind != "application/json" || charset != "" && charset != "utf-8" && charset != "utf8" {
+		return fmt.Sprintf("expected application/json in UTF-8, found %q", value)
+	}
+	return ""
+}
+
 // checkTime returns the reason to refuse a timestamp, or "".
-func (s *Simulator) checkTime(text string) string {
+func (b Behaviour) checkTime(text string, now time.Time) string {
+	found := timestamp.FindStringSubmatch(text)
 	t, err := time.Parse(time.RFC3339, text)
-	if err != nil {
+	if found == nil || err != nil || b.Strict && found[1] != "" {
 		return fmt.Sprintf("X-TIMESTAMP %q is not ISO 8601 with seconds and offset", text)
 	}
-	if d := s.cfg.Now().Sub(t).Abs(); d > clockTolerance {
-		return fmt.Sprintf("X-TIMESTAMP %s is %s off", text, d)
+	before, ahead := oldest, future
+	if b.Strict {
+		before, ahead = oldestStrict, 0
+	}
+	switch d := now.Sub(t); {
+	case d > before:
+		return fmt.Sprintf("X-TIMESTAMP %s is %s old", text, d)
+	case -d > ahead:
+		return fmt.Sprintf("X-TIMESTAMP %s is %s in the future", text, -d)
 	}
 	return ""
 }
@@ -53,22 +142,18 @@ func (s *Simulator) checkTime(text string) string {
 // checkTokenRequest checks the asymmetric signature: SHA256withRSA over
 // client_ID + "|" + X-TIMESTAMP, base64.
 func (s *Simulator) checkTokenRequest(h http.Header, body []byte) *reply {
-	headers := map[string]string{}
-	for _, name := range []string{"X-CLIENT-KEY", "X-TIMESTAMP", "X-SIGNATURE"} {
-		value, wrong := single(h, name)
-		if wrong != "" {
-			return new(refuse(http.StatusBadRequest, "73", "02", "Invalid Mandatory Field "+name, wrong))
-		}
-		headers[name] = value
+	headers, refused := s.readHeaders(h, tokenHeaders, "73")
+	if refused != nil {
+		return refused
 	}
 	var fields struct {
 		GrantType string `json:"grantType"`
 	}
-	if err := json.Unmarshal(body, &fields); err != nil || fields.GrantType != "client_credentials" {
-		return new(refuse(http.StatusBadRequest, "73", "02", "Invalid Mandatory Field grantType", "grantType is not client_credentials"))
+	if err := json.Unmarshal(body, &fields); err != nil {
+		return new(refuse(http.StatusBadRequest, "73", "00", "Bad Request", "body: "+err.Error()))
 	}
-	if wrong := s.checkTime(headers["X-TIMESTAMP"]); wrong != "" {
-		return new(refuse(http.StatusBadRequest, "73", "01", "Invalid Field Format X-TIMESTAMP", wrong))
+	if fields.GrantType != "client_credentials" {
+		return new(refuse(http.StatusBadRequest, "73", "02", "Invalid Mandatory Field grantType", "grantType is not client_credentials"))
 	}
 	if headers["X-CLIENT-KEY"] != s.cfg.Merchant.ClientID {
 		return new(refuse(http.StatusUnauthorized, "73", "00", "Unauthorized. [Unknown client]", "X-CLIENT-KEY "+headers["X-CLIENT-KEY"]))
@@ -84,40 +169,31 @@ func (s *Simulator) checkTokenRequest(h http.Header, body []byte) *reply {
 	return nil
 }
 
-// check checks the six headers of every other call, strictly.
+// check checks every other call: headers, client, token, signature, and whether the id is new.
 func (s *Simulator) check(r *http.Request, body []byte, service string) *reply {
-	headers := map[string]string{}
-	for _, name := range []string{"X-TIMESTAMP", "X-SIGNATURE", "X-PARTNER-ID", "X-EXTERNAL-ID", "CHANNEL-ID", "Authorization"} {
-		value, wrong := single(r.Header, name)
-		if wrong != "" {
-			return new(refuse(http.StatusBadRequest, service, "02", "Invalid Mandatory Field "+name, wrong))
-		}
-		headers[name] = value
-	}
-	if wrong := s.checkTime(headers["X-TIMESTAMP"]); wrong != "" {
-		return new(refuse(http.StatusBadRequest, service, "01", "Invalid Field Format X-TIMESTAMP", wrong))
-	}
-	for name, form := range map[string]*regexp.Regexp{"X-EXTERNAL-ID": numeric, "CHANNEL-ID": channel} {
-		if !form.MatchString(headers[name]) {
-			return new(refuse(http.StatusBadRequest, service, "01", "Invalid Field Format "+name, fmt.Sprintf("%s is %q", name, headers[name])))
-		}
+	b := s.behaviour()
+	headers, refused := s.readHeaders(r.Header, callHeaders, service)
+	if refused != nil {
+		return refused
 	}
 	if headers["X-PARTNER-ID"] != s.cfg.Merchant.ClientID {
 		return new(refuse(http.StatusUnauthorized, service, "00", "Unauthorized. [Unknown client]", "X-PARTNER-ID "+headers["X-PARTNER-ID"]))
 	}
-	token, isBearer := strings.CutPrefix(headers["Authorization"], "Bearer ")
+	scheme, token, _ := strings.Cut(headers["Authorization"], " ")
+	token = strings.TrimLeft(token, " ")
+	isBearer := strings.EqualFold(scheme, "Bearer") // any case: RFC 9110 §11.1
 	s.mu.Lock()
 	valid := isBearer && token != "" && token == s.token && s.cfg.Now().Before(s.tokenEnds)
 	s.mu.Unlock()
 	if !valid {
 		return new(refuse(http.StatusUnauthorized, service, "01", "Invalid Token (B2B)", "not the latest token, or it has expired"))
 	}
-	toSign := toSign(r.Method, r.RequestURI, token, body, headers["X-TIMESTAMP"])
+	toSign := toSign(r.Method, r.RequestURI, token, b.read(body), headers["X-TIMESTAMP"])
 	raw, err := base64.StdEncoding.Strict().DecodeString(headers["X-SIGNATURE"])
 	if err != nil || !hmac.Equal(raw, s.mac(toSign)) {
 		return new(refuse(http.StatusUnauthorized, service, "00", "Unauthorized. [Signature]", "the string to sign here is "+toSign))
 	}
-	if service == "26" {
+	if service == "26" && !b.Strict {
 		return nil // a repeated question is harmless; DOKU does not document whether it refuses one
 	}
 	s.mu.Lock()

@@ -156,9 +156,9 @@ func (s *Simulator) inquire(ctx context.Context, virtualAccountNo, requestID str
 				ErrMerchant, name, asked[name], read.Data[name])
 		}
 	}
-	t, missing, wrong := readTerms(read.Data)
-	if missing+wrong != "" {
-		return nil, fmt.Errorf("%w: inquiry: %s is missing or wrong", ErrMerchant, missing+wrong)
+	t, absent, wrong := s.behaviour().readTerms(read.Data)
+	if absent+wrong != "" {
+		return nil, fmt.Errorf("%w: inquiry: %s is missing or wrong", ErrMerchant, absent+wrong)
 	}
 	if !t.accept(paid) {
 		return nil, ErrAmount

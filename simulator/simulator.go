@@ -7,10 +7,14 @@
 //   - [Simulator.Call] sends any other call to the merchant, also a forged one;
 //   - [Simulator.SetFault] makes DOKU fail; [Simulator.Exchanges] has what was sent.
 //
-// The simulator is strict where DOKU's documents are clear. Where they are not, a comment
-// says what it does. It shares no code with the packages that sign and verify: it is
-// written from DOKU's pages, so that a mistake on one side shows. A Simulator has no
-// global state; use one per test.
+// It refuses what DOKU's documents rule out, and takes what DOKU's own SDKs send though the
+// documents differ; [Behaviour] makes it stricter, or another DOKU that the documents allow.
+// Where nothing is known, a comment says what it does. Checks have one order, so that the
+// same call always gets the same answer.
+//
+// It shares no code with the packages that sign and verify: it is written from DOKU's
+// pages, so that a mistake on one side shows. A Simulator has no global state; use one per
+// test.
 package simulator
 
 import (
@@ -24,9 +28,10 @@ import (
 	"maps"
 	"net/http"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
+
+	"github.com/caddy-doku/caddy-doku/simulator/internal/dialect"
 )
 
 // Config is the configuration of a [Simulator].
@@ -37,6 +42,8 @@ type Config struct {
 	Observe  func(Exchange)   // called after each exchange, in both directions and concurrently; may be nil
 
 	TokenLife time.Duration // of the B2B tokens that DOKU issues; default: 900 s
+
+	Behaviour Behaviour
 }
 
 // Merchant is the merchant as registered with DOKU. Only the URLs may be empty, until DOKU
@@ -64,8 +71,8 @@ type Exchange struct {
 	Reason  string // why the call failed, for people; not part of the answer
 
 	// Fragile lists the languages whose JSON libraries re-encode the body differently. If
-	// DOKU re-encoded bodies in one of them, their hash would differ from the signed one.
-	// Only calls to DOKU have it.
+	// DOKU re-encoded bodies in one of them, their hash would differ from the signed one;
+	// see [Behaviour.Dialect]. Only calls to DOKU have it.
 	Fragile []string
 }
 
@@ -116,6 +123,9 @@ func New(cfg Config) (*Simulator, error) {
 	}
 	if len(m.PartnerServiceID) != 8 {
 		return nil, fmt.Errorf("simulator: expected a partner service id of 8 characters, found %q", m.PartnerServiceID)
+	}
+	if err := cfg.Behaviour.validate(); err != nil {
+		return nil, err
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now //nolint:forbidigo // the default of an injected clock
@@ -246,7 +256,7 @@ func (s *Simulator) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer s.count(r.URL.Path, -1)
 	e := Exchange{Inbound: true, Method: r.Method, Target: r.RequestURI, Header: r.Header.Clone()}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, bodyLargest))
-	e.Body, e.Fragile = body, fragile(body)
+	e.Body, e.Fragile = body, dialect.Differing(body)
 	f := s.fault(r.URL.Path)
 	if f == nil {
 		f = &Fault{Normal: true}
@@ -272,6 +282,7 @@ func (s *Simulator) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	e.Status, e.Answer, e.Reason = answer.status, []byte(answer.raw), answer.reason
 	if answer.body != nil {
+		s.behaviour().render(answer.body)
 		if e.Answer, err = encode(answer.body); err != nil {
 			panic(err) // maps of strings, numbers and decoded JSON always encode
 		}
@@ -317,28 +328,38 @@ func pause(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// operations are those of the API, by the end of their path. The part before it differs
-// between DOKU's pages.
+// operations are those of the API, by the exact path: DOKU's pages have several forms, and no
+// other is known.
 var operations = []struct {
 	path, method, service string
+	old                   bool // only on older pages, or in examples
 	run                   func(*Simulator, map[string]any) reply
 }{
-	{"/transfer-va/create-va", http.MethodPost, "27", (*Simulator).create},
-	{"/transfe-va/create-va", http.MethodPost, "27", (*Simulator).create}, // spelled this way on an old page
-	{"/transfer-va/update-va", http.MethodPut, "28", (*Simulator).update},
-	{"/transfer-va/delete-va", http.MethodDelete, "31", (*Simulator).remove},
-	{"/transfer-va/status", http.MethodPost, "26", (*Simulator).status},
+	{"/virtual-accounts/bi-snap-va/v1.1/transfer-va/create-va", http.MethodPost, "27", false, (*Simulator).create},
+	{"/virtual-accounts/bi-snap-va/v1.1/transfer-va/update-va", http.MethodPut, "28", false, (*Simulator).update},
+	{"/virtual-accounts/bi-snap-va/v1.1/transfer-va/delete-va", http.MethodDelete, "31", false, (*Simulator).remove},
+	{"/orders/v1.0/transfer-va/status", http.MethodPost, "26", false, (*Simulator).status},
+
+	{"/virtual-accounts/bi-snap-va/v1/transfer-va/create-va", http.MethodPost, "27", true, (*Simulator).create},
+	{"/virtual-accounts/bi-snap-va/v1/transfer-va/update-va", http.MethodPut, "28", true, (*Simulator).update},
+	{"/virtual-accounts/bi-snap-va/v1/transfer-va/delete-va", http.MethodDelete, "31", true, (*Simulator).remove},
+	{"/bi-snap-va/v1/transfer-va/create-va", http.MethodPost, "27", true, (*Simulator).create},
+	{"/bi-snap-va/v1/transfer-va/update-va", http.MethodPut, "28", true, (*Simulator).update},
+	{"/bi-snap-va/v1/transfer-va/delete-va", http.MethodDelete, "31", true, (*Simulator).remove},
+	{"/virtual-accounts/bi-snap-va/bnc/v1/transfe-va/create-va", http.MethodPost, "27", true, (*Simulator).create}, // sic
+	{"/v1.0/transfer-va/status", http.MethodPost, "26", true, (*Simulator).status},
 }
 
 func (s *Simulator) route(r *http.Request, body []byte) reply {
-	if r.URL.Path == tokenPath {
+	path := r.URL.EscapedPath()
+	if path == tokenPath {
 		if r.Method != http.MethodPost {
 			return refuse(http.StatusMethodNotAllowed, "73", "00", "Requested Function Is Not Supported", "method "+r.Method)
 		}
 		return s.issueToken(r.Header, body)
 	}
 	for _, op := range operations {
-		if !strings.HasSuffix(r.URL.Path, op.path) {
+		if path != op.path || op.old && s.behaviour().Strict {
 			continue
 		}
 		if r.Method != op.method {
@@ -349,12 +370,12 @@ func (s *Simulator) route(r *http.Request, body []byte) reply {
 			return *refused
 		}
 		var fields map[string]any
-		if err := json.Unmarshal(body, &fields); err != nil {
-			return refuse(http.StatusBadRequest, op.service, "00", "Bad Request", "body: "+err.Error())
+		if err := json.Unmarshal(body, &fields); err != nil || fields == nil {
+			return refuse(http.StatusBadRequest, op.service, "00", "Bad Request", fmt.Sprint("body: expected a JSON object: ", err))
 		}
 		return op.run(s, fields)
 	}
-	return refuse(http.StatusNotFound, "00", "00", "Not Found", "no such path: "+r.URL.Path)
+	return refuse(http.StatusNotFound, "00", "00", "Not Found", "no such path: "+path)
 }
 
 // issueToken answers "Get Token B2B". A new token invalidates the one before: DOKU says

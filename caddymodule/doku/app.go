@@ -58,8 +58,9 @@ type App struct {
 	OnStoreError string `json:"on_store_error,omitempty"`
 
 	// Whether X-TIMESTAMP is corrected by the difference between this machine's
-	// clock and DOKU's, by 5 minutes at the most. The times in DOKU's
-	// calls are always compared with this machine's clock. Default: false.
+	// clock and DOKU's, by 5 minutes at the most. It is right again two answers of
+	// DOKU after either clock was set. The times in DOKU's calls are always compared
+	// with this machine's clock. Default: false.
 	ClockCorrection bool `json:"clock_correction,omitempty"`
 
 	// How many calls whose signature is not checked yet may send their bodies at the same

@@ -112,7 +112,8 @@ func (a *Account) newRuntime(app *App, c *Credentials) (_ *runtime, err error) {
 		return nil, err
 	}
 	log := slog.New(rt.log)
-	rt.clock = &tokens.Clock{Now: time.Now, Logger: log}
+	started := time.Now()
+	rt.clock = &tokens.Clock{Now: time.Now, Elapsed: func() time.Duration { return time.Since(started) }, Logger: log}
 	var sharedWith store.Store
 	if a.sealed {
 		rt.shared = store.Scope(app.store, a.clientID+"@"+a.base.Host)

@@ -64,9 +64,12 @@ func init() {
 // the payment. Then the inbox tries again only after 2 s, 1 min, 30 min, 6 h and 12 h, and
 // others of the same virtual account do not wait for it.
 //
-// The app gets the same body and headers each time, and `Doku-Delivery-Attempt`, which
-// counts from 1. After its yes, the app gets a call again only if the sidecar dies
-// between the answer and the record of it, with the same `Idempotency-Key`.
+// The app gets the same body and headers each time, and `Doku-Delivery-Attempt`: 1 plus the
+// attempts on record. An attempt during which the sidecar dies or stops is not on record,
+// nor are those at a notification that does not wait in the inbox when DOKU repeats it. So
+// a number, also 1, can come twice; only the `Idempotency-Key` tells a repeat. After its
+// yes, the app gets a call again only if the sidecar dies between the answer and the record
+// of it, with the same `Idempotency-Key`.
 type Inbox struct {
 	// `after_app` (the default) or `durable`.
 	Policy string `json:"policy,omitempty"`

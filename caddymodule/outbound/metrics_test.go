@@ -33,7 +33,7 @@ func (b *slowBody) Read(p []byte) (int, error) {
 
 func TestTheSidecarsOwnTimeIsThatOfNobodyElse(t *testing.T) { //nolint:paralleltest // other tests may measure meanwhile
 	clock := moduletest.NewClock(time.Now())
-	simulated := moduletest.NewSimulator(t, time.Now)
+	simulated := moduletest.NewSimulator(t, clock.Now)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if strings.HasSuffix(r.URL.Path, moduletest.TokenPath) {
 			clock.Move(3 * time.Second)

@@ -37,7 +37,9 @@ type Config struct {
 	Slots *Slots
 
 	// Deliver sends a call to the app, as attempt number c.Attempts, and returns the
-	// app's answer. [appanswer.Judge] decides whether the app has taken the call.
+	// app's answer. [appanswer.Judge] decides whether the app has taken the call. A number
+	// can come twice: an attempt is on record only once it has ended, since a record before
+	// each attempt would be one more write to the disk.
 	Deliver func(ctx context.Context, c callstore.Call) (store.Answer, error)
 
 	LooseAnswers bool // the argument loose of [appanswer.Judge]

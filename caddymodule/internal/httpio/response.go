@@ -16,7 +16,7 @@ const (
 	HeaderService        = "X-Doku-Service"        // to the app: the service code
 	HeaderVerified       = "X-Doku-Verified"       // to the app: whether the call is proved to be DOKU's
 	HeaderIdempotencyKey = "Idempotency-Key"       // to the app: the same for the same call
-	HeaderAttempt        = "Doku-Delivery-Attempt" // to the app: the attempt at this notification, from 1
+	HeaderAttempt        = "Doku-Delivery-Attempt" // to the app: 1 plus the attempts on record at this notification
 	HeaderError          = "X-Doku-Error"          // on the sidecar's own answer: why
 	HeaderExternalID     = "X-Doku-External-Id"    // on DOKU's answers: the X-EXTERNAL-ID of the call
 	HeaderReplayed       = "X-Doku-Replayed"       // on an answer that DOKU gave before
