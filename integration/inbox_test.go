@@ -41,9 +41,13 @@ func (env *testEnv) inboxCommand(t *testing.T, args ...string) (string, error) {
 // knows: it may not have the configuration yet, or Redis may not answer in time.
 func (env *testEnv) kept(t *testing.T) (waiting, dead int) {
 	t.Helper()
-	var states []struct{ Waiting, Dead int }
+	var states []struct {
+		Waiting, Dead int
+		Error         string
+	}
 	doktest.Eventually(t, "the state of one inbox", func() bool {
-		return json.Unmarshal([]byte(env.adminGet("/doku/inbox")), &states) == nil && len(states) == 1
+		states = nil
+		return json.Unmarshal([]byte(env.adminGet("/doku/inbox")), &states) == nil && len(states) == 1 && states[0].Error == ""
 	})
 	return states[0].Waiting, states[0].Dead
 }

@@ -14,6 +14,7 @@ type Redis struct {
 	URL string
 
 	address string
+	folder  string
 	options []string
 	process *Process
 }
@@ -23,25 +24,34 @@ type Redis struct {
 func StartRedis(t testing.TB, options ...string) *Redis {
 	t.Helper()
 	Need(t, "redis-server")
-	r := &Redis{address: FreeAddress(t), options: options}
+	r := &Redis{address: FreeAddress(t), folder: t.TempDir(), options: options}
 	r.URL = "redis://" + r.address + "/0"
 	r.Start(t)
 	return r
 }
 
-// Start starts the server again, empty, after it was killed.
+// Start starts the server again after it was killed or stopped, with what it has kept on
+// disk.
 func (r *Redis) Start(t testing.TB) {
 	t.Helper()
 	host, port, err := net.SplitHostPort(r.address)
 	if err != nil {
 		t.Fatal(err)
 	}
-	options := append([]string{"--bind", host, "--port", port, "--save", "", "--appendonly", "no", "--dir", t.TempDir()}, r.options...)
+	options := append([]string{"--bind", host, "--port", port, "--save", "", "--appendonly", "no", "--dir", r.folder}, r.options...)
 	r.process = Start(t, new(Log), exec.Command("redis-server", options...), r.address)
 }
 
 // Kill ends the server as a crash does.
 func (r *Redis) Kill() { r.process.Kill() }
+
+// Stop ends the server as its service manager does.
+func (r *Redis) Stop(t testing.TB) {
+	t.Helper()
+	if !r.process.Stop() {
+		t.Fatal("Redis did not end")
+	}
+}
 
 // SilentRedis returns the URL of a server that takes connections and never answers,
 // until the test ends.

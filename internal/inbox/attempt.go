@@ -35,42 +35,84 @@ func (i *Inbox) callApp(ctx context.Context, c callstore.Call) (*appanswer.Judge
 }
 
 // attempt makes one attempt at a kept call and records the result. The caller holds the
-// slot. The error says why the app has not taken the call, or wraps [callstore.ErrStore]. An
-// attempt that ends because [Inbox.Run] ends does not count.
-func (i *Inbox) attempt(ctx context.Context, c *callstore.Call) (store.Answer, error) {
-	answer, known := i.cfg.Slots.popUnrecorded(c.Inbox, c.Key)
-	if !known {
-		c.Attempts++
-		said, err := i.callApp(ctx, *c)
-		if err == nil && said.Decision != appanswer.Yes {
-			err = said
-		}
-		switch {
-		case err != nil && said == nil && errors.Is(context.Cause(ctx), errStopped):
-			return store.Answer{}, errStopped
-		case err != nil:
-			return store.Answer{}, i.recordFailure(ctx, c, err)
-		}
-		answer = said.Answer
+// slot. The error says why the app has not taken the call, or wraps [callstore.ErrStore];
+// then the answer is that of the app, if it has taken the call. An attempt that ends because
+// [Inbox.Run] ends does not count.
+func (i *Inbox) attempt(ctx context.Context, held *slot, c *callstore.Call) (store.Answer, error) {
+	if owed := i.cfg.Slots.owed(c.Inbox, c.Key); owed != nil { // the call had no slot while the store was away
+		return i.again(ctx, c, owed)
 	}
-	if err := i.ack(ctx, *c, answer); err != nil {
+	c.Attempts++
+	said, err := i.callApp(ctx, *c)
+	if err == nil && said.Decision != appanswer.Yes {
+		err = said
+	}
+	switch {
+	case err != nil && said == nil && errors.Is(context.Cause(ctx), errStopped):
+		return store.Answer{}, errStopped
+	case err != nil:
+		return store.Answer{}, i.recordFailure(ctx, held, c, err)
+	}
+	taken := *c
+	recorded := func(ctx context.Context) {
+		i.cfg.Logger.InfoContext(ctx, "the app has taken a kept notification",
+			"key", taken.Key, "account", taken.Account, "attempts", taken.Attempts)
+		i.cfg.Observe(EventRedelivered, taken)
+		i.noteSuccess(ctx)
+	}
+	if err := i.ack(ctx, i.cfg.Store, taken, said.Answer); err != nil {
 		i.cfg.Logger.ErrorContext(ctx,
 			"the app has taken a call, but that could not be recorded; if this process dies before it can, the app gets the call again",
 			"key", c.Key, "error", err)
-		i.cfg.Slots.addUnrecorded(c.Inbox, c.Key, answer)
-		return answer, err
+		i.oweAck(held, taken, said.Answer, recorded)
+		return said.Answer, err
 	}
-	i.cfg.Logger.InfoContext(ctx, "the app has taken a kept notification", "key", c.Key, "account", c.Account, "attempts", c.Attempts)
-	i.cfg.Observe(EventRedelivered, *c)
-	i.noteSuccess(ctx)
-	return answer, nil
+	recorded(ctx)
+	return said.Answer, nil
+}
+
+// again is attempt for a call of which something is owed: it only tries to record that.
+func (i *Inbox) again(ctx context.Context, c *callstore.Call, owed *debt) (answer store.Answer, err error) {
+	if owed.answer != nil {
+		answer = *owed.answer
+	}
+	err = i.cfg.Slots.settle(ctx, slotName(c.Inbox, c.Key), i.cfg.Store)
+	if err == nil && owed.answer == nil {
+		err = errMaybeTaken
+	}
+	return answer, err
+}
+
+// oweAck remembers that the app has taken a call, which the store could not record.
+func (i *Inbox) oweAck(held *slot, c callstore.Call, answer store.Answer, recorded func(context.Context)) {
+	i.cfg.Slots.owe(c.Inbox, c.Key, &debt{
+		answer: &answer,
+		pay:    func(ctx context.Context, in callstore.Store) error { return i.ack(ctx, in, c, answer) },
+		paid:   recorded, slot: held,
+	})
+}
+
+// settle pays the debts of all inboxes that share the slots. It stops when the store is away.
+func (i *Inbox) settle(ctx context.Context) {
+	names := i.cfg.Slots.owing()
+	if len(names) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
+	defer cancel()
+	for _, name := range names {
+		_ = i.cfg.Slots.settle(ctx, name, i.cfg.Store) // logged when the debt was made
+		if ctx.Err() != nil {
+			return
+		}
+	}
 }
 
 // ack records that the app has taken a call, even if ctx has ended.
-func (i *Inbox) ack(ctx context.Context, c callstore.Call, answer store.Answer) error {
+func (i *Inbox) ack(ctx context.Context, in callstore.Store, c callstore.Call, answer store.Answer) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
 	defer cancel()
-	return i.cfg.Store.Ack(ctx, c, shorten(c, answer), i.cfg.RetainAcked)
+	return in.Ack(ctx, c, shorten(c, answer), i.cfg.RetainAcked)
 }
 
 // shorten returns the answer to record for a call. An acknowledgement replaces a long
@@ -103,7 +145,7 @@ func Hint(err error) string {
 
 // recordFailure records that the app has not taken a kept call because of err. It
 // returns err, or the error of the store if that could not be recorded.
-func (i *Inbox) recordFailure(ctx context.Context, c *callstore.Call, err error) error {
+func (i *Inbox) recordFailure(ctx context.Context, held *slot, c *callstore.Call, err error) error {
 	i.mu.Lock()
 	i.failing = true
 	i.mu.Unlock()
@@ -125,9 +167,21 @@ func (i *Inbox) recordFailure(ctx context.Context, c *callstore.Call, err error)
 			"key", c.Key, "account", c.Account, "attempts", c.Attempts, "error", c.Error, "hint", Hint(err), "next", c.Due)
 	}
 	if failed := i.cfg.Store.Update(ctx, *c); failed != nil {
-		i.cfg.Logger.ErrorContext(ctx, "the inbox cannot be written; the app gets a call again soon", "key", c.Key, "error", failed)
+		if c.MaybeTaken > 0 { // the app must not get it again soon
+			i.oweMaybeTaken(held, *c, func(ctx context.Context, in callstore.Store, c callstore.Call) error { return in.Update(ctx, c) })
+		}
+		i.cfg.Logger.ErrorContext(ctx, "the inbox cannot be written", "key", c.Key, "error", failed)
 		return fmt.Errorf("%w (because: %w)", failed, err)
 	}
 	i.cfg.Observe(event, *c)
 	return err
+}
+
+// oweMaybeTaken remembers that the app may have taken a call, which the store could not
+// record.
+func (i *Inbox) oweMaybeTaken(held *slot, c callstore.Call, record func(context.Context, callstore.Store, callstore.Call) error) {
+	i.cfg.Slots.owe(c.Inbox, c.Key, &debt{
+		pay:  func(ctx context.Context, in callstore.Store) error { return record(ctx, in, c) },
+		slot: held,
+	})
 }

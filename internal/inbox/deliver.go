@@ -33,6 +33,7 @@ func (i *Inbox) Run(ctx context.Context) {
 			}
 		}
 		last = now
+		i.settle(ctx) // first: what is owed must be recorded before others are called
 		next, err := i.dispatch(working, w)
 		if err != nil && ctx.Err() == nil {
 			i.cfg.Logger.ErrorContext(ctx, "the inbox cannot be read; its calls are not delivered until it can", "error", err)
@@ -46,6 +47,7 @@ func (i *Inbox) Run(ctx context.Context) {
 			end := time.AfterFunc(stopTimeout, func() { abort(errStopped) })
 			w.running.Wait()
 			end.Stop()
+			i.settle(ctx)
 			return
 		case <-i.wake:
 		case <-time.After(idle):
@@ -143,13 +145,13 @@ func (i *Inbox) deliverDue(ctx context.Context, w *workers, slot *slot, ordering
 		if first == nil || first.Due.After(i.cfg.Now()) {
 			return moved, nil
 		}
-		answer, err := i.attempt(ctx, first)
+		answer, err := i.attempt(ctx, slot, first)
 		switch {
 		case err == nil, first.Dead: // the next call is first now
 			moved = true
 		case !errors.Is(err, callstore.ErrStore): // the call has a new due time
 			return true, nil
-		case answer.Status != 0: // the app has taken it; the next poll tries to record that again
+		case answer.Status != 0: // the app has taken it; the slot stays leased until that is recorded
 			return moved, nil
 		default:
 			return moved, err

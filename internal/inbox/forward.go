@@ -37,6 +37,12 @@ func (i *Inbox) Forward(ctx context.Context, c callstore.Call) (store.Answer, er
 	defer cancel()
 	minTime := min(forwardMinTime, i.cfg.AttemptTimeout, within/4)
 	c.GiveUp = c.Received.Add(i.cfg.MaxAge)
+	switch owed := i.cfg.Slots.owed(c.Inbox, c.Key); {
+	case owed != nil && owed.answer != nil:
+		return *owed.answer, nil
+	case owed != nil:
+		return store.Answer{}, fmt.Errorf("%w: %w", ErrLost, errMaybeTaken)
+	}
 	slot, err := i.cfg.Slots.acquire(ctx, c.Inbox, c.OrderingKey)
 	switch {
 	case err == nil:
@@ -45,7 +51,7 @@ func (i *Inbox) Forward(ctx context.Context, c callstore.Call) (store.Answer, er
 		i.cfg.Logger.WarnContext(ctx,
 			"the store is away: a call is delivered while others of its virtual account may be under way", "error", err)
 	default: // another call has the slot, or the store is away
-		return store.Answer{}, i.keep(ctx, c, err)
+		return store.Answer{}, i.keep(ctx, slot, c, err)
 	}
 	acked, maybeTaken, err := i.cfg.Store.Lookup(ctx, c.Inbox, c.Key)
 	switch {
@@ -54,7 +60,7 @@ func (i *Inbox) Forward(ctx context.Context, c callstore.Call) (store.Answer, er
 	case err == nil && maybeTaken:
 		return store.Answer{}, fmt.Errorf("%w: %w", ErrKept, errMaybeTaken)
 	case err != nil && !i.cfg.Lenient:
-		return store.Answer{}, i.keep(ctx, c, err)
+		return store.Answer{}, i.keep(ctx, slot, c, err)
 	}
 	for wait := forwardWaitShortest; ; wait = min(2*wait, forwardWaitLongest) {
 		answer, err := i.forwardOnce(ctx, slot, &c, minTime)
@@ -62,7 +68,7 @@ func (i *Inbox) Forward(ctx context.Context, c callstore.Call) (store.Answer, er
 			return answer, nil
 		}
 		if deadline, _ := ctx.Deadline(); !triesAgain(err) || deadline.Sub(i.cfg.Now()) < wait+minTime {
-			return store.Answer{}, i.keep(ctx, c, err)
+			return store.Answer{}, i.keep(ctx, slot, c, err)
 		}
 		time.Sleep(wait)
 	}
@@ -119,7 +125,7 @@ func (i *Inbox) forwardOnce(ctx context.Context, slot *slot, c *callstore.Call, 
 		if first == nil {
 			break
 		}
-		answer, err := i.attempt(ctx, first)
+		answer, err := i.attempt(ctx, slot, first)
 		said, _ := errors.AsType[*appanswer.Judgement](err)
 		switch {
 		case first.Key == c.Key && answer.Status != 0: // the app has taken c, whether or not that is recorded
@@ -141,18 +147,19 @@ func (i *Inbox) forwardOnce(ctx context.Context, slot *slot, c *callstore.Call, 
 	case said.Decision == appanswer.No:
 		return said.Answer, nil
 	}
-	if err := i.ack(ctx, *c, said.Answer); err != nil {
+	if err := i.ack(ctx, i.cfg.Store, *c, said.Answer); err != nil {
 		i.cfg.Logger.WarnContext(ctx,
-			"the app has taken a call, but that could not be recorded; if this process dies, the app gets a repeat again",
+			"the app has taken a call, but that could not be recorded; if this process dies before it can, the app gets a repeat again",
 			"key", c.Key, "error", err)
+		i.oweAck(slot, *c, said.Answer, nil)
 	}
 	i.noteSuccess(ctx)
 	return said.Answer, nil
 }
 
 // keep keeps a call that the app has not taken because of err. It returns [ErrKept] or
-// [ErrLost].
-func (i *Inbox) keep(ctx context.Context, c callstore.Call, err error) error {
+// [ErrLost]. held is the slot, or nil.
+func (i *Inbox) keep(ctx context.Context, held *slot, c callstore.Call, err error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
 	defer cancel()
 	now := i.cfg.Now()
@@ -162,6 +169,12 @@ func (i *Inbox) keep(ctx context.Context, c callstore.Call, err error) error {
 	}
 	added, _, failed := i.cfg.Store.Add(ctx, c)
 	if failed != nil {
+		if c.MaybeTaken > 0 {
+			i.oweMaybeTaken(held, c, func(ctx context.Context, in callstore.Store, c callstore.Call) error {
+				_, _, err := in.Add(ctx, c)
+				return err
+			})
+		}
 		return fmt.Errorf("%w: %w (because: %w)", ErrLost, failed, err)
 	}
 	if added {

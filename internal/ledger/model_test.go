@@ -260,7 +260,9 @@ func (r *running) deliver(t *testing.T) {
 	r.calls.Go(func() {
 		time.Sleep(begin)
 		at := r.alive[which].Load()
-		out, err := at.ledger.Deliver(t.Context(), id, func() (store.Answer, error) {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*r.lease) // DOKU does not wait for ever
+		defer cancel()
+		out, err := at.ledger.Deliver(ctx, id, func() (store.Answer, error) {
 			return r.model.app(id.Key(), at.door, func() (store.Answer, error) {
 				time.Sleep(r.between(2 * r.lease)) // some apps are slower than a lease
 				switch {
@@ -284,9 +286,11 @@ func (r *running) deliverAtLast(t *testing.T, payment int) {
 	id := identity(fmt.Sprint("last", payment), fmt.Sprint("P", payment), fmt.Sprint("body", payment))
 	for {
 		last := r.alive[0].Load()
-		out, err := last.ledger.Deliver(t.Context(), id, func() (store.Answer, error) {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*r.lease)
+		out, err := last.ledger.Deliver(ctx, id, func() (store.Answer, error) {
 			return r.model.app(id.Key(), last.door, func() (store.Answer, error) { return taken, nil })
 		})
+		cancel()
 		if err == nil {
 			r.model.answered(id.Key(), out.Answer.Status)
 			return

@@ -56,6 +56,8 @@ type Lease struct {
 	mu    sync.Mutex  // held while the keys are claimed
 	timer *time.Timer // renews the lease; nil when there is nothing to renew
 
+	debt *debt // what could not be committed; guarded by mu
+
 	start   time.Time
 	until   atomic.Int64 // when the lease expires, as a duration since start
 	expired atomic.Bool  // the lease has expired once, so a later renewal does not count
@@ -202,7 +204,7 @@ func (l *Locks) reserve(label string, keys []string) (lease, earlier *Lease, end
 		}
 	}
 	l.count++
-	lease = &Lease{locks: l, owner: label + "/" + l.name + strconv.FormatUint(l.count, 10), keys: keys, start: l.now()}
+	lease = &Lease{locks: l, owner: label + "/" + l.name + "." + strconv.FormatUint(l.count, 10), keys: keys, start: l.now()}
 	for _, key := range keys {
 		l.leases[key] = lease
 	}
@@ -214,22 +216,60 @@ func labelOf(owner string) string {
 	return label
 }
 
-// renew renews the lease until it ends. A lease that cannot be renewed expires;
-// [Lease.Expired] and [Lease.Commit] report that.
+// renew renews the lease until it ends, and commits what could not be committed before. A
+// lease that cannot be renewed expires; [Lease.Expired] and [Lease.Commit] report that.
 func (l *Lease) renew() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.timer == nil {
+	if l.timer == nil || l.debt != nil && l.pay() {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), l.locks.duration/3)
 	defer cancel()
-	if claim, err := l.claim(ctx); err == nil && !claim.Held {
+	next := l.locks.duration / 3
+	claim, err := l.claim(ctx)
+	switch {
+	case err == nil && !claim.Held && l.debt == nil:
 		l.expired.Store(true)
 		l.timer = nil
 		return
+	case err != nil, l.debt != nil: // the sooner the better when the store is back
+		next = min(next, retryInterval)
 	}
-	l.timer.Reset(l.locks.duration / 3)
+	l.timer.Reset(next)
+}
+
+// debt is what the store could not keep when a lease was committed.
+type debt struct {
+	entries []Entry
+	ttl     time.Duration
+	end     time.Time // when it is worth nothing any more
+}
+
+// retryInterval is the time between attempts to renew a lease, or to commit, while the
+// store is away.
+const retryInterval = 500 * time.Millisecond
+
+// owe keeps the lease, and commits d as soon as the store can.
+func (l *Lease) owe(d *debt) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.debt = d
+	l.timer = time.AfterFunc(min(retryInterval, l.locks.duration/3), l.renew)
+}
+
+// pay tries to commit the debt, and reports whether that has ended the lease. The caller
+// holds l.mu.
+func (l *Lease) pay() bool {
+	ctx, cancel := context.WithTimeout(context.Background(), l.locks.duration/3)
+	defer cancel()
+	_, err := l.locks.store.Commit(ctx, l.owner, l.debt.ttl, l.debt.entries...)
+	if err != nil && !errors.Is(err, ErrClosed) && l.locks.now().Before(l.debt.end) {
+		return false
+	}
+	l.timer = nil
+	l.unreserve()
+	return true
 }
 
 // stopRenewing ends the renewals. After it, nothing claims the keys for l.
@@ -244,19 +284,27 @@ func (l *Lease) stopRenewing() {
 
 // Commit stores values for ttl, one for each key of the lease and in their order,
 // and ends the lease. It reports false, and stores nothing, if the lease has expired
-// and another caller has taken a key since. It runs even if ctx has ended.
+// and another process has taken a key since. It runs even if ctx has ended. If the store
+// fails, the lease goes on, and with it the wait of other callers, until the store has the
+// values: the work is done, so nobody must do it again.
 func (l *Lease) Commit(ctx context.Context, ttl time.Duration, values ...[]byte) (bool, error) {
 	l.stopRenewing()
-	defer l.unreserve()
 	entries := make([]Entry, 0, len(l.keys))
 	for i, value := range values {
 		entries = append(entries, Entry{l.keys[i], value})
 	}
-	return l.locks.store.Commit(context.WithoutCancel(ctx), l.owner, ttl, entries...)
+	done, err := l.locks.store.Commit(context.WithoutCancel(ctx), l.owner, ttl, entries...)
+	if err != nil && !errors.Is(err, ErrClosed) {
+		l.owe(&debt{entries, ttl, l.locks.now().Add(ttl)})
+		return false, err
+	}
+	l.unreserve()
+	return done, err
 }
 
 // Release ends the lease and stores nothing: the next caller can begin. It runs even
-// if ctx has ended. If the store fails, the lease expires by itself.
+// if ctx has ended. If the store fails, the lease expires by itself; this process does not
+// wait for that.
 func (l *Lease) Release(ctx context.Context) error {
 	l.stopRenewing()
 	defer l.unreserve()

@@ -139,12 +139,12 @@ func (m *Memory) holder(key string, now time.Time) string {
 	return ""
 }
 
-// free reports whether key has no value and no lease of another owner. The caller
+// free reports whether key has no value and no lease of another process. The caller
 // holds m.mu.
 func (m *Memory) free(owner, key string, now time.Time) bool {
 	if l, ok := m.leases[key]; ok && now.Before(l.until) {
-		if l.owner != owner || !l.valued {
-			return l.owner == owner // it had no value when it was leased
+		if own := processOf(l.owner) == processOf(owner); !own || !l.valued {
+			return own // it had no value when it was leased
 		}
 	}
 	_, has := m.values.Get(key)

@@ -40,8 +40,9 @@ type RedisConfig struct {
 // can share. Every key has a time to live. Each atomic operation is one script, which
 // is one round trip. A command fails after 2 s. It is safe for concurrent use.
 type Redis struct {
-	client redis.UniversalClient
-	prefix string
+	client  redis.UniversalClient
+	prefix  string
+	contact *contact
 
 	ignoreMaxMemory bool // see IgnoringMaxMemory
 }
@@ -59,7 +60,7 @@ func NewRedis(cfg RedisConfig) (*Redis, error) {
 	if prefix == "" {
 		prefix = "doku:"
 	}
-	return &Redis{client: client, prefix: prefix}, nil
+	return &Redis{client: client, prefix: prefix, contact: newContact(client)}, nil
 }
 
 func newClient(cfg RedisConfig) (redis.UniversalClient, error) {
@@ -150,7 +151,10 @@ func (bounded) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Process
 }
 
 // Close closes the connections. The store must not be used after it.
-func (r *Redis) Close() error { return r.client.Close() }
+func (r *Redis) Close() error {
+	r.contact.close()
+	return r.client.Close()
+}
 
 // Client returns the connections and the prefix of all keys, for packages that keep
 // data in the same Redis without a [Store].
@@ -159,7 +163,7 @@ func (r *Redis) Client() (client redis.UniversalClient, prefix string) { return 
 // IgnoringMaxMemory returns the same store, but its [Redis.Claim] succeeds even if
 // Redis has reached its maxmemory. It is for work that frees memory.
 func (r *Redis) IgnoringMaxMemory() *Redis {
-	return &Redis{client: r.client, prefix: r.prefix, ignoreMaxMemory: true}
+	return &Redis{client: r.client, prefix: r.prefix, contact: r.contact, ignoreMaxMemory: true}
 }
 
 // Ping returns nil if the server answers.
@@ -182,8 +186,8 @@ func (r *Redis) Set(ctx context.Context, key string, value []byte, ttl time.Dura
 	return failed(r.client.Set(ctx, r.value(key), value, ttl).Err())
 }
 
-// The scripts. KEYS are the keys of values, each followed by the key of its lease,
-// except in addScript. All keys of one script are in one slot of a cluster, because
+// The scripts. KEYS are the keys of values, each followed by the key of its lease and the
+// key of its last lease, except in addScript. All keys of one script are in one slot of a cluster, because
 // [Scope] puts the account in braces.
 var (
 	addScript = redis.NewScript(`
@@ -192,22 +196,35 @@ if kept then return kept end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return false`)
 
-	// ARGV: owner, lease in ms, whether to ignore maxmemory. Redis checks its memory
-	// only before the first write of a script, and it always allows a DEL.
-	claimScript = redis.NewScript(`
+	// KEYS[1] is the contact of this process. ARGV: owner, lease in ms, whether to ignore
+	// maxmemory, ms to remember a lease that has expired. Redis checks its memory only
+	// before the first write of a script, and it always allows a DEL.
+	//
+	// A lease that has expired, and was not released, is taken over only in contact: see
+	// [contact].
+	claimScript = redis.NewScript(redisNow + redisProcess + `
+local function inContact()
+  local since = tonumber(redis.call('GET', KEYS[1]) or '')
+  return since and now - since >= tonumber(ARGV[2])
+end
 local held = 1
 local answer = {}
-for i = 1, #KEYS, 2 do
+for i = 2, #KEYS, 3 do
   local value = redis.call('GET', KEYS[i])
   local holder = redis.call('GET', KEYS[i+1])
-  if value or holder and holder ~= ARGV[1] then held = 0 end
+  if not holder then
+    local past = redis.call('GET', KEYS[i+2])
+    if past and process(past) ~= process(ARGV[1]) and not inContact() then holder = past end
+  end
+  if value or holder and process(holder) ~= process(ARGV[1]) then held = 0 end
   answer[#answer+1] = value or ''
   answer[#answer+1] = holder or ''
 end
 if held == 1 then
-  for i = 2, #KEYS, 2 do
-    if ARGV[3] == '1' then redis.call('DEL', KEYS[i]) end
-    redis.call('SET', KEYS[i], ARGV[1], 'PX', ARGV[2])
+  for i = 2, #KEYS, 3 do
+    if ARGV[3] == '1' then redis.call('DEL', KEYS[i+1]) end
+    redis.call('SET', KEYS[i+1], ARGV[1], 'PX', ARGV[2])
+    redis.call('SET', KEYS[i+2], ARGV[1], 'PX', ARGV[4])
   end
 end
 answer[#answer+1] = held
@@ -215,40 +232,54 @@ return answer`)
 
 	// ARGV: owner, time to live in ms, values. If the first answer was lost and the
 	// script runs again, it returns 1 again.
-	commitScript = redis.NewScript(`
+	commitScript = redis.NewScript(redisProcess + `
 local free, done = true, true
-for i = 1, #KEYS, 2 do
+for i = 1, #KEYS, 3 do
   local value = redis.call('GET', KEYS[i])
   local holder = redis.call('GET', KEYS[i+1])
-  if value or holder and holder ~= ARGV[1] then free = false end
-  if value ~= ARGV[2+(i+1)/2] then done = false end
+  if value or holder and process(holder) ~= process(ARGV[1]) then free = false end
+  if value ~= ARGV[2+(i+2)/3] then done = false end
 end
 if done then return 1 end
 if not free then return 0 end
-for i = 1, #KEYS, 2 do
-  redis.call('SET', KEYS[i], ARGV[2+(i+1)/2], 'PX', ARGV[2])
-  redis.call('DEL', KEYS[i+1])
+for i = 1, #KEYS, 3 do
+  redis.call('SET', KEYS[i], ARGV[2+(i+2)/3], 'PX', ARGV[2])
+  redis.call('DEL', KEYS[i+1], KEYS[i+2])
 end
 return 1`)
 
-	// ARGV: owner.
+	// ARGV: owner. Only its own leases: a release that runs late must not end a later one.
 	releaseScript = redis.NewScript(`
-for i = 2, #KEYS, 2 do
-  if redis.call('GET', KEYS[i]) == ARGV[1] then redis.call('DEL', KEYS[i]) end
+for i = 1, #KEYS, 3 do
+  for j = i + 1, i + 2 do
+    if redis.call('GET', KEYS[j]) == ARGV[1] then redis.call('DEL', KEYS[j]) end
+  end
 end
 return 1`)
 )
 
-// value and lease return the keys in Redis of a value and of its lease. They differ
-// at the beginning, because callers choose how a key ends.
+// redisProcess is [processOf] in Lua.
+const redisProcess = `
+local function process(owner) return string.match(owner, '^[^/]*/(.*)%.%d+$') or owner end
+`
+
+// pastKept is how long an expired lease is remembered, if nobody has released it. It is
+// longer than Redis is ever away.
+const pastKept = 24 * time.Hour
+
+// value, lease and past return the keys in Redis of a value, of its lease, and of its last
+// lease, which is there until it is released. They differ at the beginning, because callers
+// choose how a key ends.
 func (r *Redis) value(key string) string { return r.prefix + "value:" + key }
 func (r *Redis) lease(key string) string { return r.prefix + "lease:" + key }
+func (r *Redis) past(key string) string  { return r.prefix + "past:" + key }
 
-// keys returns, for each key, the key of its value and the key of its lease.
-func (r *Redis) keys(keys []string) []string {
-	all := make([]string, 0, 2*len(keys))
+// keys returns, for each key, the keys of its value, of its lease and of its last lease,
+// after those that are given.
+func (r *Redis) keys(keys []string, before ...string) []string {
+	all := append(make([]string, 0, len(before)+3*len(keys)), before...)
 	for _, key := range keys {
-		all = append(all, r.value(key), r.lease(key))
+		all = append(all, r.value(key), r.lease(key), r.past(key))
 	}
 	return all
 }
@@ -270,7 +301,11 @@ func (r *Redis) Claim(ctx context.Context, owner string, lease time.Duration, ke
 	if err := check(lease); err != nil {
 		return Claim{}, err
 	}
-	answer, err := claimScript.Run(ctx, r.client, r.keys(keys), owner, lease.Milliseconds(), r.ignoreMaxMemory).Slice()
+	if len(keys) == 0 {
+		return Claim{Held: true}, nil
+	}
+	answer, err := claimScript.Run(ctx, r.client, r.keys(keys, r.contact.of(r.prefix, keys[0])), owner, lease.Milliseconds(),
+		r.ignoreMaxMemory, pastKept.Milliseconds()).Slice()
 	if err != nil {
 		return Claim{}, failed(err)
 	}
@@ -339,6 +374,9 @@ func (l clientLog) Printf(ctx context.Context, format string, args ...any) {
 func failed(err error) error {
 	if err == nil {
 		return nil
+	}
+	if errors.Is(err, redis.ErrClosed) {
+		return fmt.Errorf("%w: redis: %w", ErrClosed, err)
 	}
 	return fmt.Errorf("%w: redis: %w", ErrStore, err)
 }

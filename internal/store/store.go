@@ -10,12 +10,17 @@ package store
 import (
 	"context"
 	"errors"
+	"fmt"
+	"strings"
 	"time"
 )
 
 // ErrStore means that the store cannot be reached, or that a value in it cannot be
 // read. Every error of a [Store] wraps it, except the error of a context.
 var ErrStore = errors.New("the store failed")
+
+// ErrClosed means that the store is closed: it does not come back. It wraps [ErrStore].
+var ErrClosed = fmt.Errorf("%w: it is closed", ErrStore)
 
 // Store is a map from keys to values that expire, with leases: an owner can hold a
 // key for a time, whether the key has a value or not. Values are never empty. A
@@ -34,13 +39,18 @@ type Store interface {
 	Add(ctx context.Context, key string, value []byte, ttl time.Duration) ([]byte, error)
 
 	// Claim leases all keys to owner, if none of them has a value or a lease of
-	// another owner. If owner claims again, that renews the lease.
+	// another process. If owner claims again, that renews the lease. Owners with the form
+	// <label>/<process>.<number> and the same process are of one process, which sees to
+	// it that only one of them uses a key. Every other owner is a process of its own.
+	//
+	// A lease that its owner could not renew because the store was away is not given to
+	// another process before its owner had time to renew it.
 	Claim(ctx context.Context, owner string, lease time.Duration, keys ...string) (Claim, error)
 
 	// Commit keeps the values of entries for ttl, ends the leases of owner on their
-	// keys, and returns true. If a key has a value by now, or another owner leases it,
+	// keys, and returns true. If a key has a value by now, or another process leases it,
 	// Commit changes nothing and returns false. An expired lease does not prevent
-	// Commit if no other owner has taken the key since.
+	// Commit if no other process has taken the key since.
 	Commit(ctx context.Context, owner string, ttl time.Duration, entries ...Entry) (bool, error)
 
 	// Release ends the leases of owner on keys.
@@ -59,4 +69,14 @@ type Claim struct {
 
 	Values  [][]byte // for each key its value, or nil
 	Holders []string // for each key the owner of its lease, or ""
+}
+
+// processOf returns the process of an owner; see [Store].Claim.
+func processOf(owner string) string {
+	_, rest, found := strings.Cut(owner, "/")
+	at := strings.LastIndexByte(rest, '.')
+	if !found || at < 0 {
+		return owner
+	}
+	return rest[:at]
 }
