@@ -23,7 +23,7 @@ func expire(t *testing.T, r *Redis, key string) {
 // awaitContact waits until r has been in contact for as long as its leases of key last.
 func awaitContact(t *testing.T, r *Redis, lease time.Duration, key string) {
 	t.Helper()
-	name := r.contact.of(r.prefix, key)
+	name := r.contact.of(r.prefix, nameOf(key))
 	doktest.Eventually(t, "contact", func() bool {
 		since, err := r.client.Get(t.Context(), name).Int64()
 		now, failed := r.client.Time(t.Context()).Result()
@@ -77,7 +77,7 @@ func TestAnExpiredLeaseIsTakenOverInContactOnly(t *testing.T) {
 			}
 			awaitContact(t, taker, lease, "b2")
 			// As in an outage: no contact until the entry of it has expired.
-			if err := taker.client.Del(t.Context(), taker.contact.of(taker.prefix, "b2")).Err(); err != nil {
+			if err := taker.client.Del(t.Context(), taker.contact.of(taker.prefix, nameOf("b2"))).Err(); err != nil {
 				t.Fatal(err)
 			}
 			expire(t, holder, "b2")

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -171,7 +172,15 @@ func (r *Redis) Ping(ctx context.Context) error { return failed(r.client.Ping(ct
 
 // Get implements [Store].
 func (r *Redis) Get(ctx context.Context, key string) ([]byte, error) {
-	value, err := r.client.Get(ctx, r.value(key)).Bytes()
+	pipe := r.client.Pipeline()
+	now, before := pipe.Get(ctx, r.value(key)), pipe.Get(ctx, r.oldValue(key))
+	if _, err := pipe.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
+		return nil, failed(err)
+	}
+	if now.Err() != nil {
+		now = before
+	}
+	value, err := now.Bytes()
 	if errors.Is(err, redis.Nil) {
 		return nil, nil
 	}
@@ -267,19 +276,13 @@ local function process(owner) return string.match(owner, '^[^/]*/(.*)%.%d+$') or
 // longer than Redis is ever away.
 const pastKept = 24 * time.Hour
 
-// value, lease and past return the keys in Redis of a value, of its lease, and of its last
-// lease, which is there until it is released. They differ at the beginning, because callers
-// choose how a key ends.
-func (r *Redis) value(key string) string { return r.prefix + "value:" + key }
-func (r *Redis) lease(key string) string { return r.prefix + "lease:" + key }
-func (r *Redis) past(key string) string  { return r.prefix + "past:" + key }
-
-// keys returns, for each key, the keys of its value, of its lease and of its last lease,
-// after those that are given.
+// keys returns, for each key, the keys in Redis of its value, of its lease and of its last
+// lease, which is there until it is released. They come after those that are given.
 func (r *Redis) keys(keys []string, before ...string) []string {
 	all := append(make([]string, 0, len(before)+3*len(keys)), before...)
 	for _, key := range keys {
-		all = append(all, r.value(key), r.lease(key), r.past(key))
+		name := nameOf(key)
+		all = append(all, r.prefix+"value:"+name, r.prefix+"lease:"+name, r.prefix+"past:"+name)
 	}
 	return all
 }
@@ -289,11 +292,24 @@ func (r *Redis) Add(ctx context.Context, key string, value []byte, ttl time.Dura
 	if err := check(ttl, value); err != nil {
 		return nil, err
 	}
-	earlier, err := addScript.Run(ctx, r.client, []string{r.value(key)}, value, ttl.Milliseconds()).Text()
-	if errors.Is(err, redis.Nil) {
+	added, before, err := r.runBeside(ctx, addScript, []string{r.value(key)}, []any{value, ttl.Milliseconds()}, r.oldValue(key))
+	if err != nil {
+		return nil, err
+	}
+	earlier, err := added.Text()
+	switch {
+	case err == nil:
+		return []byte(earlier), nil
+	case !errors.Is(err, redis.Nil):
+		return nil, failed(err)
+	case before[0] == nil:
 		return nil, nil
 	}
-	return []byte(earlier), failed(err)
+	left, err := r.client.PTTL(ctx, r.oldValue(key)).Result()
+	if err != nil {
+		return nil, failed(err)
+	}
+	return before[0], r.Set(ctx, key, before[0], max(left, time.Millisecond))
 }
 
 // Claim implements [Store].
@@ -304,16 +320,31 @@ func (r *Redis) Claim(ctx context.Context, owner string, lease time.Duration, ke
 	if len(keys) == 0 {
 		return Claim{Held: true}, nil
 	}
-	answer, err := claimScript.Run(ctx, r.client, r.keys(keys, r.contact.of(r.prefix, keys[0])), owner, lease.Milliseconds(),
-		r.ignoreMaxMemory, pastKept.Milliseconds()).Slice()
+	old := make([]string, 0, 2*len(keys))
+	for _, key := range keys {
+		old = append(old, r.oldValue(key), r.oldLease(key))
+	}
+	claimed, before, err := r.runBeside(ctx, claimScript, r.keys(keys, r.contact.of(r.prefix, nameOf(keys[0]))),
+		[]any{owner, lease.Milliseconds(), r.ignoreMaxMemory, pastKept.Milliseconds()}, old...)
+	if err != nil {
+		return Claim{}, err
+	}
+	answer, err := claimed.Slice()
 	if err != nil {
 		return Claim{}, failed(err)
 	}
 	if len(answer) != 2*len(keys)+1 {
 		return Claim{}, fmt.Errorf("%w: expected an answer of %d parts, found %d", ErrStore, 2*len(keys)+1, len(answer))
 	}
-	if held, _ := answer[2*len(keys)].(int64); held == 1 {
+	held, _ := answer[2*len(keys)].(int64)
+	anew := slices.ContainsFunc(before, func(value []byte) bool { return value != nil })
+	if held == 1 && !anew {
 		return Claim{Held: true}, nil
+	}
+	if held == 1 {
+		if err := r.Release(ctx, owner, keys...); err != nil {
+			return Claim{}, err
+		}
 	}
 	c := Claim{Values: make([][]byte, len(keys)), Holders: make([]string, len(keys))}
 	for i := range keys {
@@ -321,6 +352,12 @@ func (r *Redis) Claim(ctx context.Context, owner string, lease time.Duration, ke
 			c.Values[i] = []byte(value)
 		}
 		c.Holders[i], _ = answer[2*i+1].(string)
+		if c.Values[i] == nil {
+			c.Values[i] = before[2*i]
+		}
+		if c.Holders[i] == "" {
+			c.Holders[i] = string(before[2*i+1])
+		}
 	}
 	return c, nil
 }

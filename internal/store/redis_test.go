@@ -46,7 +46,7 @@ func TestEverythingInRedisHasATimeToLive(t *testing.T) {
 	for _, key := range keys {
 		ttl, err := r.client.TTL(ctx, key).Result()
 		known := slices.ContainsFunc([]string{"value", "lease", "past", "contact"},
-			func(kind string) bool { return strings.HasPrefix(key, "doku:"+kind+":{brand}") })
+			func(kind string) bool { return strings.HasPrefix(key, "doku:"+kind+":{"+HashName("{brand}")+"}") })
 		if err != nil || ttl <= 0 || !known {
 			t.Errorf("%s lives for %s, %v", key, ttl, err)
 		}
