@@ -109,7 +109,8 @@ func (o outage) startTwo(t *testing.T) (all [2]*testEnv, redis *doktest.Redis) {
 	redis = doktest.StartRedis(t, "--appendonly", "yes", "--appendfsync", "always")
 	config := options{
 		global: "store redis " + redis.URL,
-		inbox:  "{\n policy " + o.policy + "\n attempt_timeout 1m\n answer_within 1m\n}",
+		verify: "timeout 10m", // no attempt may end because DOKU has waited long enough: the app would get the call again
+		inbox:  "{\n policy " + o.policy + "\n attempt_timeout 10m\n answer_within 10m\n}",
 	}
 	first := newEnv(t)
 	for i, env := range []*testEnv{first, first.another(t)} {
@@ -144,7 +145,7 @@ func (o outage) run(t *testing.T) {
 	time.Sleep(o.away)
 	outages[o.kind].end(t, redis)
 	load.Wait()
-	doktest.Eventually(t, "the inbox to be empty", func() bool { waiting, _ := all[0].kept(t); return waiting == 0 })
+	doktest.EventuallyWithin(t, doktest.Patience+time.Duration(o.load)*o.app, "the inbox to be empty", func() bool { waiting, _ := all[0].kept(t); return waiting == 0 })
 	doubled := app.calls()
 	if len(doubled) != o.load {
 		t.Errorf("the app got %d of %d payments", len(doubled), o.load)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"slices"
+	"sync"
 	"time"
 
 	"go.opentelemetry.io/otel/propagation"
@@ -61,7 +62,11 @@ func (b *instance) openOnce() (*inbox.Inbox, error) {
 	}
 	b.backend = opened
 	if b.calls = opened.store; b.calls == nil {
-		b.calls = callstore.NewRedis(b.app.Store().(*store.Redis), b.app.Scope)
+		names := make([]string, len(b.app.Accounts))
+		for i, account := range b.app.Accounts {
+			names[i] = account.Name
+		}
+		b.calls = callstore.NewRedis(b.app.Store().(*store.Redis), b.app.Scope, names...)
 	}
 	maxAge := time.Duration(b.handler.GiveUpAfter)
 	return inbox.New(inbox.Config{
@@ -125,9 +130,13 @@ func (b *instance) run(ctx context.Context) {
 		return // the start of the configuration has failed with it
 	}
 	b.backend.log.Use(b.app.Log())
-	b.warnOfOrphans(ctx)
-	b.warnOfRedis(ctx)
+	var warning sync.WaitGroup
+	warning.Go(func() { // deliveries do not wait for a Redis that loads its data
+		b.warnOfOrphans(ctx)
+		b.warnOfRedis(ctx)
+	})
 	opened.Run(ctx)
+	warning.Wait()
 }
 
 // retain keeps the inbox open until the function that it returns is called: requests

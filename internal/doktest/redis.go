@@ -42,6 +42,9 @@ func (r *Redis) Start(t testing.TB) {
 	r.process = Start(t, new(Log), exec.Command("redis-server", options...), r.address)
 }
 
+// Options adds options for the next start.
+func (r *Redis) Options(options ...string) { r.options = append(r.options, options...) }
+
 // Kill ends the server as a crash does.
 func (r *Redis) Kill() { r.process.Kill() }
 

@@ -230,12 +230,7 @@ func openRedis(t testing.TB, cfg store.RedisConfig, secret string) (*callstore.R
 	if err := scope.SetSecrets([]byte(secret)); err != nil {
 		t.Fatal(err)
 	}
-	return callstore.NewRedis(r, func(account string) *store.Scoped {
-		if account != "account" {
-			return nil
-		}
-		return scope
-	}), r, scope
+	return callstore.NewRedis(r, func(string) *store.Scoped { return scope }, "account"), r, scope
 }
 
 // newRedis returns the store in a server of its own, and the account's scope in it.

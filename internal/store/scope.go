@@ -32,6 +32,9 @@ func Scope(s Store, account string) *Scoped {
 	return &Scoped{store: s, account: account, prefix: "{" + account + "}:"}
 }
 
+// Name returns the name of the account, as it is part of all keys.
+func (s *Scoped) Name() string { return s.account }
+
 // SetSecrets sets the secrets that seal and open values. The first one seals, all of
 // them open, so that a change of secrets loses no value.
 func (s *Scoped) SetSecrets(secrets ...[]byte) error {

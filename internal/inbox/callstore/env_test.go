@@ -31,12 +31,7 @@ func openRedis(t testing.TB, cfg store.RedisConfig) *Redis {
 	if err := scope.SetSecrets([]byte("secret")); err != nil {
 		t.Fatal(err)
 	}
-	return NewRedis(r, func(account string) *store.Scoped {
-		if account != "account" {
-			return nil
-		}
-		return scope
-	})
+	return NewRedis(r, func(string) *store.Scoped { return scope }, "account")
 }
 
 // newRedis returns the store in a server of its own.

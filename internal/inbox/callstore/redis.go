@@ -1,6 +1,7 @@
 package callstore
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,10 +9,12 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/caddy-doku/caddy-doku/internal/inbox/callstore/callredis"
 	"github.com/caddy-doku/caddy-doku/internal/store"
 )
 
@@ -28,31 +31,42 @@ const (
 // Each call is a hash, and each ordering key a list. Sorted sets have the ordering keys
 // by due time and the calls by the time of receipt. It does not use a stream, because a
 // stream can neither delay a call nor keep the calls of each virtual account in order.
-// All keys of an inbox are in one slot of a Redis cluster.
+// Each account has an inbox of its own; all its keys are in one slot of a Redis cluster.
 type Redis struct {
-	client redis.UniversalClient
-	prefix string
-	scope  func(account string) *store.Scoped
+	in  *callredis.Redis
+	now func() time.Time
+
+	mu      sync.Mutex
+	adopted map[string]time.Time // by inbox; see adopt
 }
 
-// NewRedis returns the store in r. scope returns the scope of an account, which seals its
-// calls and answers, or nil if there is no such account.
-func NewRedis(r *store.Redis, scope func(account string) *store.Scoped) *Redis {
-	client, prefix := r.Client()
-	return &Redis{client, prefix, scope}
-}
-
-// base returns the prefix of all keys of an inbox.
-func (r *Redis) base(inbox string) string { return r.prefix + "{inbox:" + inbox + "}:" }
-
-// inboxesKey returns the key of the set of the names of all inboxes.
-func (r *Redis) inboxesKey() string { return r.prefix + "inboxes" }
-
-func (r *Redis) run(ctx context.Context, script, inbox string, args ...any) *redis.Cmd {
-	return redisScripts[script].Run(ctx, r.client, []string{r.base(inbox)}, args...)
+// NewRedis returns the store in r, which sees the calls of some accounts only. scope
+// returns the scope of an account, which seals its calls and answers.
+func NewRedis(r *store.Redis, scope func(account string) *store.Scoped, accounts ...string) *Redis {
+	now := time.Now //nolint:forbidigo // only for how often it looks; see adoptEvery
+	return &Redis{in: callredis.New(r, scope, accounts), now: now, adopted: make(map[string]time.Time)}
 }
 
 var errNoAccount = errors.New("a kept call is of an account that is not configured here")
+
+// of returns the place of an account.
+func (r *Redis) of(account string) (callredis.Place, error) {
+	if p, found := r.in.Of(account); found {
+		return p, nil
+	}
+	return callredis.Place{}, fmt.Errorf("%w: %w: %s", ErrStore, errNoAccount, account)
+}
+
+// runAll runs a script on an inbox of every account.
+func (r *Redis) runAll(ctx context.Context, script, inbox string, args ...any) ([]*redis.Cmd, error) {
+	answers := r.in.RunAll(ctx, script, inbox, args...)
+	for _, answer := range answers {
+		if err := redisFailed(answer.Err()); err != nil {
+			return nil, err
+		}
+	}
+	return answers, nil
+}
 
 func redisFailed(err error) error {
 	if err == nil || errors.Is(err, redis.Nil) {
@@ -62,41 +76,30 @@ func redisFailed(err error) error {
 }
 
 // sealCall returns c encoded and sealed.
-func (r *Redis) sealCall(c Call) ([]byte, error) {
+func sealCall(p callredis.Place, c Call) ([]byte, error) {
 	value, err := encodeCall(c)
 	if err != nil {
 		return nil, err
 	}
-	scope := r.scope(c.Account)
-	if scope == nil {
-		return nil, fmt.Errorf("%w: %w: %s", ErrStore, errNoAccount, c.Account)
-	}
-	return scope.Seal(r.base(c.Inbox)+"call", value), nil
+	return p.Scope.Seal(p.Base(c.Inbox)+"call", value), nil
 }
 
-// openCall is the inverse of sealCall.
-func (r *Redis) openCall(inbox, account, value string) (*Call, error) {
-	scope := r.scope(account)
-	if scope == nil {
-		return nil, fmt.Errorf("%w: %w: %s", ErrUnreadable, errNoAccount, account)
-	}
-	text, err := scope.Open(r.base(inbox)+"call", []byte(value))
+// openCall is the inverse of sealCall, for a call that is kept below base.
+func openCall(p callredis.Place, base, value string) (*Call, error) {
+	text, err := p.Scope.Open(base+"call", []byte(value))
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrUnreadable, err)
 	}
 	c, err := decodeCall(text)
+	c.Account = p.Account // which may have had another name
 	return &c, err
 }
 
-// openAnswer returns the answer in the record of a taken call: the account, 0, and the
-// sealed answer.
-func (r *Redis) openAnswer(inbox, value string) (*store.Answer, error) {
-	account, sealed, _ := strings.Cut(value, "\x00")
-	scope := r.scope(account)
-	if scope == nil {
-		return nil, fmt.Errorf("%w: %w: %s", ErrStore, errNoAccount, account)
-	}
-	text, err := scope.Open(r.base(inbox)+"taken", []byte(sealed))
+// openAnswer returns the answer in the record below base of a taken call: the account, 0,
+// and the sealed answer.
+func openAnswer(p callredis.Place, base, value string) (*store.Answer, error) {
+	_, sealed, _ := strings.Cut(value, "\x00")
+	text, err := p.Scope.Open(base+"taken", []byte(sealed))
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrStore, err)
 	}
@@ -124,20 +127,37 @@ func flag(b bool) string {
 
 // Add implements [Store].
 func (r *Redis) Add(ctx context.Context, c Call) (added bool, acked *store.Answer, err error) {
-	sealed, err := r.sealCall(c)
+	p, err := r.of(c.Account)
 	if err != nil {
 		return false, nil, err
 	}
-	if err := r.client.SAdd(ctx, r.inboxesKey(), c.Inbox).Err(); err != nil {
+	if err := r.adopt(ctx, c.Inbox); err != nil {
+		return false, nil, err
+	}
+	sealed, err := sealCall(p, c)
+	if err != nil {
+		return false, nil, err
+	}
+	pipe := r.in.Client.Pipeline()
+	pipe.SAdd(ctx, r.in.NamesKey(), c.Inbox)
+	before := pipe.Get(ctx, r.in.OldBase(c.Inbox)+"taken:"+c.Key)
+	if _, err := pipe.Exec(ctx); redisFailed(err) != nil {
 		return false, nil, redisFailed(err)
 	}
-	found, err := r.run(ctx, "add", c.Inbox, c.Key, c.Account, c.OrderingKey, c.Due.UnixMilli(), c.Received.UnixMilli(),
-		sealed, int(redisRetention.Seconds()), refusedFlag(c)).StringSlice()
+	if acked, err := openAnswer(p, r.in.OldBase(c.Inbox), before.Val()); before.Val() != "" && err == nil {
+		return false, acked, nil
+	}
+	return r.addSealed(ctx, p, c, sealed)
+}
+
+func (r *Redis) addSealed(ctx context.Context, p callredis.Place, c Call, sealed []byte) (added bool, acked *store.Answer, err error) {
+	found, err := r.in.Run(ctx, "add", p.Base(c.Inbox), c.Key, c.Account, c.OrderingKey, c.Due.UnixMilli(), c.Received.UnixMilli(),
+		sealed, int(redisRetention.Seconds()), refusedFlag(c), flag(c.Dead)).StringSlice()
 	switch {
 	case err != nil:
 		return false, nil, redisFailed(err)
 	case len(found) == 2:
-		acked, err = r.openAnswer(c.Inbox, found[1])
+		acked, err = openAnswer(p, p.Base(c.Inbox), found[1])
 		return false, acked, err
 	}
 	return len(found) == 1 && found[0] == "added", nil, nil
@@ -145,57 +165,94 @@ func (r *Redis) Add(ctx context.Context, c Call) (added bool, acked *store.Answe
 
 // Lookup implements [Store].
 func (r *Redis) Lookup(ctx context.Context, inbox, key string) (acked *store.Answer, maybeTaken bool, err error) {
-	pipe := r.client.Pipeline()
-	answer := pipe.Get(ctx, r.base(inbox)+"taken:"+key)
-	kept := pipe.HMGet(ctx, r.base(inbox)+"call:"+key, "dead", "refused")
-	if _, err := pipe.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
+	if err := r.adopt(ctx, inbox); err != nil {
+		return nil, false, err
+	}
+	pipe := r.in.Client.Pipeline()
+	answers, kept := make([]*redis.StringCmd, len(r.in.Places)), make([]*redis.SliceCmd, len(r.in.Places))
+	for i, p := range r.in.Places {
+		answers[i] = pipe.Get(ctx, p.Base(inbox)+"taken:"+key)
+		kept[i] = pipe.HMGet(ctx, p.Base(inbox)+"call:"+key, "dead", "refused")
+	}
+	before := pipe.Get(ctx, r.in.OldBase(inbox)+"taken:"+key)
+	if _, err := pipe.Exec(ctx); redisFailed(err) != nil {
 		return nil, false, redisFailed(err)
 	}
-	fields := kept.Val()
-	maybeTaken = fields[0] == flag(false) && fields[1] == flagMaybeTaken
-	if value := answer.Val(); value != "" {
-		acked, err = r.openAnswer(inbox, value)
+	for i, p := range r.in.Places {
+		if fields := kept[i].Val(); len(fields) == 2 && fields[0] == flag(false) && fields[1] == flagMaybeTaken {
+			maybeTaken = true
+		}
+		if value := answers[i].Val(); value != "" {
+			acked, err = openAnswer(p, p.Base(inbox), value)
+			return acked, maybeTaken, err
+		}
+		if acked, err := openAnswer(p, r.in.OldBase(inbox), before.Val()); before.Val() != "" && err == nil {
+			return acked, maybeTaken, nil
+		}
 	}
-	return acked, maybeTaken, err
+	return nil, maybeTaken, nil
 }
 
 // Ack implements [Store].
 func (r *Redis) Ack(ctx context.Context, c Call, answer store.Answer, ttl time.Duration) error {
-	scope := r.scope(c.Account)
-	if scope == nil {
-		return fmt.Errorf("%w: %w: %s", ErrStore, errNoAccount, c.Account)
+	p, err := r.of(c.Account)
+	if err != nil {
+		return err
 	}
-	sealed := scope.Seal(r.base(c.Inbox)+"taken", answer.Encode())
-	return redisFailed(r.run(ctx, "ack", c.Inbox, c.Key, c.Account+"\x00"+string(sealed), ttl.Milliseconds()).Err())
+	base := p.Base(c.Inbox)
+	sealed := p.Scope.Seal(base+"taken", answer.Encode())
+	return redisFailed(r.in.Run(ctx, "ack", base, c.Key, c.Account+"\x00"+string(sealed), ttl.Milliseconds()).Err())
 }
 
 // Peek implements [Store].
 func (r *Redis) Peek(ctx context.Context, inbox, orderingKey string) (*Call, error) {
-	fields, err := r.run(ctx, "peek", inbox, orderingKey).StringSlice()
-	if err != nil || len(fields) != 3 || fields[1] == "" {
-		return nil, redisFailed(err)
-	}
-	c, err := r.openCall(inbox, fields[0], fields[1])
+	answers, err := r.runAll(ctx, "peek", inbox, orderingKey)
 	if err != nil {
 		return nil, err
 	}
-	c.Due = parseMillis(fields[2]) // RetryNow does not change the sealed call
-	return c, nil
+	for i, p := range r.in.Places {
+		fields, err := answers[i].StringSlice()
+		if err != nil || len(fields) != 3 || fields[1] == "" {
+			continue
+		}
+		c, err := openCall(p, p.Base(inbox), fields[1])
+		if err != nil {
+			return nil, err
+		}
+		c.Due = parseMillis(fields[2]) // RetryNow does not change the sealed call
+		return c, nil
+	}
+	return nil, nil
 }
 
 // Due implements [Store].
 func (r *Redis) Due(ctx context.Context, inbox string, now time.Time, limit int) (orderingKeys []string, next time.Time, err error) {
-	answer, err := r.run(ctx, "due", inbox, now.UnixMilli(), limit).Slice()
-	if err != nil || len(answer) != 2 {
-		return nil, next, redisFailed(err)
+	if err := r.adopt(ctx, inbox); err != nil {
+		return nil, next, err
 	}
-	if text, _ := answer[0].(string); text != "" {
-		next = parseMillis(text)
+	answers, err := r.runAll(ctx, "due", inbox, now.UnixMilli(), limit)
+	if err != nil {
+		return nil, next, err
 	}
-	found, _ := answer[1].([]any)
-	for _, item := range found {
-		if name, ok := item.(string); ok {
-			orderingKeys = append(orderingKeys, name)
+	found := make([][]any, len(answers))
+	for i, answer := range answers {
+		fields, err := answer.Slice()
+		if err != nil || len(fields) != 2 {
+			return nil, next, redisFailed(err)
+		}
+		if text, _ := fields[0].(string); text != "" {
+			if at := parseMillis(text); next.IsZero() || at.Before(next) {
+				next = at
+			}
+		}
+		found[i], _ = fields[1].([]any)
+	}
+	for n := range limit { // in turn, so that no account waits for another
+		for _, lanes := range found {
+			if n < len(lanes) && len(orderingKeys) < limit {
+				name, _ := lanes[n].(string)
+				orderingKeys = append(orderingKeys, name)
+			}
 		}
 	}
 	return orderingKeys, next, nil
@@ -212,24 +269,37 @@ func parseMillis(text string) time.Time {
 
 // Update implements [Store].
 func (r *Redis) Update(ctx context.Context, c Call) error {
-	sealed, err := r.sealCall(c)
+	p, err := r.of(c.Account)
 	if err != nil {
 		return err
 	}
-	return redisFailed(r.run(ctx, "update", c.Inbox, c.Key, c.Due.UnixMilli(), flag(c.Dead), sealed, c.Received.UnixMilli(),
+	sealed, err := sealCall(p, c)
+	if err != nil {
+		return err
+	}
+	return redisFailed(r.in.Run(ctx, "update", p.Base(c.Inbox), c.Key, c.Due.UnixMilli(), flag(c.Dead), sealed, c.Received.UnixMilli(),
 		refusedFlag(c), int(redisRetention.Seconds()), c.OrderingKey).Err())
 }
 
 // RetryNow implements [Store]. It runs its script page by page, because Redis does
 // nothing else while a script runs.
 func (r *Redis) RetryNow(ctx context.Context, inbox string, now time.Time, refused bool) error {
-	for left := int64(0); ; {
-		counts, err := r.run(ctx, "retryNow", inbox, now.UnixMilli(), flag(refused), left, redisPage).Int64Slice()
-		if err != nil || len(counts) != 2 || counts[0] < redisPage {
-			return redisFailed(err)
-		}
-		left += counts[1]
+	if err := r.adopt(ctx, inbox); err != nil {
+		return err
 	}
+	for _, p := range r.in.Places {
+		for left, more := int64(0), true; more; {
+			counts, err := r.in.Run(ctx, "retryNow", p.Base(inbox), now.UnixMilli(), flag(refused), left, redisPage).Int64Slice()
+			if err != nil {
+				return redisFailed(err)
+			}
+			more = len(counts) == 2 && counts[0] == redisPage
+			if more {
+				left += counts[1]
+			}
+		}
+	}
+	return nil
 }
 
 // List implements [Store].
@@ -238,88 +308,127 @@ func (r *Redis) List(ctx context.Context, inbox, after string, limit int) (all [
 	if err != nil {
 		return nil, "", err
 	}
-	for {
-		page, more, err := r.page(ctx, inbox, from, min(limit-len(all), redisPage))
+	if err := r.adopt(ctx, inbox); err != nil {
+		return nil, "", err
+	}
+	for _, p := range r.in.Places {
+		calls, err := r.list(ctx, p, inbox, from, limit+1)
 		if err != nil {
 			return nil, "", err
 		}
-		if all = append(all, page...); !more {
-			return all, "", nil
-		}
-		last := all[len(all)-1]
-		if from = (cursor{last.Received.UnixMilli(), last.Key}); len(all) == limit {
-			return all, from.String(), nil
-		}
+		all = append(all, calls...)
 	}
+	slices.SortFunc(all, func(a, b Call) int {
+		return cmp.Or(cmp.Compare(a.Received.UnixMilli(), b.Received.UnixMilli()), cmp.Compare(a.Key, b.Key))
+	})
+	if len(all) > limit {
+		last := all[limit-1]
+		return all[:limit], cursor{last.Received.UnixMilli(), last.Key}.String(), nil
+	}
+	return all, "", nil
 }
 
-// page returns at most limit calls after a position, and whether there are more.
-func (r *Redis) page(ctx context.Context, inbox string, from cursor, limit int) (calls []Call, more bool, err error) {
-	score := strconv.FormatInt(from.received, 10)
-	if from == (cursor{received: math.MinInt64}) {
-		score = "-inf"
-	}
-	found, err := r.run(ctx, "list", inbox, score, from.key, limit).Slice()
-	if err != nil {
-		return nil, false, redisFailed(err)
-	}
-	for _, item := range found[:min(limit, len(found))] {
-		fields, _ := item.([]any)
-		var text [7]string
-		for i := range min(len(fields), len(text)) {
-			text[i], _ = fields[i].(string)
-		}
-		c, err := r.openCall(inbox, text[0], text[4])
+// list returns at most limit calls of an account after a position.
+func (r *Redis) list(ctx context.Context, p callredis.Place, inbox string, from cursor, limit int) (all []Call, err error) {
+	for len(all) < limit {
+		page := min(limit-len(all), redisPage)
+		found, err := r.in.List(ctx, p.Base(inbox), from.score(), from.key, page)
 		if err != nil {
-			c = &Call{
-				Key: text[5], Inbox: inbox, Account: text[0], OrderingKey: text[1],
-				Received: parseMillis(text[6]), Due: parseMillis(text[2]), Dead: text[3] == "1", Error: unreadable(err),
-			}
+			return nil, redisFailed(err)
 		}
-		c.Body = nil
-		calls = append(calls, *c)
+		for _, kept := range found[:min(page, len(found))] {
+			all = append(all, listed(p, inbox, kept))
+		}
+		if len(found) <= page {
+			break
+		}
+		last := all[len(all)-1]
+		from = cursor{last.Received.UnixMilli(), last.Key}
 	}
-	return calls, len(found) > limit, nil
+	return all, nil
+}
+
+// score returns the time of the position as a bound of a sorted set.
+func (c cursor) score() string {
+	if c == (cursor{received: math.MinInt64}) {
+		return "-inf"
+	}
+	return strconv.FormatInt(c.received, 10)
+}
+
+// listed returns a kept call without its body.
+func listed(p callredis.Place, inbox string, kept callredis.Kept) Call {
+	c, err := openCall(p, p.Base(inbox), kept.Value)
+	if err != nil {
+		c = &Call{
+			Key: kept.Key, Inbox: inbox, Account: p.Account, OrderingKey: kept.OrderingKey,
+			Received: parseMillis(kept.Received), Due: parseMillis(kept.Due), Dead: kept.Dead, Error: unreadable(err),
+		}
+	}
+	c.Body = nil
+	return *c
 }
 
 // Get implements [Store].
 func (r *Redis) Get(ctx context.Context, inbox, key string) (*Call, error) {
-	fields, err := r.client.HMGet(ctx, r.base(inbox)+"call:"+key, "account", "call").Result()
-	if err != nil {
-		return nil, redisFailed(err)
+	if err := r.adopt(ctx, inbox); err != nil {
+		return nil, err
 	}
-	account, _ := fields[0].(string)
-	value, ok := fields[1].(string)
-	if !ok {
-		return nil, nil
+	for _, p := range r.in.Places {
+		value, err := r.in.Client.HGet(ctx, p.Base(inbox)+"call:"+key, "call").Result()
+		if redisFailed(err) != nil {
+			return nil, redisFailed(err)
+		}
+		if err == nil {
+			return openCall(p, p.Base(inbox), value)
+		}
 	}
-	return r.openCall(inbox, account, value)
+	return nil, nil
 }
 
 // Drop implements [Store].
-func (r *Redis) Drop(ctx context.Context, inbox, key string) (bool, error) {
-	removed, err := r.run(ctx, "drop", inbox, key).Bool()
-	return removed, redisFailed(err)
+func (r *Redis) Drop(ctx context.Context, inbox, key string) (removed bool, err error) {
+	if err := r.adopt(ctx, inbox); err != nil {
+		return false, err
+	}
+	answers, err := r.runAll(ctx, "drop", inbox, key)
+	for _, answer := range answers {
+		if n, _ := answer.Int(); n > 0 {
+			removed = true
+		}
+	}
+	return removed, err
 }
 
 // Stats implements [Store].
 func (r *Redis) Stats(ctx context.Context, inbox string) (s Stats, err error) {
-	answer, err := r.run(ctx, "stats", inbox).Slice()
-	if err != nil || len(answer) != 3 {
-		return s, redisFailed(err)
+	if err := r.adopt(ctx, inbox); err != nil {
+		return s, err
 	}
-	waiting, _ := answer[0].(int64)
-	dead, _ := answer[1].(int64)
-	s.Waiting, s.Dead = int(waiting), int(dead)
-	if text, _ := answer[2].(string); text != "" {
-		s.Oldest = parseMillis(text)
+	answers, err := r.runAll(ctx, "stats", inbox)
+	if err != nil {
+		return s, err
+	}
+	for _, answer := range answers {
+		fields, err := answer.Slice()
+		if err != nil || len(fields) != 3 {
+			return s, redisFailed(err)
+		}
+		waiting, _ := fields[0].(int64)
+		dead, _ := fields[1].(int64)
+		s.Waiting, s.Dead = s.Waiting+int(waiting), s.Dead+int(dead)
+		if text, _ := fields[2].(string); text != "" {
+			if oldest := parseMillis(text); s.Oldest.IsZero() || oldest.Before(s.Oldest) {
+				s.Oldest = oldest
+			}
+		}
 	}
 	return s, nil
 }
 
 // Inboxes implements [Store].
 func (r *Redis) Inboxes(ctx context.Context) ([]string, error) {
-	all, err := r.client.SMembers(ctx, r.inboxesKey()).Result()
+	all, err := r.in.Client.SMembers(ctx, r.in.NamesKey()).Result()
 	if err != nil {
 		return nil, redisFailed(err)
 	}
@@ -340,21 +449,8 @@ func (r *Redis) Inboxes(ctx context.Context) ([]string, error) {
 // DurabilityWarnings returns a warning for each setting of the server that can lose
 // calls, and how to change it. For example, the server may keep nothing on disk.
 func (r *Redis) DurabilityWarnings(ctx context.Context) ([]string, error) {
-	info, err := r.client.Info(ctx, "persistence", "memory").Result()
-	if err != nil {
-		return nil, redisFailed(err)
-	}
-	var warnings []string
-	for line := range strings.SplitSeq(info, "\r\n") {
-		switch name, value, _ := strings.Cut(line, ":"); {
-		case name == "aof_enabled" && value == "0":
-			warnings = append(warnings, "it has no append-only file: if it dies, calls are lost; "+
-				"set `appendonly yes`, and `appendfsync always` to lose nothing at all")
-		case name == "maxmemory_policy" && value != "noeviction":
-			warnings = append(warnings, "it may throw away what it keeps when its memory is full; set `maxmemory-policy noeviction`")
-		}
-	}
-	return warnings, nil
+	warnings, err := r.in.DurabilityWarnings(ctx)
+	return warnings, redisFailed(err)
 }
 
 var _ Store = (*Redis)(nil)

@@ -54,7 +54,7 @@ func TestCallsThatRedisHasEvictedBlockNothing(t *testing.T) {
 		}
 	}
 	for _, key := range []string{"ghost", "ghost2"} {
-		if err := r.client.Del(ctx, r.base("box")+"call:"+key).Err(); err != nil {
+		if err := r.in.Client.Del(ctx, r.in.Places[0].Base("box")+"call:"+key).Err(); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -83,7 +83,7 @@ func TestADeadCallStaysInRedis(t *testing.T) {
 	ctx := t.Context()
 	lives := func(name string) time.Duration {
 		t.Helper()
-		ttl, err := r.client.TTL(ctx, r.base("box")+name).Result()
+		ttl, err := r.in.Client.TTL(ctx, r.in.Places[0].Base("box")+name).Result()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -93,7 +93,7 @@ func TestADeadCallStaysInRedis(t *testing.T) {
 	if _, _, err := r.Add(ctx, c); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.client.Expire(ctx, r.base("box")+"call:k", time.Minute).Err(); err != nil {
+	if err := r.in.Client.Expire(ctx, r.in.Places[0].Base("box")+"call:k", time.Minute).Err(); err != nil {
 		t.Fatal(err)
 	}
 	for _, c.Dead = range []bool{false, true, false} {
@@ -117,11 +117,11 @@ func TestNothingInRedisCanBeRead(t *testing.T) {
 	if err := r.Ack(t.Context(), call("k2", "va1"), thanks, time.Hour); err != nil {
 		t.Fatal(err)
 	}
-	hash, err := r.client.HGetAll(t.Context(), r.base("box")+"call:k1").Result()
+	hash, err := r.in.Client.HGetAll(t.Context(), r.in.Places[0].Base("box")+"call:k1").Result()
 	if err != nil {
 		t.Fatal(err)
 	}
-	taken, err := r.client.Get(t.Context(), r.base("box")+"taken:k2").Result()
+	taken, err := r.in.Client.Get(t.Context(), r.in.Places[0].Base("box")+"taken:k2").Result()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -133,15 +133,15 @@ func TestNothingInRedisCanBeRead(t *testing.T) {
 	if _, _, err := r.Add(t.Context(), Call{Key: "k3", Inbox: "box", Account: "stranger"}); !errors.Is(err, ErrStore) {
 		t.Errorf("of an unknown account: %v", err)
 	}
-	keys, err := r.client.Keys(t.Context(), "*").Result()
+	keys, err := r.in.Client.Keys(t.Context(), "*").Result()
 	if err != nil || len(keys) < 5 {
 		t.Fatalf("keys %v, %v", keys, err)
 	}
 	for _, key := range keys {
-		if key == r.inboxesKey() {
+		if key == r.in.NamesKey() {
 			continue // it has only names
 		}
-		if ttl, err := r.client.TTL(t.Context(), key).Result(); err != nil || ttl <= 0 {
+		if ttl, err := r.in.Client.TTL(t.Context(), key).Result(); err != nil || ttl <= 0 {
 			t.Errorf("%s lives for %s, %v", key, ttl, err)
 		}
 	}

@@ -1,13 +1,14 @@
-package callstore
+package callredis
 
 import "github.com/redis/go-redis/v9"
 
-// redisScripts are the atomic operations. KEYS has the prefix of all keys of the inbox.
+// scripts are the atomic operations. KEYS has the prefix of all keys of the inbox.
 // The scripts use the words of the keys in Redis, which must not change: a lane is an
 // ordering key, a box is an inbox, a taken call is an acked one.
-var redisScripts = map[string]*redis.Script{
-	// ARGV: key, account, ordering key, due, received, call, seconds to keep the inbox, refused.
-	"add": redis.NewScript(redisCommon + `
+var scripts = map[string]*redis.Script{
+	// ARGV: key, account, ordering key, due, received, call, seconds to keep the inbox, refused,
+	// dead.
+	"add": redis.NewScript(common + `
 local taken = redis.call('GET', base..'taken:'..ARGV[1])
 if taken then return {'taken', taken} end
 local call = base..'call:'..ARGV[1]
@@ -15,39 +16,43 @@ local dead = redis.call('HGET', call, 'dead')
 if dead == '0' then return {'kept'} end
 if dead then remove(ARGV[1]) end
 redis.call('HSET', call, 'account', ARGV[2], 'lane', ARGV[3], 'due', ARGV[4], 'received', ARGV[5],
-  'dead', '0', 'refused', ARGV[8], 'call', ARGV[6])
-redis.call('RPUSH', base..'lane:'..ARGV[3], ARGV[1])
+  'dead', ARGV[9], 'refused', ARGV[8], 'call', ARGV[6])
 redis.call('ZADD', base..'all', ARGV[5], ARGV[1])
-redis.call('ZADD', base..'waiting', ARGV[5], ARGV[1])
+if ARGV[9] == '1' then
+  redis.call('ZADD', base..'dead', ARGV[5], ARGV[1])
+else
+  redis.call('RPUSH', base..'lane:'..ARGV[3], ARGV[1])
+  redis.call('ZADD', base..'waiting', ARGV[5], ARGV[1])
+end
 redue(ARGV[3])
 keep(ARGV[1], ARGV[3], ARGV[7])
 return {'added'}`),
 
 	// ARGV: key, account and sealed answer, milliseconds to live. The call is removed
 	// first, because that frees memory.
-	"ack": redis.NewScript(redisCommon + `
+	"ack": redis.NewScript(common + `
 local removed = remove(ARGV[1])
 redis.call('SET', base..'taken:'..ARGV[1], ARGV[2], 'PX', ARGV[3])
 return removed`),
 
 	// ARGV: key.
-	"drop": redis.NewScript(redisCommon + `return remove(ARGV[1])`),
+	"drop": redis.NewScript(common + `return remove(ARGV[1])`),
 
 	// ARGV: ordering key.
-	"peek": redis.NewScript(redisCommon + `
+	"peek": redis.NewScript(common + `
 local key = first(ARGV[1])
 if not key then return false end
 return redis.call('HMGET', base..'call:'..key, 'account', 'call', 'due')`),
 
 	// ARGV: now, limit.
-	"due": redis.NewScript(redisCommon + `
+	"due": redis.NewScript(common + `
 local lanes = redis.call('ZRANGEBYSCORE', base..'due', '-inf', ARGV[1], 'LIMIT', 0, ARGV[2])
 local next = redis.call('ZRANGEBYSCORE', base..'due', '('..ARGV[1], '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
 return {next[2] or '', lanes}`),
 
 	// ARGV: key, due, dead, call, received, refused (2: maybe taken), seconds to keep the
 	// inbox, ordering key.
-	"update": redis.NewScript(redisCommon + `
+	"update": redis.NewScript(common + `
 local call = base..'call:'..ARGV[1]
 local before = redis.call('HMGET', call, 'lane', 'dead')
 if not before[1] then return 0 end
@@ -70,7 +75,7 @@ return 1`),
 	// ARGV: now, whether to include refused calls, how many ordering keys to skip, how
 	// many to visit. The answer is how many were visited, and how many of them were left
 	// as they are.
-	"retryNow": redis.NewScript(redisCommon + `
+	"retryNow": redis.NewScript(common + `
 local lanes = redis.call('ZRANGEBYSCORE', base..'due', '('..ARGV[1], '+inf', 'LIMIT', ARGV[3], ARGV[4])
 local left = 0
 for _, lane in ipairs(lanes) do
@@ -87,7 +92,7 @@ return {#lanes, left}`),
 
 	// ARGV: received and key of the last call before, limit. The answer has one more call
 	// than limit if there are more.
-	"list": redis.NewScript(redisCommon + `
+	"list": redis.NewScript(common + `
 local found, offset, limit = {}, 0, ARGV[3] + 1
 repeat
   local keys = redis.call('ZRANGEBYSCORE', base..'all', ARGV[1], '+inf', 'WITHSCORES', 'LIMIT', offset, limit)
@@ -105,12 +110,12 @@ repeat
 until #keys == 0 or #found == limit
 return found`),
 
-	"stats": redis.NewScript(redisCommon + `
+	"stats": redis.NewScript(common + `
 local oldest = redis.call('ZRANGE', base..'waiting', 0, 0, 'WITHSCORES')
 return {redis.call('ZCARD', base..'waiting'), redis.call('ZCARD', base..'dead'), oldest[2] or ''}`),
 }
 
-const redisCommon = `
+const common = `
 local base = KEYS[1]
 local function out(key)
   for _, set in ipairs({'all', 'waiting', 'dead'}) do redis.call('ZREM', base..set, key) end
