@@ -63,7 +63,8 @@ func TestAnOutageOfRedisDoublesNothing(t *testing.T) {
 		all = nil
 		for _, policy := range []string{"durable", "after_app"} {
 			for kind := range outages {
-				for _, away := range []time.Duration{time.Second, 3 * time.Second, 6 * time.Second, 10 * time.Second, 13 * time.Second, 30 * time.Second} {
+				for _, seconds := range []int{1, 3, 6, 10, 13, 30} {
+					away := time.Duration(seconds) * time.Second
 					for _, app := range []time.Duration{200 * time.Millisecond, 1500 * time.Millisecond, 12 * time.Second} {
 						all = append(all, outage{policy, kind, away, app, 24, 24}, outage{policy, kind, away, app, 60, 7})
 					}
@@ -145,7 +146,10 @@ func (o outage) run(t *testing.T) {
 	time.Sleep(o.away)
 	outages[o.kind].end(t, redis)
 	load.Wait()
-	doktest.EventuallyWithin(t, doktest.Patience+time.Duration(o.load)*o.app, "the inbox to be empty", func() bool { waiting, _ := all[0].kept(t); return waiting == 0 })
+	doktest.EventuallyWithin(t, doktest.Patience+time.Duration(o.load)*o.app, "the inbox to be empty", func() bool {
+		waiting, _ := all[0].kept(t)
+		return waiting == 0
+	})
 	doubled := app.calls()
 	if len(doubled) != o.load {
 		t.Errorf("the app got %d of %d payments", len(doubled), o.load)

@@ -25,7 +25,13 @@ func (p *Process) Resume(t testing.TB) {
 }
 
 // Pause makes the server take connections and answer nothing, until [Redis.Resume].
-func (r *Redis) Pause(t testing.TB) { r.process.Pause(t) }
+func (r *Redis) Pause(t testing.TB) {
+	t.Helper()
+	r.process.Pause(t)
+}
 
 // Resume ends a pause.
-func (r *Redis) Resume(t testing.TB) { r.process.Resume(t) }
+func (r *Redis) Resume(t testing.TB) {
+	t.Helper()
+	r.process.Resume(t)
+}

@@ -61,10 +61,11 @@ func (r *Redis) runBeside(
 		}
 		values = make([][]byte, len(old))
 		for i, value := range found {
-			switch values[i], err = value.Bytes(); {
-			case errors.Is(err, redis.Nil):
-				values[i], err = nil, nil
-			case err != nil:
+			bytes, err := value.Bytes()
+			switch {
+			case err == nil:
+				values[i] = bytes
+			case !errors.Is(err, redis.Nil):
 				return nil, nil, failed(err)
 			}
 		}

@@ -71,7 +71,8 @@ func TestWhatIsKeptUnderAnOldKeyIsUsed(t *testing.T) {
 	if ttl, err := r.client.PTTL(ctx, r.value("{brand}:added")).Result(); err != nil || ttl <= 0 || ttl > time.Hour {
 		t.Errorf("the old value lives for %s now, %v", ttl, err)
 	}
-	if c, err := s.Claim(ctx, "me", time.Hour, "other", "claimed"); err != nil || c.Held || string(c.Values[1]) != "old" || c.Values[0] != nil {
+	c, err := s.Claim(ctx, "me", time.Hour, "other", "claimed")
+	if err != nil || c.Held || string(c.Values[1]) != "old" || c.Values[0] != nil {
 		t.Errorf("Claim: %+v, %v", c, err)
 	}
 	if c, err := s.Claim(ctx, "somebody", time.Hour, "other"); err != nil || !c.Held {

@@ -75,6 +75,11 @@ func redisFailed(err error) error {
 	return fmt.Errorf("%w: redis: %w", ErrStore, err)
 }
 
+func exec(ctx context.Context, pipe redis.Pipeliner) error {
+	_, err := pipe.Exec(ctx)
+	return redisFailed(err)
+}
+
 // sealCall returns c encoded and sealed.
 func sealCall(p callredis.Place, c Call) ([]byte, error) {
 	value, err := encodeCall(c)
@@ -141,8 +146,8 @@ func (r *Redis) Add(ctx context.Context, c Call) (added bool, acked *store.Answe
 	pipe := r.in.Client.Pipeline()
 	pipe.SAdd(ctx, r.in.NamesKey(), c.Inbox)
 	before := pipe.Get(ctx, r.in.OldBase(c.Inbox)+"taken:"+c.Key)
-	if _, err := pipe.Exec(ctx); redisFailed(err) != nil {
-		return false, nil, redisFailed(err)
+	if err := exec(ctx, pipe); err != nil {
+		return false, nil, err
 	}
 	if acked, err := openAnswer(p, r.in.OldBase(c.Inbox), before.Val()); before.Val() != "" && err == nil {
 		return false, acked, nil
@@ -175,8 +180,8 @@ func (r *Redis) Lookup(ctx context.Context, inbox, key string) (acked *store.Ans
 		kept[i] = pipe.HMGet(ctx, p.Base(inbox)+"call:"+key, "dead", "refused")
 	}
 	before := pipe.Get(ctx, r.in.OldBase(inbox)+"taken:"+key)
-	if _, err := pipe.Exec(ctx); redisFailed(err) != nil {
-		return nil, false, redisFailed(err)
+	if err := exec(ctx, pipe); err != nil {
+		return nil, false, err
 	}
 	for i, p := range r.in.Places {
 		if fields := kept[i].Val(); len(fields) == 2 && fields[0] == flag(false) && fields[1] == flagMaybeTaken {

@@ -66,8 +66,8 @@ func expectEmpty(t *testing.T, r *Redis, key, orderingKey string) {
 func TestMerchantsWithOneRedisAreApart(t *testing.T) {
 	t.Parallel()
 	server := doktest.StartRedis(t)
-	kopi, teh := merchant(t, server, "BRN-1@doku"), merchant(t, server, "BRN-2@doku")
-	if added, _, err := teh.Add(t.Context(), call("k", "va")); err != nil || !added {
+	kopi, susu := merchant(t, server, "BRN-1@doku"), merchant(t, server, "BRN-2@doku")
+	if added, _, err := susu.Add(t.Context(), call("k", "va")); err != nil || !added {
 		t.Fatal(added, err)
 	}
 	expectEmpty(t, kopi, "k", "va")
@@ -77,7 +77,7 @@ func TestMerchantsWithOneRedisAreApart(t *testing.T) {
 	if err := kopi.Ack(t.Context(), call("k", "va"), thanks, time.Hour); err != nil {
 		t.Error(err)
 	}
-	if s, err := teh.Stats(t.Context(), "box"); err != nil || s.Waiting != 1 {
+	if s, err := susu.Stats(t.Context(), "box"); err != nil || s.Waiting != 1 {
 		t.Errorf("the other's call is gone: %+v, %v", s, err)
 	}
 	keys, err := kopi.in.Client.Keys(t.Context(), "*").Result()
@@ -112,13 +112,13 @@ func (r *Redis) leaveOld(t *testing.T, c Call) {
 func TestWhatEarlierVersionsKeptIsAdopted(t *testing.T) {
 	t.Parallel()
 	server := doktest.StartRedis(t)
-	kopi, teh := merchant(t, server, "BRN-1@doku"), merchant(t, server, "BRN-2@doku")
+	kopi, susu := merchant(t, server, "BRN-1@doku"), merchant(t, server, "BRN-2@doku")
 	for n := range 2*redisPage + 10 { // more than a page
 		c := call(fmt.Sprintf("kopi%03d", n), fmt.Sprint("account/", n%7))
 		c.Received, c.Dead = epoch.Add(time.Duration(n)*time.Second), n%10 == 9
 		kopi.leaveOld(t, c)
 		if n < 5 {
-			teh.leaveOld(t, call(fmt.Sprint("teh", n), "account/1"))
+			susu.leaveOld(t, call(fmt.Sprint("susu", n), "account/1"))
 		}
 	}
 	all, _, err := kopi.List(t.Context(), "box", "", 1000)
@@ -136,7 +136,7 @@ func TestWhatEarlierVersionsKeptIsAdopted(t *testing.T) {
 	if first, err := kopi.Peek(t.Context(), "box", "account/2"); err != nil || first == nil || first.Key != "kopi002" {
 		t.Errorf("the first is %+v, %v", first, err)
 	}
-	if s, err := teh.Stats(t.Context(), "box"); err != nil || s.Waiting != 5 {
+	if s, err := susu.Stats(t.Context(), "box"); err != nil || s.Waiting != 5 {
 		t.Errorf("of the other merchant: %+v, %v", s, err)
 	}
 	left, err := kopi.in.Client.Keys(t.Context(), kopi.in.OldBase("box")+"*").Result()
@@ -163,7 +163,7 @@ func TestACallThatAnOldSidecarDeliversIsNotAdopted(t *testing.T) {
 func TestARecordOfAnEarlierVersionCounts(t *testing.T) {
 	t.Parallel()
 	server := doktest.StartRedis(t)
-	kopi, teh := merchant(t, server, "BRN-1@doku"), merchant(t, server, "BRN-2@doku")
+	kopi, susu := merchant(t, server, "BRN-1@doku"), merchant(t, server, "BRN-2@doku")
 	base := kopi.in.OldBase("box")
 	record := "account\x00" + string(kopi.in.Places[0].Scope.Seal(base+"taken", thanks.Encode()))
 	if err := kopi.in.Client.Set(t.Context(), base+"taken:k", record, time.Hour).Err(); err != nil {
@@ -175,7 +175,7 @@ func TestARecordOfAnEarlierVersionCounts(t *testing.T) {
 	if acked, _, err := kopi.Lookup(t.Context(), "box", "k"); acked == nil || err != nil {
 		t.Error(acked, err)
 	}
-	expectEmpty(t, teh, "k", "va")
+	expectEmpty(t, susu, "k", "va")
 }
 
 func TestARedisThatLoadsIsNotWithoutAnAppendOnlyFile(t *testing.T) {

@@ -56,32 +56,35 @@ func (r *Redis) adoptAll(ctx context.Context, inbox string) error {
 	}
 }
 
-// adoptOne moves one call. It leases the ordering key as the versions before do. If it
-// ends half way, the next one finds the call in both inboxes.
+// adoptOne moves one call, if it is ours.
 func (r *Redis) adoptOne(ctx context.Context, base, inbox string, kept callredis.Kept) error {
 	for _, p := range r.in.Places {
-		c, err := openCall(p, base, kept.Value)
-		if err != nil {
-			continue
+		if c, err := openCall(p, base, kept.Value); err == nil {
+			return r.move(ctx, p, base, inbox, c, kept)
 		}
-		c.Due, c.Inbox = parseMillis(kept.Due), inbox
-		lease := r.in.OldLease(inbox, kept.OrderingKey)
-		free, err := r.in.Client.SetNX(ctx, lease, "lane/adopt", adoptLease).Result()
-		if err != nil || !free {
-			return redisFailed(err)
-		}
-		defer r.in.Client.Del(context.WithoutCancel(ctx), lease)
-		if n, err := r.in.Client.Exists(ctx, base+"call:"+c.Key).Result(); err != nil || n == 0 {
-			return redisFailed(err) // an old sidecar has just delivered it
-		}
-		sealed, err := sealCall(p, *c)
-		if err != nil {
-			return err
-		}
-		if _, _, err := r.addSealed(ctx, p, *c, sealed); err != nil {
-			return err
-		}
-		return redisFailed(r.in.Run(ctx, "drop", base, c.Key).Err())
 	}
 	return nil
+}
+
+// move moves a call. It leases the ordering key as the versions before do. If it ends half
+// way, the next one finds the call in both inboxes.
+func (r *Redis) move(ctx context.Context, p callredis.Place, base, inbox string, c *Call, kept callredis.Kept) error {
+	c.Due, c.Inbox = parseMillis(kept.Due), inbox
+	lease := r.in.OldLease(inbox, kept.OrderingKey)
+	free, err := r.in.Client.SetNX(ctx, lease, "lane/adopt", adoptLease).Result()
+	if err != nil || !free {
+		return redisFailed(err)
+	}
+	defer r.in.Client.Del(context.WithoutCancel(ctx), lease)
+	if n, err := r.in.Client.Exists(ctx, base+"call:"+c.Key).Result(); err != nil || n == 0 {
+		return redisFailed(err) // an old sidecar has just delivered it
+	}
+	sealed, err := sealCall(p, *c)
+	if err != nil {
+		return err
+	}
+	if _, _, err := r.addSealed(ctx, p, *c, sealed); err != nil {
+		return err
+	}
+	return redisFailed(r.in.Run(ctx, "drop", base, c.Key).Err())
 }
