@@ -191,7 +191,9 @@ func (s *Slots) settle(ctx context.Context, name string, in callstore.Store) err
 	if err := d.pay(ctx, in); err != nil {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		s.debts[name] = d
+		if s.debts[name] == nil || d.slot != nil { // at most one debt of a call has a slot
+			s.debts[name] = d
+		}
 		return err
 	}
 	if d.paid != nil {

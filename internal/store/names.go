@@ -40,7 +40,7 @@ func (r *Redis) oldValue(key string) string { return r.prefix + "value:" + key }
 func (r *Redis) oldLease(key string) string { return r.prefix + "lease:" + key }
 
 // runBeside runs a script and, in the same round trip, gets the values of old keys, which
-// may be in another slot of a cluster; nil for each that has none. The caller looks at the
+// are in one slot of a cluster, but not that of keys; nil for each that has none. The caller looks at the
 // error of cmd if err is nil.
 func (r *Redis) runBeside(
 	ctx context.Context, script *redis.Script, keys []string, args []any, old ...string,
@@ -48,10 +48,7 @@ func (r *Redis) runBeside(
 	for _, run := range []func(context.Context, redis.Scripter, []string, ...any) *redis.Cmd{script.EvalSha, script.Eval} {
 		pipe := r.client.Pipeline()
 		cmd = run(ctx, pipe, keys, args...)
-		found := make([]*redis.StringCmd, len(old))
-		for i, key := range old {
-			found[i] = pipe.Get(ctx, key)
-		}
+		found := pipe.MGet(ctx, old...)
 		_, _ = pipe.Exec(ctx) // the error is that of one of the commands
 		if redis.HasErrorPrefix(cmd.Err(), "NOSCRIPT") {
 			continue
@@ -59,14 +56,13 @@ func (r *Redis) runBeside(
 		if err := cmd.Err(); err != nil && !errors.Is(err, redis.Nil) {
 			return nil, nil, failed(err)
 		}
+		if err := found.Err(); err != nil {
+			return nil, nil, failed(err)
+		}
 		values = make([][]byte, len(old))
-		for i, value := range found {
-			bytes, err := value.Bytes()
-			switch {
-			case err == nil:
-				values[i] = bytes
-			case !errors.Is(err, redis.Nil):
-				return nil, nil, failed(err)
+		for i, value := range found.Val() {
+			if text, ok := value.(string); ok {
+				values[i] = []byte(text)
 			}
 		}
 		return cmd, values, nil
