@@ -16,16 +16,21 @@ import (
 // The hash has no secret. All sidecars must use the same key at any time, or two of them
 // would do the same work at once; but while a secret is changed, they do not have the same
 // secrets. So a person who can read Redis, and can guess an id, can check the guess.
-func HashName(name string) string {
-	sum := sha256.Sum256([]byte("caddy-doku name v1\x00" + name))
-	return hex.EncodeToString(sum[:16])
+func HashName(name string) string { return string(appendHash(nil, name)) }
+
+func appendHash(to []byte, name string) []byte {
+	var room [256]byte
+	sum := sha256.Sum256(append(append(room[:0], "caddy-doku name v1\x00"...), name...))
+	return hex.AppendEncode(to, sum[:16])
 }
 
 // nameOf returns the end of the keys in Redis for a key: the hash of its beginning in
 // braces, which decides about the slot in a cluster, and the hash of all.
 func nameOf(key string) string {
 	if end := strings.IndexByte(key, '}'); end > 0 && key[0] == '{' {
-		return "{" + HashName(key[:end+1]) + "}:" + HashName(key)
+		var room [80]byte
+		name := append(appendHash(append(room[:0], '{'), key[:end+1]), "}:"...)
+		return string(appendHash(name, key))
 	}
 	return HashName(key)
 }

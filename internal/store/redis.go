@@ -211,9 +211,8 @@ return false`)
 	//
 	// A lease that has expired, and was not released, is taken over only in contact: see
 	// [contact].
-	claimScript = redis.NewScript(redisNow + redisProcess + `
-local function inContact()
-  local since = tonumber(redis.call('GET', KEYS[1]) or '')
+	claimScript = redis.NewScript(redisOther + `
+local function inContact()` + redisNow + `  local since = tonumber(redis.call('GET', KEYS[1]) or '')
   return since and now - since >= tonumber(ARGV[2])
 end
 local held = 1
@@ -223,9 +222,9 @@ for i = 2, #KEYS, 3 do
   local holder = redis.call('GET', KEYS[i+1])
   if not holder then
     local past = redis.call('GET', KEYS[i+2])
-    if past and process(past) ~= process(ARGV[1]) and not inContact() then holder = past end
+    if past and other(past) and not inContact() then holder = past end
   end
-  if value or holder and process(holder) ~= process(ARGV[1]) then held = 0 end
+  if value or holder and other(holder) then held = 0 end
   answer[#answer+1] = value or ''
   answer[#answer+1] = holder or ''
 end
@@ -241,12 +240,12 @@ return answer`)
 
 	// ARGV: owner, time to live in ms, values. If the first answer was lost and the
 	// script runs again, it returns 1 again.
-	commitScript = redis.NewScript(redisProcess + `
+	commitScript = redis.NewScript(redisOther + `
 local free, done = true, true
 for i = 1, #KEYS, 3 do
   local value = redis.call('GET', KEYS[i])
   local holder = redis.call('GET', KEYS[i+1])
-  if value or holder and process(holder) ~= process(ARGV[1]) then free = false end
+  if value or holder and other(holder) then free = false end
   if value ~= ARGV[2+(i+2)/3] then done = false end
 end
 if done then return 1 end
@@ -267,9 +266,11 @@ end
 return 1`)
 )
 
-// redisProcess is [processOf] in Lua.
-const redisProcess = `
+// redisOther says in Lua whether an owner is of another process than the caller, which is
+// ARGV[1]. Its function process is [processOf].
+const redisOther = `
 local function process(owner) return string.match(owner, '^[^/]*/(.*)%.%d+$') or owner end
+local function other(owner) return owner ~= ARGV[1] and process(owner) ~= process(ARGV[1]) end
 `
 
 // pastKept is how long an expired lease is remembered, if nobody has released it. It is
