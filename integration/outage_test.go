@@ -44,6 +44,19 @@ var outages = map[string]struct {
 	"silent": {
 		func(t *testing.T, r *doktest.Redis) { t.Helper(); r.Pause(t) }, func(t *testing.T, r *doktest.Redis) { t.Helper(); r.Resume(t) },
 	},
+	"silent again and again": {
+		func(t *testing.T, r *doktest.Redis) { t.Helper(); r.Pause(t) },
+		func(t *testing.T, r *doktest.Redis) {
+			t.Helper()
+			for range 3 {
+				r.Resume(t)
+				time.Sleep(time.Second)
+				r.Pause(t)
+				time.Sleep(4 * time.Second)
+			}
+			r.Resume(t)
+		},
+	},
 }
 
 // TestAnOutageOfRedisDoublesNothing has Redis away for some seconds while two sidecars have
@@ -56,6 +69,7 @@ func TestAnOutageOfRedisDoublesNothing(t *testing.T) {
 		{"after_app", "restarted", 6 * time.Second, 1500 * time.Millisecond, 24, 24},
 		{"durable", "silent", 13 * time.Second, 1500 * time.Millisecond, 24, 24},
 		{"after_app", "silent", 13 * time.Second, 1500 * time.Millisecond, 24, 24},
+		{"durable", "silent again and again", 4 * time.Second, 1500 * time.Millisecond, 24, 24},
 		{"durable", "killed", 13 * time.Second, 16 * time.Second, 24, 12},
 		{"after_app", "killed", 3 * time.Second, 4 * time.Second, 24, 12},
 	}
