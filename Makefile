@@ -70,7 +70,7 @@ race: programs ## run all tests with the race detector (needs a C compiler)
 soak: export DOKU_KILLS = $(KILLS)
 soak: $(BINARY) programs ## kill sidecars KILLS (200) times under load, on both stores, take Redis away in all ways, and count lost and doubled payments
 	go test -count=1 -timeout=2h -run '^TestNoKillLosesAPayment$$' -v ./integration
-	DOKU_OUTAGES=all go test -count=1 -timeout=2h -parallel=9 -run '^TestAnOutageOfRedisDoublesNothing$$' -v ./integration
+	DOKU_OUTAGES=all go test -count=1 -timeout=2h -parallel=9 -run '^(TestAnOutageOfRedisDoublesNothing|TestAStoppedSidecarLosesNothing)$$' -v ./integration
 
 fuzz: ## look for inputs that break the parsers, FUZZTIME (30s) for each fuzz test
 	@grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n 1 dirname | sort -u | while read -r package; do \
