@@ -88,9 +88,10 @@ type Inbox struct {
 	// the default is Redis, so that several sidecars share the work.
 	Folder string `json:"folder,omitempty"`
 
-	// The largest size of the file in the folder, in bytes. A full file is like a full
-	// disk, but writes that free space may exceed it. A change applies after a restart.
-	// Default: unlimited.
+	// The largest size of the file `inbox.db`, in bytes. A full file is like a full disk.
+	// The last eighth of it, or room for three of the largest notification, is for
+	// deliveries, which free space. A change applies after a restart. A file that is
+	// larger already stays so. Files that were put aside do not count. Default: unlimited.
 	MaxSize int64 `json:"max_size,omitempty"`
 
 	// How long all attempts may take while DOKU waits. The timeout of `doku_verify`

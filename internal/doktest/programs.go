@@ -138,6 +138,9 @@ func (p *Process) Stop() bool {
 	}
 }
 
+// PID returns the id of the program's process.
+func (p *Process) PID() int { return p.cmd.Process.Pid }
+
 // Kill ends the program at once, as a crash does.
 func (p *Process) Kill() {
 	_ = p.cmd.Process.Kill() // it may have ended already

@@ -5,210 +5,181 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"path/filepath"
-	"runtime/debug"
-	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
-	bolt "go.etcd.io/bbolt"
-	bolterrors "go.etcd.io/bbolt/errors"
+	"github.com/caddy-doku/caddy-doku/internal/inbox/callstore/boltfile"
+	"github.com/caddy-doku/caddy-doku/internal/inbox/callstore/callindex"
 )
 
 // BoltFile is the name of the file in the folder of a [Bolt].
 const BoltFile = "inbox.db"
 
 const (
-	boltLockTimeout = 2 * time.Second // to wait for another process to unlock the file
-	folderMode      = 0o700
-	contentMode     = 0o600
+	closeTimeout = 5 * time.Second  // to wait for a disk that hangs
+	checkTimeout = 30 * time.Second // of the records of taken calls, when the file is opened
+	largeFile    = 64 << 20         // opening a larger one is logged, since it may take a while
 )
 
-var (
-	callsBucket = []byte("calls") // sequence number → call
-	ackedBucket = []byte("taken") // inbox, 0, key → time at which the record expires, and answer
+// The buckets of the file.
+const (
+	callsBucket = "calls" // sequence number → call
+	ackedBucket = "taken" // inbox, 0, key → time at which the record expires, and answer
 )
 
 // Bolt is a [Store] in a file, for a single process. It writes the changes of many
 // callers in one transaction, so that they share one fsync. The calls are in the
 // file, an index of them is in memory. It is safe for concurrent use.
+//
+// The file may be damaged or taken away at any time. A Bolt that notices it fails until
+// it has saved what can be read into a new file.
 type Bolt struct {
-	db      *bolt.DB
-	maxSize int
-	now     func() time.Time
-	log     *slog.Logger
+	cfg  BoltConfig
+	file atomic.Pointer[boltfile.File]
 
 	writes   chan *boltWrite
-	deferred *boltWrite // it could not be in the last transaction; used by writeLoop only
+	deferred *boltWrite                // it could not be in the last transaction; used by writeLoop only
+	busy     atomic.Pointer[time.Time] // since when the disk is being written, or nil
 	stop     chan struct{}
 	done     sync.WaitGroup
+	mending
 
+	newest  atomic.Uint64 // the highest sequence number of a call in an index
 	mu      sync.Mutex
-	indexes map[string]*index // by name of the inbox
+	indexes map[string]*callindex.Index // by name of the inbox
 }
 
 // BoltConfig configures a [Bolt]. Folder, Now and Logger are required.
 type BoltConfig struct {
 	Folder  string           // used by this inbox only; created if it does not exist
-	MaxSize int              // of the file in bytes, for changes that do not free space; 0: no limit
+	MaxSize int              // of the file in bytes; 0: no limit
 	Now     func() time.Time // the clock
 	Logger  *slog.Logger
 }
 
-// OpenBolt opens the store in a folder. If the file cannot be read, OpenBolt renames
-// it, logs the new name, and starts a new file. A folder that another process uses is
-// an error. The caller must end the store with [Bolt.Close].
+// OpenBolt opens the store in a folder. If the file is damaged, OpenBolt puts it aside,
+// saves what can be read into a new file, and logs both. A folder that another process
+// uses is an error. The caller must end the store with [Bolt.Close].
 func OpenBolt(cfg BoltConfig) (*Bolt, error) {
-	if err := makeFolder(cfg.Folder); err != nil {
+	if err := boltfile.MakeFolder(cfg.Folder); err != nil {
 		return nil, fmt.Errorf("%w: making its folder: %w", ErrStore, err)
 	}
+	b := &Bolt{cfg: cfg, writes: make(chan *boltWrite), stop: make(chan struct{}), indexes: make(map[string]*callindex.Index)}
+	b.wake = make(chan struct{}, 1)
 	path := filepath.Join(cfg.Folder, BoltFile)
-	b := &Bolt{maxSize: cfg.MaxSize, now: cfg.Now, log: cfg.Logger, writes: make(chan *boltWrite), stop: make(chan struct{})}
-	err := b.open(path)
-	if errors.Is(err, errCorrupt) {
-		aside := b.corruptName(path)
-		if err := os.Rename(path, aside); err != nil {
-			return nil, fmt.Errorf("%w: putting a corrupt file aside: %w", ErrStore, err)
+	file, err := boltfile.Open(boltfile.Config{
+		Path: path, Buckets: []string{callsBucket, ackedBucket}, MaxSize: cfg.MaxSize, Now: cfg.Now,
+	})
+	if err == nil {
+		b.indexes, err = b.load(file)
+	}
+	switch {
+	case errors.Is(err, boltfile.ErrInUse):
+		return nil, fmt.Errorf(
+			"%w: %s is in use by another process; give each sidecar a folder of its own, or let them share Redis", ErrStore, path,
+		)
+	case err != nil && !errors.Is(err, boltfile.ErrDamaged):
+		if file != nil {
+			err = errors.Join(err, file.Close())
 		}
-		cfg.Logger.Error(
-			"the inbox's file is corrupt: it was put aside, and a new file was started; the calls in the old file will not be delivered",
-			"file", aside, "error", err)
-		err = b.open(path)
+		return nil, fmt.Errorf("%w: %w", ErrStore, err)
 	}
+	b.file.Store(file)
 	if err != nil {
-		return nil, err
-	}
-	if err := syncFolder(cfg.Folder); err != nil {
-		return nil, errors.Join(fmt.Errorf("%w: making its folder last: %w", ErrStore, err), b.db.Close())
+		_ = b.note(err)
+		b.mend(false)
 	}
 	b.done.Go(b.writeLoop)
 	b.done.Go(b.sweepLoop)
+	b.done.Go(b.scrubLoop)
 	return b, nil
 }
 
-// errCorrupt means that the file cannot be read.
-var errCorrupt = errors.New("the file is corrupt")
+// CheckFolder returns an error if [OpenBolt] cannot work in a folder. It makes, locks and
+// writes nothing, so it may look at a folder that is in use. The folder need not exist.
+func CheckFolder(folder string) error { return boltfile.CheckPlace(filepath.Join(folder, BoltFile)) }
 
-// open opens the file and reads the index from it.
-func (b *Bolt) open(path string) (err error) {
-	var db *bolt.DB
-	defer func() {
-		if errors.Is(err, errCorrupt) && !errors.Is(err, ErrStore) {
-			err = fmt.Errorf("%w: %w", ErrStore, err)
+// load checks a file and returns the index of its calls.
+func (b *Bolt) load(file *boltfile.File) (map[string]*callindex.Index, error) {
+	began := b.cfg.Now()
+	size := file.Size()
+	if size > largeFile {
+		b.cfg.Logger.Info("checking the inbox's file, which is large", "bytes", size)
+	}
+	enough := func() bool { return b.cfg.Now().Sub(began) > checkTimeout }
+	indexes := make(map[string]*callindex.Index)
+	finished, err := file.Walk(enough, func(bucket string, key, value []byte) error {
+		if bucket == ackedBucket {
+			return b.loadAck(indexes, key, value)
 		}
-		if err != nil && db != nil {
-			_ = db.Close() // the first error says more
+		c, err := decodeCall(value)
+		if err != nil || len(key) != 8 {
+			return errors.Join(boltfile.ErrDamaged, err)
 		}
-	}()
-	defer recoverCorruption(&err, debug.SetPanicOnFault(true))
-	if truncated(path) {
-		return fmt.Errorf("%w: it is cut short", errCorrupt)
+		sequence := binary.BigEndian.Uint64(key)
+		b.newest.Store(max(b.newest.Load(), sequence))
+		indexOf(indexes, c.Inbox).Add(newEntry(c, sequence))
+		return nil
+	})
+	switch {
+	case err == nil && !finished:
+		b.cfg.Logger.Warn("the inbox's file is so large that only the notifications that wait were checked", "bytes", size)
+	case err == nil && size > largeFile:
+		b.cfg.Logger.Info("the inbox's file is checked", "took", b.cfg.Now().Sub(began).Round(time.Millisecond).String())
 	}
-	options := &bolt.Options{Timeout: boltLockTimeout, FreelistType: bolt.FreelistMapType, NoStatistics: true}
-	if db, err = bolt.Open(path, contentMode, options); err != nil {
-		switch {
-		case errors.Is(err, bolterrors.ErrTimeout):
-			return fmt.Errorf("%w: %s is in use by another process; give each sidecar a folder of its own, or let them share Redis", ErrStore, path)
-		case errors.Is(err, bolterrors.ErrInvalid), errors.Is(err, bolterrors.ErrChecksum), errors.Is(err, bolterrors.ErrVersionMismatch):
-			return fmt.Errorf("%w: %w: %w", ErrStore, errCorrupt, err)
-		}
-		return fmt.Errorf("%w: %w", ErrStore, err)
-	}
-	b.db, b.indexes = db, make(map[string]*index)
-	damaged, err := b.readIndex()
-	if errors.Is(err, errNew) {
-		err = db.Update(func(tx *bolt.Tx) error {
-			_, err := tx.CreateBucketIfNotExists(callsBucket)
-			if err == nil {
-				_, err = tx.CreateBucketIfNotExists(ackedBucket)
-			}
-			return err
-		})
-	}
-	if err == nil && len(damaged) > 0 {
-		err = b.quarantine(path, damaged)
-	}
+	return indexes, err
+}
+
+// loadAck checks the record of a taken call, and removes the call from the index if it is
+// there, too.
+func (b *Bolt) loadAck(indexes map[string]*callindex.Index, key, value []byte) error {
+	expires, _, _, err := decodeAck(key, value)
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrStore, err)
+		return errors.Join(boltfile.ErrDamaged, err)
+	}
+	if inbox, key, found := strings.Cut(string(key), "\x00"); found && b.cfg.Now().Before(expires) {
+		indexOf(indexes, inbox).Remove(key)
 	}
 	return nil
 }
 
-// errNew means that the file has no content yet.
-var errNew = errors.New("the file is new")
-
-// readIndex reads the index, and returns the sequence numbers of calls that cannot be
-// read. It writes nothing, because a full file must open, too.
-func (b *Bolt) readIndex() (damaged [][]byte, err error) {
-	err = b.db.View(func(tx *bolt.Tx) error {
-		acked, calls := tx.Bucket(ackedBucket), tx.Bucket(callsBucket)
-		if acked == nil || calls == nil {
-			return errNew
-		}
-		cursor := calls.Cursor()
-		for sequence, value := cursor.First(); sequence != nil; sequence, value = cursor.Next() {
-			c, err := decodeCall(value)
-			switch {
-			case err != nil || len(sequence) != 8:
-				damaged = append(damaged, slices.Clone(sequence))
-			case b.isExpired(acked.Get(ackKey(c.Inbox, c.Key))):
-				b.index(c.Inbox).add(newEntry(c, binary.BigEndian.Uint64(sequence)))
-			}
-		}
-		return nil
-	})
-	return damaged, err
-}
-
-// quarantine copies the file under another name, and removes the calls that cannot be
-// read from it.
-func (b *Bolt) quarantine(path string, damaged [][]byte) error {
-	aside := b.corruptName(path)
-	if err := b.db.View(func(tx *bolt.Tx) error { return tx.CopyFile(aside, contentMode) }); err != nil {
-		return err
-	}
-	b.log.Error(
-		"calls in the inbox's file are damaged: a copy of the file was put aside, and the calls were removed; they will not be delivered",
-		"file", aside, "calls", len(damaged))
-	return b.db.Update(func(tx *bolt.Tx) error {
-		for _, sequence := range damaged {
-			if err := tx.Bucket(callsBucket).Delete(sequence); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-}
-
-// corruptName returns the name under which a corrupt file is put aside.
-func (b *Bolt) corruptName(path string) string {
-	return fmt.Sprintf("%s.corrupt-%s", path, b.now().UTC().Format("20060102T150405.000Z"))
-}
-
 // Close finishes the changes that are in progress and closes the file. Later changes
-// fail.
+// fail. If the disk hangs, Close leaves the file to the end of the process.
 func (b *Bolt) Close() error {
 	close(b.stop)
-	b.done.Wait()
-	return b.db.Close()
+	ended := make(chan struct{})
+	go func() {
+		b.done.Wait()
+		close(ended)
+	}()
+	select {
+	case <-ended:
+		return b.file.Load().Close()
+	case <-time.After(closeTimeout):
+		return errHangs
+	}
 }
 
 // index returns the index of an inbox. The caller holds b.mu, or is the only user of b.
-func (b *Bolt) index(inbox string) *index {
-	x := b.indexes[inbox]
+func (b *Bolt) index(inbox string) *callindex.Index { return indexOf(b.indexes, inbox) }
+
+func indexOf(indexes map[string]*callindex.Index, inbox string) *callindex.Index {
+	x := indexes[inbox]
 	if x == nil {
-		x = newIndex()
-		b.indexes[inbox] = x
+		x = callindex.New()
+		indexes[inbox] = x
 	}
 	return x
 }
 
 // newEntry returns the entry of a call for the index.
-func newEntry(c Call, sequence uint64) *entry {
-	return &entry{
-		sequence: sequence, key: c.Key, account: c.Account, orderingKey: c.OrderingKey,
-		received: c.Received, due: c.Due, refused: c.Refused, maybeTaken: c.MaybeTaken > 0, dead: c.Dead,
+func newEntry(c Call, sequence uint64) *callindex.Entry {
+	return &callindex.Entry{
+		Sequence: sequence, Key: c.Key, Account: c.Account, OrderingKey: c.OrderingKey,
+		Received: c.Received, Due: c.Due, Refused: c.Refused, MaybeTaken: c.MaybeTaken > 0, Dead: c.Dead,
 	}
 }
 

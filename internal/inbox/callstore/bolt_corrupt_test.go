@@ -12,6 +12,8 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+
+	"github.com/caddy-doku/caddy-doku/internal/inbox/callstore/boltfile"
 )
 
 // openLogged opens a Bolt that writes to a log.
@@ -173,14 +175,14 @@ func TestADamagedCallIsNotDelivered(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	err := b.update(func(tx *bolt.Tx) error {
-		calls := tx.Bucket(callsBucket)
-		sequence, value := calls.Cursor().First()
+	err := b.file.Load().Update(false, func(tx *boltfile.Tx) error {
+		sequence := sequenceKey(1)
+		value, err := tx.Get(callsBucket, sequence)
 		altered := bytes.Replace(value, []byte(`"paymentRequestId":"0"`), []byte(`"paymentRequestId":"9"`), 1)
 		if bytes.Equal(altered, value) {
 			t.Error("nothing was altered")
 		}
-		return calls.Put(bytes.Clone(sequence), altered)
+		return errors.Join(err, tx.Put(callsBucket, sequence, altered))
 	})
 	if err = errors.Join(err, b.Close()); err != nil {
 		t.Fatal(err)

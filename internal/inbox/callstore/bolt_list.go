@@ -3,18 +3,20 @@ package callstore
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"slices"
 	"time"
 
-	bolt "go.etcd.io/bbolt"
+	"github.com/caddy-doku/caddy-doku/internal/inbox/callstore/callindex"
 )
 
 // Due implements [Store].
 func (b *Bolt) Due(_ context.Context, inbox string, now time.Time, limit int) (orderingKeys []string, next time.Time, err error) {
+	if err := b.awaitMend(); err != nil {
+		return nil, next, err
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	orderingKeys, next = b.index(inbox).dueAt(now, limit)
+	orderingKeys, next = b.index(inbox).DueAt(now, limit)
 	return orderingKeys, next, nil
 }
 
@@ -23,7 +25,7 @@ func (b *Bolt) Due(_ context.Context, inbox string, now time.Time, limit int) (o
 func (b *Bolt) RetryNow(_ context.Context, inbox string, now time.Time, refused bool) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.index(inbox).retryNow(now, func(e *entry) bool { return !e.maybeTaken && (refused || !e.refused) })
+	b.index(inbox).RetryNow(now, func(e *callindex.Entry) bool { return !e.MaybeTaken && (refused || !e.Refused) })
 	return nil
 }
 
@@ -33,55 +35,52 @@ func (b *Bolt) List(_ context.Context, inbox, after string, limit int) (all []Ca
 	if err != nil {
 		return nil, "", err
 	}
-	var found []entry
+	var found []callindex.Entry
 	b.mu.Lock()
-	for _, e := range b.index(inbox).entries {
-		if from.before(e.received, e.key) {
+	for _, e := range b.index(inbox).Entries {
+		if from.before(e.Received, e.Key) {
 			found = append(found, *e)
 		}
 	}
 	b.mu.Unlock()
-	slices.SortFunc(found, func(a, b entry) int {
-		return cmp.Or(cmp.Compare(a.received.UnixMilli(), b.received.UnixMilli()), cmp.Compare(a.key, b.key))
+	slices.SortFunc(found, func(a, b callindex.Entry) int {
+		return cmp.Or(cmp.Compare(a.Received.UnixMilli(), b.Received.UnixMilli()), cmp.Compare(a.Key, b.Key))
 	})
 	if len(found) > limit {
 		found = found[:limit]
-		next = cursor{found[limit-1].received.UnixMilli(), found[limit-1].key}.String()
+		next = cursor{found[limit-1].Received.UnixMilli(), found[limit-1].Key}.String()
 	}
-	err = b.view(func(tx *bolt.Tx) error {
-		for _, e := range found {
-			c, err := readCall(tx, &e)
-			if err != nil {
-				c = &Call{
-					Key: e.key, Inbox: inbox, Account: e.account, OrderingKey: e.orderingKey,
-					Received: e.received, Due: e.due, Dead: e.dead, Error: unreadable(err),
-				}
-			}
-			if c != nil {
-				c.Body = nil
-				all = append(all, *c)
+	for _, e := range found {
+		c, err := b.get(&e)
+		if err != nil {
+			c = &Call{
+				Key: e.Key, Inbox: inbox, Account: e.Account, OrderingKey: e.OrderingKey,
+				Received: e.Received, Due: e.Due, Dead: e.Dead, Error: unreadable(err),
 			}
 		}
-		return nil
-	})
-	if err != nil {
-		return nil, "", fmt.Errorf("%w: %w", ErrStore, err)
+		if c != nil {
+			c.Body = nil
+			all = append(all, *c)
+		}
 	}
-	return all, next, nil
+	return all, next, b.awaitMend()
 }
 
 // Stats implements [Store].
 func (b *Bolt) Stats(_ context.Context, inbox string) (s Stats, err error) {
+	if err := b.awaitMend(); err != nil {
+		return s, err
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for _, e := range b.index(inbox).entries {
-		if e.dead {
+	for _, e := range b.index(inbox).Entries {
+		if e.Dead {
 			s.Dead++
 			continue
 		}
 		s.Waiting++
-		if s.Oldest.IsZero() || e.received.Before(s.Oldest) {
-			s.Oldest = e.received
+		if s.Oldest.IsZero() || e.Received.Before(s.Oldest) {
+			s.Oldest = e.Received
 		}
 	}
 	return s, nil
@@ -89,11 +88,14 @@ func (b *Bolt) Stats(_ context.Context, inbox string) (s Stats, err error) {
 
 // Inboxes implements [Store].
 func (b *Bolt) Inboxes(context.Context) ([]string, error) {
+	if err := b.awaitMend(); err != nil {
+		return nil, err
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	var names []string
 	for name, x := range b.indexes {
-		if len(x.entries) > 0 {
+		if len(x.Entries) > 0 {
 			names = append(names, name)
 		}
 	}

@@ -1,18 +1,17 @@
 package callstore
 
 import (
-	"encoding/binary"
+	"context"
 	"errors"
 	"slices"
 	"time"
 
-	bolt "go.etcd.io/bbolt"
+	"github.com/caddy-doku/caddy-doku/internal/inbox/callstore/boltfile"
 )
 
 const (
 	sweepInterval = 10 * time.Minute
-	sweepBatch    = 256    // expired records removed in one transaction
-	sweepScan     = 10_000 // records read in one transaction
+	sweepBatch    = 256 // expired records removed in one transaction
 )
 
 // sweepLoop removes expired records, at the start and then once per interval.
@@ -21,7 +20,7 @@ func (b *Bolt) sweepLoop() {
 	defer tick.Stop()
 	for {
 		if err := b.sweep(); err != nil && !errors.Is(err, errClosed) {
-			b.log.Warn("expired records of the inbox could not be removed", "error", err)
+			b.cfg.Logger.Warn("expired records of the inbox could not be removed", "error", err)
 		}
 		select {
 		case <-b.stop:
@@ -42,9 +41,9 @@ func (b *Bolt) sweep() error {
 			return err
 		}
 		if len(expired) > 0 {
-			err = b.write(&boltWrite{
+			err = b.write(context.Background(), &boltWrite{
 				freesSpace:  true,
-				apply:       func(tx *bolt.Tx) error { return b.deleteExpired(tx, expired) },
+				apply:       func(tx *boltfile.Tx) error { return b.deleteExpired(tx, expired) },
 				updateIndex: func() {},
 			})
 		}
@@ -60,45 +59,43 @@ func (b *Bolt) sweep() error {
 	return nil
 }
 
-// expired returns at most limit keys of expired records, starting at the key from.
-// next is the key to continue from, or nil at the end.
+// expired returns some more than limit keys of expired records at most, starting at the key
+// from. next is the key to continue from, or nil at the end.
 func (b *Bolt) expired(from []byte, limit int) (expired [][]byte, next []byte, err error) {
-	err = b.view(func(tx *bolt.Tx) error {
-		cursor := tx.Bucket(ackedBucket).Cursor()
-		scanned := 0
-		for key, value := cursor.Seek(from); key != nil; key, value = cursor.Next() {
-			if scanned++; scanned > sweepScan || len(expired) == limit {
-				next = slices.Clone(key)
-				return nil
-			}
-			if b.isExpired(value) {
+	for next = from; next != nil && len(expired) < limit; {
+		if err := b.faulty(); err != nil {
+			return nil, nil, err
+		}
+		next, err = b.file.Load().Range(ackedBucket, next, func(key, value []byte) error {
+			expires, _, _, err := decodeAck(key, value)
+			if err == nil && !b.cfg.Now().Before(expires) {
 				expired = append(expired, slices.Clone(key))
 			}
+			return err
+		})
+		if err != nil {
+			return nil, nil, b.note(err)
 		}
-		return nil
-	})
-	return expired, next, err
+	}
+	return expired, next, nil
 }
 
 // deleteExpired removes records, except the ones that were written again meanwhile.
-func (b *Bolt) deleteExpired(tx *bolt.Tx, keys [][]byte) error {
-	acked := tx.Bucket(ackedBucket)
+func (b *Bolt) deleteExpired(tx *boltfile.Tx, keys [][]byte) error {
 	for _, key := range keys {
-		if !b.isExpired(acked.Get(key)) {
+		record, err := tx.Get(ackedBucket, key)
+		if err != nil {
+			return err
+		}
+		if record == nil {
 			continue
 		}
-		if err := acked.Delete(key); err != nil {
+		if expires, _, _, err := decodeAck(key, record); err != nil || b.cfg.Now().Before(expires) {
+			continue
+		}
+		if err := tx.Delete(ackedBucket, key); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// isExpired reports whether a record has expired, or does not exist.
-func (b *Bolt) isExpired(value []byte) bool {
-	return len(value) < 8 || !b.now().Before(expiryOf(value))
-}
-
-func expiryOf(value []byte) time.Time {
-	return time.Unix(0, int64(binary.BigEndian.Uint64(value))) //nolint:gosec // it was made from an int64
 }

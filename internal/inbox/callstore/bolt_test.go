@@ -6,12 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	bolt "go.etcd.io/bbolt"
+	"github.com/caddy-doku/caddy-doku/internal/inbox/callstore/boltfile"
 )
 
 func TestTheFileOfABoltOutlivesIt(t *testing.T) {
@@ -178,8 +180,8 @@ func TestACallThatIsNotInTheFileLeavesTheIndex(t *testing.T) {
 		}
 	}
 	first := b.entry("box", "k1")
-	err := b.write(&boltWrite{ // as if the disk had made the change and reported an error
-		apply: func(tx *bolt.Tx) error { return tx.Bucket(callsBucket).Delete(sequenceKey(first.sequence)) }, updateIndex: func() {},
+	err := b.write(t.Context(), &boltWrite{ // as if the disk had made the change and reported an error
+		apply: func(tx *boltfile.Tx) error { return tx.Delete(callsBucket, sequenceKey(first.Sequence)) }, updateIndex: func() {},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -209,8 +211,8 @@ func TestADiskThatHangsIsAnError(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := openBolt(t, folder)
 		hung := make(chan struct{})
-		apply := func(*bolt.Tx) error { <-hung; return nil }
-		if err := b.write(&boltWrite{apply: apply, updateIndex: func() {}}); !errors.Is(err, errHangs) || !errors.Is(err, ErrStore) {
+		apply := func(*boltfile.Tx) error { <-hung; return nil }
+		if err := b.write(t.Context(), &boltWrite{apply: apply, updateIndex: func() {}}); !errors.Is(err, errHangs) || !errors.Is(err, ErrStore) {
 			t.Errorf("what is being written: %v", err)
 		}
 		if _, _, err := b.Add(t.Context(), call("k", "va")); !errors.Is(err, errHangs) {
@@ -232,7 +234,8 @@ func TestAFullBoltRefusesAndRecovers(t *testing.T) {
 
 func fillAndEmpty(t *testing.T, folder string) {
 	t.Helper()
-	b, err := OpenBolt(BoltConfig{Folder: folder, MaxSize: 256 << 10, Now: time.Now, Logger: slog.New(slog.DiscardHandler)})
+	const limit = 256 << 10
+	b, err := OpenBolt(BoltConfig{Folder: folder, MaxSize: limit, Now: time.Now, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -263,10 +266,10 @@ func fillAndEmpty(t *testing.T, folder string) {
 		t.Errorf("a change that frees space failed with one that needs space: %v, %v", added, acked)
 	}
 	c := call("1", "va")
-	c.Body, c.Attempts = make([]byte, 4<<10), 1
+	c.Body = make([]byte, 4<<10)
 	for range 100 { // more than what was free
 		c.Attempts++
-		c.Body = append(c.Body, make([]byte, 500)...)
+		c.Error += "HTTP 503. "
 		if err := b.Update(t.Context(), c); err != nil {
 			t.Fatal(err)
 		}
@@ -278,6 +281,9 @@ func fillAndEmpty(t *testing.T, folder string) {
 	}
 	if _, _, err := b.Add(t.Context(), call("again", "va")); err != nil {
 		t.Errorf("with room again: %v", err)
+	}
+	if info, err := os.Stat(filepath.Join(folder, BoltFile)); err != nil || info.Size() > limit {
+		t.Errorf("the file: %v, %v; expected at most %d bytes", info, err, limit)
 	}
 }
 
@@ -326,14 +332,15 @@ func TestABoltFullOfOldRecordsIsSwept(t *testing.T) {
 		b = open() // a full file opens, too
 		time.Sleep(2 * time.Hour)
 		synctest.Wait()
-		err := b.view(func(tx *bolt.Tx) error {
-			if n := tx.Bucket(ackedBucket).Stats().KeyN; n != 0 {
-				t.Errorf("%d old records are left", n)
+		left := 0
+		err := b.file.Load().Scrub(t.Context(), func(bucket string, _, _ []byte) error {
+			if bucket == ackedBucket {
+				left++
 			}
 			return nil
 		})
-		if err != nil {
-			t.Error(err)
+		if err != nil || left != 0 {
+			t.Errorf("%d old records are left, %v", left, err)
 		}
 		if _, _, err := b.Add(t.Context(), call("new", "va")); err != nil {
 			t.Errorf("with room again: %v", err)
@@ -350,7 +357,7 @@ func together(b *Bolt, changes ...func()) {
 	gate := make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		_ = b.write(&boltWrite{apply: func(*bolt.Tx) error { <-gate; return nil }, updateIndex: func() {}})
+		_ = b.write(context.Background(), &boltWrite{apply: func(*boltfile.Tx) error { <-gate; return nil }, updateIndex: func() {}})
 	})
 	for _, change := range changes {
 		synctest.Wait()

@@ -1,4 +1,4 @@
-package callstore
+package boltfile
 
 import (
 	"fmt"

@@ -1,4 +1,4 @@
-package callstore
+package boltfile
 
 import (
 	"errors"
@@ -8,9 +8,10 @@ import (
 	"path/filepath"
 )
 
-// CheckFolder returns an error if [OpenBolt] cannot work in a folder. It makes, locks and
-// writes nothing, so it may look at a folder that is in use. The folder need not exist.
-func CheckFolder(folder string) error {
+// CheckPlace returns an error if there cannot be a file at a path. It makes, locks and writes
+// nothing, so it may look at a file that is in use. The folder need not exist.
+func CheckPlace(file string) error {
+	folder := filepath.Dir(file)
 	info, err := os.Stat(folder)
 	if errors.Is(err, fs.ErrNotExist) {
 		return checkParent(folder)
@@ -24,7 +25,6 @@ func CheckFolder(folder string) error {
 	if err := writable(folder); err != nil {
 		return err
 	}
-	file := filepath.Join(folder, BoltFile)
 	switch info, err = os.Stat(file); {
 	case errors.Is(err, fs.ErrNotExist):
 		return checkLink(file)

@@ -1,6 +1,6 @@
 //go:build !linux
 
-package callstore
+package boltfile
 
 // writable reports nothing where it cannot be known without writing.
 func writable(string) error { return nil }
