@@ -301,6 +301,85 @@ func TestAFileIsMendedAgainAndAgain(t *testing.T) {
 	}
 }
 
+// TestAHealthyFileIsNeverReplaced checks a file all the time while others use it, with calls that
+// are small and large, taken, dropped and written again.
+func TestAHealthyFileIsNeverReplaced(t *testing.T) {
+	t.Parallel()
+	folder := t.TempDir()
+	log := &lockedBuilder{}
+	b, err := OpenBolt(BoltConfig{Folder: folder, Logger: slog.New(slog.NewTextHandler(log, nil)), Now: time.Now, MaxSize: 8 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	changes := 3000
+	if testing.Short() {
+		changes = 300
+	}
+	var users sync.WaitGroup
+	for user := range 6 {
+		users.Go(func() {
+			r := rand.New(rand.NewPCG(7, uint64(user)))
+			for n := range changes / 6 {
+				c := call(fmt.Sprint(user, "-", n), fmt.Sprint("va", user, n%3))
+				c.Body = make([]byte, r.IntN(1500))
+				if r.IntN(20) == 0 {
+					c.Body = make([]byte, r.IntN(20_000))
+				}
+				_, _, err := b.Add(t.Context(), c)
+				first, failed := b.Peek(t.Context(), "box", c.OrderingKey)
+				switch {
+				case err != nil || failed != nil || first == nil:
+					t.Errorf("%v, %v", err, failed)
+					return
+				case n%4 == 0:
+					first.Attempts, first.Error = first.Attempts+1, strings.Repeat("e", r.IntN(300))
+					err = b.Update(t.Context(), *first)
+				case n%7 == 0:
+					_, err = b.Drop(t.Context(), "box", first.Key)
+				default:
+					err = b.Ack(t.Context(), *first, thanks, time.Duration(r.IntN(int(time.Second))))
+				}
+				if err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	stop := make(chan struct{})
+	var scrubs int
+	var scrubbing sync.WaitGroup
+	scrubbing.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			if err := b.scrub(t.Context(), b.file.Load()); err != nil {
+				t.Error(err)
+				return
+			}
+			if scrubs++; scrubs%5 == 0 {
+				if err := b.sweep(); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+	})
+	users.Wait()
+	close(stop)
+	scrubbing.Wait()
+	if err := b.Close(); err != nil {
+		t.Error(err)
+	}
+	t.Logf("%d scrubs", scrubs)
+	if b, again, err := openLogged(folder); err != nil || again.String() != "" || log.String() != "" {
+		t.Errorf("opened again: %v, %s%s", err, log, again)
+	} else if err := b.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
 // lockedBuilder is a strings.Builder for several goroutines.
 type lockedBuilder struct {
 	mu sync.Mutex

@@ -191,6 +191,9 @@ func (b *Bolt) identify(key, value []byte) (r boltfile.Record, ok bool) {
 			return r, false
 		}
 	}
+	if !b.cfg.Now().Before(expires) {
+		return r, true // it belongs to no bucket any more
+	}
 	return boltfile.Record{Bucket: ackedBucket, ID: string(key), Version: expires.UnixNano(), Proven: proven}, true
 }
 
@@ -206,7 +209,7 @@ func seal(key, value []byte) []byte {
 // taken a call stays true. A call may have been removed since; the index knows, and otherwise
 // those are wanted that are in a part of the file that is in use, or newer than it.
 func (b *Bolt) wanted(r boltfile.Record, inUse bool) bool {
-	if r.Bucket == ackedBucket {
+	if r.Bucket != callsBucket {
 		return r.Proven || r.Place == boltfile.Astray && r.Whole
 	}
 	sequence := binary.BigEndian.Uint64(r.Key)

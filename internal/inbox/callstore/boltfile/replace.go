@@ -58,12 +58,12 @@ func (f *File) Replace(s Salvage) (*File, Report, error) {
 	if occupied {
 		aside := f.aside()
 		if err := os.Rename(f.cfg.Path, aside); err != nil {
-			return nil, report, errors.Join(fmt.Errorf("putting the damaged file aside: %w", err), fresh.Close())
+			return nil, report, errors.Join(fmt.Errorf("putting the damaged file aside: %w", err), fresh.Close(), fresh.remove())
 		}
 		report.Aside = append(report.Aside, aside)
 	}
 	if err := fresh.settle(); err != nil {
-		return nil, report, errors.Join(err, fresh.Close())
+		return nil, report, errors.Join(err, fresh.Close()) // a start finds it, if the old one is aside
 	}
 	report.Spoiled = all.spoiled
 	return fresh, report, nil
@@ -156,9 +156,14 @@ func write(cfg Config, found *salvager, report *Report) (*File, error) {
 		err = syncFolder(filepath.Dir(cfg.Path))
 	}
 	if err != nil {
-		return nil, errors.Join(err, f.Close())
+		return nil, errors.Join(err, f.Close(), f.remove())
 	}
 	return f, nil
+}
+
+// remove removes a new file that is not in its place, since its room may be needed.
+func (f *File) remove() error {
+	return errors.Join(os.RemoveAll(f.cfg.Path+salvagingSuffix), os.RemoveAll(f.cfg.Path+salvagedSuffix))
 }
 
 // fill writes the records that were found.

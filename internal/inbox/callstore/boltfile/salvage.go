@@ -343,8 +343,12 @@ func (c *carving) take(key, value []byte, at int64, place Place, whole bool) boo
 	return true
 }
 
-// sorted returns the records of a bucket to save, in the order of their keys.
+// sorted returns the records of a bucket to save, in the order of their keys. Those are over
+// about which a later bucket has a record.
 func (s *salvager) sorted(name string) []find {
+	for _, later := range s.names[slices.Index(s.names, name)+1:] {
+		maps.DeleteFunc(s.finds[name], func(id string, _ find) bool { _, over := s.finds[later][id]; return over })
+	}
 	return slices.SortedFunc(maps.Values(s.finds[name]), func(a, b find) int { return bytes.Compare(a.Key, b.Key) })
 }
 
