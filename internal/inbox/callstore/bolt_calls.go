@@ -87,16 +87,23 @@ func mustHave(tx *boltfile.Tx, e *callindex.Entry) error {
 	return err
 }
 
-// Lookup implements [Store].
+// Lookup implements [Store]. What it says must be on disk: DOKU may be told so.
 func (b *Bolt) Lookup(_ context.Context, inbox, key string) (acked *store.Answer, maybeTaken bool, err error) {
-	if acked, err = b.readAcked(b.read, inbox, key); acked != nil && err == nil {
+	acked, err = b.readAcked(b.read, inbox, key)
+	kept := b.entry(inbox, key)
+	maybeTaken = kept != nil && kept.MaybeTaken && !kept.Dead
+	if err == nil && acked == nil && maybeTaken {
+		var c *Call
+		c, err = b.get(kept)
+		maybeTaken = c != nil
+	}
+	if err == nil && (acked != nil || maybeTaken) {
 		err = b.inPlace()
 	}
 	if err != nil {
 		return nil, false, b.note(err)
 	}
-	kept := b.entry(inbox, key)
-	return acked, kept != nil && kept.MaybeTaken && !kept.Dead, nil
+	return acked, maybeTaken, nil
 }
 
 // readAcked returns the answer to a taken call, or nil.

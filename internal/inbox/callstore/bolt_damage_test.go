@@ -301,6 +301,48 @@ func TestAFileIsMendedAgainAndAgain(t *testing.T) {
 	}
 }
 
+func TestAFileThatWasSavedKeepsItsLimit(t *testing.T) {
+	t.Parallel()
+	const limit = 1<<20 + 12345
+	folder := t.TempDir()
+	path := filepath.Join(folder, BoltFile)
+	cfg := BoltConfig{Folder: folder, Logger: slog.New(slog.DiscardHandler), Now: time.Now, MaxSize: limit}
+	b, err := OpenBolt(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept := 0
+	for ; err == nil; kept++ {
+		_, _, err = b.Add(t.Context(), call(fmt.Sprint(kept), fmt.Sprint("va", kept)))
+	}
+	if err := b.Close(); err != nil {
+		t.Fatal(err)
+	}
+	file, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(file) > limit || len(file) < limit/2 || kept*600 < limit/3 {
+		t.Errorf("%d calls are in %d bytes", kept, len(file))
+	}
+	file[len(file)/2/os.Getpagesize()*os.Getpagesize()] ^= 1
+	if err := os.WriteFile(path, file, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if b, err = OpenBolt(cfg); err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	for n := range kept {
+		if _, err := b.Drop(t.Context(), "box", fmt.Sprint(n)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if info, err := os.Stat(path); err != nil || info.Size() > limit {
+		t.Errorf("after it was saved: %+v, %v", info, err)
+	}
+}
+
 // TestAHealthyFileIsNeverReplaced checks a file all the time while others use it, with calls that
 // are small and large, taken, dropped and written again.
 func TestAHealthyFileIsNeverReplaced(t *testing.T) {

@@ -17,6 +17,7 @@ const (
 	salvagedSuffix  = ".salvaged"  // of one that is, and not yet in its place
 
 	savedAtOnce = 1000 // records in one transaction
+	fullPages   = 0.9  // how full the pages of a new file are: it must not be larger than the old one
 )
 
 // Report says what [File.Replace] has done.
@@ -177,7 +178,8 @@ func (f *File) fill(found *salvager, report *Report) (err error) {
 	if err := f.start(); err != nil {
 		return err
 	}
-	f.db.NoSync, f.db.NoGrowSync = true, false
+	f.limit(true)
+	f.db.NoSync, f.db.MaxSize = true, 0 // what is saved may need more than the limit
 	for _, name := range f.cfg.Buckets {
 		finds := found.sorted(name)
 		for first := true; first || len(finds) > 0; first = false {
@@ -203,6 +205,7 @@ func (s *salvager) put(tx *bolt.Tx, name string, finds []find, report *Report) e
 	if err != nil {
 		return err
 	}
+	b.FillPercent = fullPages
 	highest := b.Sequence()
 	for _, found := range finds {
 		value, ok := s.read(found)
