@@ -140,3 +140,28 @@ func TestTheFileIsNeverLargerThanMaxSize(t *testing.T) {
 	doktest.Eventually(t, "the delivery of what was kept", func() bool { waiting, _ := env.kept(t); return waiting == 0 })
 	check()
 }
+
+// TestAnInboxThatComesBackIsMerged takes the file away, and puts it back when the sidecar has a
+// new one and the app has taken everything.
+func TestAnInboxThatComesBackIsMerged(t *testing.T) {
+	t.Parallel()
+	folder := t.TempDir()
+	env := start(t, options{inbox: "{\n policy durable\n folder " + folder + "\n}"})
+	env.app.setAnswer(answering(http.StatusServiceUnavailable))
+	var kept promises
+	kept.send(t, env, "before", 10)
+	must(t, os.Rename(inboxFile(folder), inboxFile(folder)+".away"))
+	env.awaitLine(t, "the inbox was damaged or gone", `"saved":10`, `"lost":0`)
+	kept.send(t, env, "meanwhile", 5)
+	env.app.setAnswer(nil)
+	env.deliversAll(t, kept.ids, 0)
+	calls := len(env.app.seen())
+	must(t, os.Rename(inboxFile(folder)+".away", inboxFile(folder)))
+	env.awaitLine(t, "the inbox was damaged or gone", "another one is at", `"saved":0`, `"lost":0`)
+	env.deliversAll(t, kept.ids, 0)
+	if now := len(env.app.seen()); now != calls {
+		t.Errorf("the app got %d calls again", now-calls)
+	}
+	kept.send(t, env, "later", 5)
+	env.deliversAll(t, kept.ids, 0)
+}
