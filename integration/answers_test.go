@@ -173,6 +173,10 @@ var appAnswers = []appAnswer{
 		kept:        true,
 	},
 	{name: "a no behind a debug line", status: 200, contentType: htmlType, body: "array(0) {}\n" + no404, doku: 500, kept: true},
+	{
+		name: "a yes, and a no with a long s", status: 200, contentType: jsonType, body: `{"responseCode":"2002500","reſponseCode":"5002500"}`,
+		doku: 500, kept: true, says: "several responseCodes",
+	},
 	{name: "a yes before a no", status: 200, contentType: jsonType, body: yes200 + no404, doku: 500, kept: true},
 }
 
@@ -310,6 +314,8 @@ func TestABareYesCountsOnlyIfTheConfigurationSaysSo(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
+			app := newWireApp(t)
+			o.app = app.address
 			env := start(t, o)
 			env.log.Await(t, "app_answers loose: ", 1)
 			for n, x := range []struct {
@@ -324,7 +330,8 @@ func TestABareYesCountsOnlyIfTheConfigurationSaysSo(t *testing.T) {
 				{200, `{"a":1}`, 500},
 				{200, `{"responseCode":"4042512"}`, 404},
 			} {
-				env.app.setAnswer(func(appCall) (int, string) { return x.status, x.body })
+				app.set(wire(fmt.Sprintf("HTTP/1.1 %d x\r\nContent-Type: text/plain\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s",
+					x.status, len(x.body), x.body)))
 				if got := env.notifyFor(t, n); got.status != x.want {
 					t.Errorf("%d %q: DOKU got HTTP %d", x.status, x.body, got.status)
 				}

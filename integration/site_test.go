@@ -30,9 +30,10 @@ func TestDokuAppTakesDOKUsCalls(t *testing.T) {
 func TestDokuAppTakesBareAnswersIfItIsToldTo(t *testing.T) {
 	t.Parallel()
 	for options, want := range map[string]int{"{\n app_answers loose\n}": 200, "{\n app_answers strict\n}": 500} {
-		env := newEnv(t)
+		env, app := newEnv(t), newWireApp(t)
+		app.set(wire("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nOK"))
+		env.appAddress = app.address
 		env.run(t, env.appSite(options))
-		env.app.setAnswer(func(appCall) (int, string) { return 200, "OK" })
 		if got := env.notify(t, simulator.Outgoing{}); got.status != want {
 			t.Errorf("%s: DOKU got HTTP %d", options, got.status)
 		}

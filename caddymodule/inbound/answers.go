@@ -51,12 +51,15 @@ func (v *Verify) judge(ctx context.Context, in *call, app *httpio.Recorder) (sto
 		rejection := reject(reasons.AppUndecided, "", said)
 		rejection.Hint = said.Hint()
 		switch said.Status { // those of the app say more than 500
-		case http.StatusServiceUnavailable:
+		case http.StatusServiceUnavailable, http.StatusTooManyRequests, http.StatusTooEarly:
 			rejection.Case = snap.Unavailable
-		case http.StatusGatewayTimeout:
+		case http.StatusGatewayTimeout, http.StatusRequestTimeout:
 			rejection.Case = snap.Timeout
 		}
 		return store.Answer{}, rejection
+	}
+	if said.Decision == appanswer.Undecided {
+		in.undecided = said
 	}
 	return said.Answer, nil
 }
@@ -67,12 +70,18 @@ func (v *Verify) logAppRefusal(ctx context.Context, in *call, appStatus int, ans
 	status := answer.Status
 	message := "the app has refused a DOKU call"
 	hint := "the app's own log says why"
-	if status != appStatus && appStatus < http.StatusMultipleChoices {
+	attrs := []slog.Attr{
+		slog.String("account", in.account.Name), slog.String("service", string(in.service)), slog.String("external_id", in.id.ExternalID),
+		slog.Int("app_status", appStatus), slog.Int("status", status), slog.String("reason", reasons.AppRefused),
+		slog.String("response_code", fmt.Sprintf("%.7s", snap.CodeOf(answer.Body))),
+	}
+	if in.undecided != nil {
+		message = "the app cannot answer a DOKU call now"
+		hint = in.undecided.Hint() + repeats(in.service)
+		attrs = append(attrs, slog.String("error", in.undecided.Error()))
+	} else if status != appStatus && appStatus < http.StatusMultipleChoices {
 		message = "the app answered with an HTTP status that says yes and a responseCode that says no: DOKU gets the no"
 		hint = "the app must answer 2xx only with a responseCode of 2xx"
 	}
-	v.base.Log.LogAttrs(ctx, slog.LevelWarn, message, //nolint:sloglint // one of two
-		slog.String("account", in.account.Name), slog.String("service", string(in.service)), slog.String("external_id", in.id.ExternalID),
-		slog.Int("app_status", appStatus), slog.Int("status", status), slog.String("reason", reasons.AppRefused),
-		slog.String("response_code", fmt.Sprintf("%.7s", snap.CodeOf(answer.Body))), slog.String("hint", hint))
+	v.base.Log.LogAttrs(ctx, slog.LevelWarn, message, append(attrs, slog.String("hint", hint))...) //nolint:sloglint // one of three
 }

@@ -9,6 +9,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/caddy-doku/caddy-doku/caddymodule/doku"
+	"github.com/caddy-doku/caddy-doku/internal/appanswer"
 	"github.com/caddy-doku/caddy-doku/internal/ledger"
 	"github.com/caddy-doku/caddy-doku/snap"
 	"github.com/caddy-doku/caddy-doku/verifier"
@@ -28,6 +29,8 @@ type call struct {
 	aged     bool            // age is known
 
 	reference *snap.Reference // read on first use
+
+	undecided *appanswer.Judgement // of an answer that DOKU gets though it decides nothing
 
 	span   trace.Span // of the request
 	began  time.Time

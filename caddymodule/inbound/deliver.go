@@ -15,6 +15,7 @@ import (
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/httpio"
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/reasons"
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/telemetry"
+	"github.com/caddy-doku/caddy-doku/internal/appanswer"
 	"github.com/caddy-doku/caddy-doku/internal/ledger"
 	"github.com/caddy-doku/caddy-doku/internal/store"
 )
@@ -103,7 +104,7 @@ func (v *Verify) callApp(ctx context.Context, app *httpio.Recorder, next caddyht
 ) (store.Answer, *reasons.Rejection) {
 	began := v.now()
 	r, span := telemetry.StartAppCall(v.forApp(ctx, r, in), true, v.traces)
-	err := app.Record(func() error { return next.ServeHTTP(app, r) })
+	err := app.Record(ctx, func() error { return next.ServeHTTP(app, r) })
 	took := v.now().Sub(began)
 	if rejecter, ok := errors.AsType[reasons.Rejecter](err); ok {
 		return store.Answer{}, rejecter.Rejection()
@@ -118,6 +119,10 @@ func (v *Verify) callApp(ctx context.Context, app *httpio.Recorder, next caddyht
 	telemetry.EndAppCall(span, r, app.Status(), err)
 	in.waited += took
 	rejection := appRejection(ctx, err, app.Status())
+	if broken, ok := errors.AsType[httpio.BrokenError](err); ok {
+		said := appanswer.JudgeBroken(in.service, app.Answer(), broken)
+		rejection.Err, rejection.Hint = said, said.Hint()
+	}
 	if rejection == nil || rejection.Reason == reasons.AppTimeout {
 		telemetry.Observe(in.span, telemetry.AppDuration.WithLabelValues(in.account.Name, string(in.service)), took)
 	}

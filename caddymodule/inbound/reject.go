@@ -96,6 +96,9 @@ func (rej rejecter) reject(w http.ResponseWriter, r *http.Request, why *reasons.
 	if why.Reason == reasons.Kept {
 		message = "a notification is kept: it is genuine, and the app has not taken it yet"
 	}
+	if why.Message != "" {
+		message = why.Message
+	}
 	rej.report(r, message, why.Reason, why)
 	return httpio.Reject(w, rej.service, why.Case, outside(why))
 }
@@ -136,14 +139,21 @@ func (rej rejecter) report(r *http.Request, message, outcome string, why *reason
 // hint says what the operator can do, and whether DOKU tries again.
 func (rej rejecter) hint(why *reasons.Rejection) string {
 	hint := cmp.Or(why.Hint, reasons.Inbound.Hint(why.Reason))
-	switch {
-	case why.Case.Status < http.StatusInternalServerError || why.Reason == reasons.Kept:
-	case rej.service.Notification():
-		hint += "; DOKU tries again after 30 minutes, 6 hours and 12 hours"
-	case rej.service == snap.ServiceVAInquiry:
-		hint += "; DOKU does not repeat an inquiry: a customer has got no answer at the bank"
+	if why.Case.Status < http.StatusInternalServerError || why.Reason == reasons.Kept {
+		return hint
 	}
-	return hint
+	return hint + repeats(rej.service)
+}
+
+// repeats says whether DOKU repeats a call of a service that it got a 5xx for.
+func repeats(service snap.Service) string {
+	switch {
+	case service.Notification():
+		return "; DOKU tries again after 30 minutes, 6 hours and 12 hours"
+	case service == snap.ServiceVAInquiry:
+		return "; DOKU does not repeat an inquiry: a customer has got no answer at the bank"
+	}
+	return ""
 }
 
 // trace adds the rejection to the span of DOKU's request.

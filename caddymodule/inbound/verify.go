@@ -63,7 +63,8 @@ func init() {
 //     status and responseCode, DOKU gets the worse as the HTTP status.
 //   - Anything else decides nothing, since DOKU looks at the HTTP status only and takes any
 //     2xx for "paid and booked": an empty 200, `OK`, a page, a redirect, a 404 without a SNAP
-//     body. DOKU gets a 5xx, as it does if the app cannot be reached or takes too long. It
+//     body, and 401, 408, 425 and 429 with one: these are about the sidecar, not about the
+//     call. DOKU gets a 5xx, as it does if the app cannot be reached or takes too long. It
 //     repeats notifications, but not inquiries.
 //
 // A refused call gets the SNAP code of the case, such as 4012500, and the header
@@ -117,8 +118,10 @@ type Verify struct {
 	Timeout caddy.Duration `json:"timeout,omitempty"`
 
 	// Which answers of the app count as a yes to a notification. `strict` (the default) is
-	// described above. `loose`: also HTTP 2xx without a body or with plain text, for an app
-	// that cannot be changed. A page is never a yes. With `doku_inbox`, set it there.
+	// described above. `loose`: also HTTP 2xx without a body, or with up to 512 bytes of plain
+	// words as text/plain, such as `OK`, for an app that cannot be changed. It is no yes if it
+	// speaks of a failure, names a responseCode or the number of an error, or leads to another
+	// page. With `doku_inbox`, set it there.
 	AppAnswers string `json:"app_answers,omitempty"`
 
 	// The Host that the app gets. It may be a placeholder. Default: the first name that

@@ -109,7 +109,17 @@ type keptCall struct {
 	GiveUp     time.Time   `json:"give_up"`
 	Error      string      `json:"error"`
 	Dead       bool        `json:"dead"`
+	MaybeTaken int         `json:"maybe_taken"`
 	Body       string      `json:"body"`
+}
+
+// lastError returns the last error, and in front of it that the app may have booked the
+// payment.
+func (c keptCall) lastError() string {
+	if c.MaybeTaken > 0 {
+		return "MAYBE BOOKED: " + c.Error
+	}
+	return c.Error
 }
 
 // eachKept is each without bodies.
@@ -136,7 +146,7 @@ func (c inboxClient) list([]string) error {
 			next = "dead"
 		}
 		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%d\t%s\t%.80s\n", call.Key, call.Account, call.Service,
-			call.Received.Local().Format(time.RFC3339), call.Attempts, next, telemetry.Printable(call.Error))
+			call.Received.Local().Format(time.RFC3339), call.Attempts, next, telemetry.Printable(call.lastError()))
 	})
 	if err != nil {
 		return err
@@ -173,6 +183,9 @@ func (c inboxClient) show(keys []string) error {
 	state := "next try " + call.Due.Local().Format(time.RFC3339) + ", given up " + call.GiveUp.Local().Format(time.RFC3339)
 	if call.Dead {
 		state = "dead: given up; `retry` delivers it again"
+	}
+	if call.MaybeTaken > 0 {
+		state += "\nbooked       maybe: the app answered 2xx, but no yes. Look there before you `retry` or `drop` it"
 	}
 	fmt.Fprintf(c.out,
 		"key          %s\naccount      %s\nservice      %s\nexternal id  %s\npayment id   %s\nreceived     %s\nattempts     %d\nlast error   %s\nstate        %s\n\nPOST %s\n",

@@ -37,7 +37,8 @@ type foreground struct {
 
 type foregroundKey struct{}
 
-// deliver passes a call to the app, as if it had just come in.
+// deliver passes a call to the app, as if it had just come in. It implements Deliver of
+// [inbox.Config].
 func (b *instance) deliver(ctx context.Context, c callstore.Call) (answer store.Answer, err error) {
 	target, err := url.ParseRequestURI(c.Target)
 	if err != nil {
@@ -67,11 +68,14 @@ func (b *instance) deliver(ctx context.Context, c callstore.Call) (answer store.
 	r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), w, b.handler.server)
 	nothing := caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error { return nil })
 	began := time.Now()
-	err = w.Record(func() error { return b.handler.Deliver.ServeHTTP(w, r, nothing) })
+	err = w.Record(ctx, func() error { return b.handler.Deliver.ServeHTTP(w, r, nothing) })
 	if err == nil || ctx.Err() != nil {
 		telemetry.Observe(trace.SpanFromContext(ctx), telemetry.AppDuration.WithLabelValues(c.Account, string(c.Service)), time.Since(began))
 	}
+	broken, isBroken := errors.AsType[httpio.BrokenError](err)
 	switch {
+	case isBroken:
+		return w.Answer(), inbox.BrokenAnswerError{Err: broken}
 	case err != nil:
 		return answer, httpio.Cause(err)
 	case w.Status() == 0:

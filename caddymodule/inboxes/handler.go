@@ -60,9 +60,12 @@ func init() {
 // only `caddy-doku doku inbox retry` delivers it. A log line, the event
 // `doku_call_dead` and the metric `caddy_doku_inbox_calls` report it.
 //
-// After HTTP 2xx that is no yes, such as an empty answer or a page, the app may have booked
-// the payment. Then the inbox tries again only after 2 s, 1 min, 30 min, 6 h and 12 h, and
-// others of the same virtual account do not wait for it.
+// After HTTP 2xx that is no yes, such as an empty answer, a page, or one that breaks off, the
+// app may have booked the payment. Then the inbox tries again only after 2 s, 1 min, 30 min,
+// 6 h and 12 h, whatever `give_up_after` says, and others of the same virtual account do not
+// wait for it.
+//
+// While the app asks for a pause with `Retry-After`, no attempt is made, for 5 min at most.
 //
 // The app gets the same body and headers each time, and `Doku-Delivery-Attempt`: 1 plus the
 // attempts on record. An attempt during which the sidecar dies or stops is not on record,
@@ -76,7 +79,9 @@ type Inbox struct {
 
 	// Which answers of the app count as a yes to a notification. `strict` (the default):
 	// HTTP 2xx with a 2xx responseCode in a JSON object. `loose`: also HTTP 2xx without a
-	// body or with plain text, for an app that cannot be changed. A page is never a yes.
+	// body, or with up to 512 bytes of plain words as text/plain, such as `OK`, for an app
+	// that cannot be changed. It is no yes if it speaks of a failure, names a responseCode or
+	// the number of an error, or leads to another page.
 	AppAnswers string `json:"app_answers,omitempty"`
 
 	// The inbox's name in commands, metrics and store. Default: `default`. Handlers with
@@ -331,6 +336,9 @@ func (e inboxError) Rejection() *reasons.Rejection {
 	rejection := reasons.Inbound.Reject(e.reason, "", e.error)
 	if e.reason == reasons.Kept {
 		rejection.Hint = inbox.Hint(e.error)
+	}
+	if errors.Is(e.error, inbox.ErrMaybeTaken) {
+		rejection.Message = "a notification is kept: it is genuine, and the app may have booked it without saying so"
 	}
 	return rejection
 }

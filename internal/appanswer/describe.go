@@ -47,11 +47,19 @@ var (
 	badCall  = kind{
 		"the app refuses the request without a SNAP answer",
 		"the app's own log says why; a 400 in front of the handler is often its host check (Django: ALLOWED_HOSTS), " +
-			"a 403 or 422 its CSRF check: exempt this path. To refuse a payment, answer with a 4xx responseCode, such as 4042512",
+			"a 403 or 422 its CSRF check: exempt this path. To refuse a call, answer with a 4xx responseCode, such as " + noMark,
 	}
 
-	compressed = kind{"the answer is compressed", "let the app answer this path without Content-Encoding"}
-	empty      = kind{
+	compressed = kind{
+		"the answer has a Content-Encoding that the sidecar does not read",
+		"let the app answer this path without Content-Encoding",
+	}
+	broken = kind{
+		"the answer cannot be read to its end",
+		"the app's process has died or was stopped while it answered, it took too long, or its Content-Length or Content-Encoding " +
+			"does not fit its body: its own log says why",
+	}
+	empty = kind{
 		"the answer is empty",
 		"the app's handler has returned nothing: " + answerWith,
 	}
@@ -70,7 +78,31 @@ var (
 	manyCodes = kind{"it has several responseCodes, which differ", "the app must write one responseCode: " + answerWith}
 )
 
-const answerWith = `the app must answer with JSON such as {"responseCode":"2002500","responseMessage":"Successful"}`
+// The hints are the same for all services, but for the answers in them.
+const (
+	yesMark    = "<yes>"
+	noMark     = "<no>"
+	answerWith = "the app must answer with JSON such as " + yesMark
+)
+
+// forService returns a hint with the answers to a service's calls.
+func forService(hint string, service snap.Service) string {
+	switch service {
+	case snap.ServiceVAInquiry, snap.ServiceVAPayment, snap.ServiceDebitNotify:
+	default:
+		service = snap.ServiceVAPayment
+	}
+	yes := `{"responseCode":"200` + string(service) + `00","responseMessage":"Successful"}`
+	if service == snap.ServiceVAInquiry {
+		yes = `{"responseCode":"2002400","responseMessage":"Successful","virtualAccountData":{…}}, the bill in virtualAccountData`
+	}
+	return strings.NewReplacer(yesMark, yes, noMark, "404"+string(service)+"12").Replace(hint)
+}
+
+// notBare returns the kind of an answer that is no bare yes because of why.
+func (k kind) notBare(why string) kind {
+	return kind{k.what + ", and no bare yes, since " + why, k.hint}
+}
 
 // Error describes the answer.
 func (j *Judgement) Error() string {
@@ -85,7 +117,7 @@ func (j *Judgement) Error() string {
 }
 
 // Hint says what to do about an answer that decides nothing. It is "" for another one.
-func (j *Judgement) Hint() string { return j.kind.hint }
+func (j *Judgement) Hint() string { return forService(j.kind.hint, j.service) }
 
 // kindOf returns why an answer decides nothing.
 func kindOf(answer store.Answer, body []byte, read reading) kind {
@@ -125,8 +157,6 @@ const statusPageExpired = 419
 // kindOfYes returns why an answer with HTTP 2xx decides nothing.
 func kindOfYes(answer store.Answer, body []byte, read reading) kind {
 	switch {
-	case answer.Header.Get("Content-Encoding") != "":
-		return compressed
 	case len(body) == 0:
 		return empty
 	case read.codes > 1:
@@ -139,7 +169,7 @@ func kindOfYes(answer store.Answer, body []byte, read reading) kind {
 		return around
 	case isPage(answer, body):
 		return html
-	case isPlain(answer, body):
+	case isPlain(body):
 		return text
 	}
 	return noObject
@@ -150,24 +180,28 @@ func isPage(answer store.Answer, body []byte) bool {
 	return bytes.HasPrefix(body, []byte("<")) || strings.Contains(mediaType, "html") && bytes.IndexByte(body, '<') >= 0
 }
 
-// isPlain reports whether a trimmed body is nothing, or plain text that cannot be a page
-// or contain JSON.
-func isPlain(answer store.Answer, body []byte) bool {
-	return answer.Header.Get("Content-Encoding") == "" && utf8.Valid(body) && !bytes.ContainsAny(body, "<{[\x00") &&
-		!bytes.HasPrefix(body, []byte(`"`))
+// isPlain reports whether a trimmed body is text that cannot be a page or contain JSON.
+func isPlain(body []byte) bool {
+	return utf8.Valid(body) && !bytes.ContainsAny(body, "<{[\x00") && !bytes.HasPrefix(body, []byte(`"`))
 }
 
-// describe returns status, content type and the first characters of an answer.
-func describe(answer store.Answer, body []byte) string {
+// describe returns status, content type and the first characters of an answer, or in place of
+// those what was wrong.
+func describe(answer store.Answer, body []byte, wrong ...string) string {
 	parts := []string{fmt.Sprintf("HTTP %d", answer.Status)}
 	if contentType := answer.Header.Get("Content-Type"); contentType != "" {
 		parts = append(parts, fmt.Sprintf("%.60q", contentType))
+	}
+	if encoding := answer.Header.Get("Content-Encoding"); encoding != "" {
+		parts = append(parts, fmt.Sprintf("Content-Encoding %.20q", encoding))
 	}
 	if location := answer.Header.Get("Location"); location != "" {
 		location, _, _ = strings.Cut(location, "?")
 		parts = append(parts, fmt.Sprintf("to %q", mask(location)))
 	}
 	switch {
+	case len(wrong) > 0:
+		parts = append(parts, wrong...)
 	case len(body) == 0:
 		parts = append(parts, "no body")
 	default:

@@ -7,6 +7,7 @@ package appanswer
 
 import (
 	"net/http"
+	"strings"
 
 	"github.com/caddy-doku/caddy-doku/internal/store"
 	"github.com/caddy-doku/caddy-doku/snap"
@@ -43,8 +44,9 @@ type Judgement struct { //nolint:errname // it is an error only if it is no yes
 	Code         snap.ResponseCode // "" if there is none
 	OtherService bool              // a yes or no with the code of another service
 
-	kind  kind
-	found string
+	service snap.Service
+	kind    kind
+	found   string
 }
 
 // Judge returns what the app's answer to a call of a service means:
@@ -58,19 +60,33 @@ type Judgement struct { //nolint:errname // it is an error only if it is no yes
 //
 // Of several responseCodes, in any spelling, all must say yes.
 //
-// With loose, HTTP 2xx with plain text or nothing is a yes to a notification.
+// With loose, HTTP 2xx with nothing or a short plain text, which hints at no failure, is a
+// yes to a notification.
+//
+// Nobody can read an answer with another Content-Encoding than identity: the way to the app
+// has decoded those that it can.
 func Judge(service snap.Service, answer store.Answer, loose bool) *Judgement {
 	body := trim(answer.Body)
-	read := readBody(body)
-	j := &Judgement{Status: worse(answer.Status, read), Answer: answer, Code: read.code}
+	encoded := isEncoded(answer.Header)
+	var read reading
+	if !encoded {
+		read = readBody(body)
+	}
+	j := &Judgement{Status: worse(answer.Status, read), Answer: answer, Code: read.code, service: service}
 	httpYes := isYes(answer.Status)
 	switch {
 	case httpYes && read.clear && isYes(read.status):
 		j.Decision = Yes
 	case read.clear && isRefusal(read.status) && isRefusal(j.Status) && (httpYes || isRefusal(answer.Status)):
 		j.Decision = No
-	case loose && httpYes && service.Notification() && isPlain(answer, body):
-		j.Decision = Yes
+	case encoded && httpYes:
+		j.kind, j.found = compressed, describe(answer, body)
+	case loose && httpYes && !read.object && service.Notification():
+		if why := notBare(answer, body); why != "" {
+			j.kind, j.found = kindOf(answer, body, read).notBare(why), describe(answer, body)
+		} else {
+			j.Decision = Yes
+		}
 	default:
 		j.kind, j.found = kindOf(answer, body, read), describe(answer, body)
 	}
@@ -82,6 +98,29 @@ func Judge(service snap.Service, answer store.Answer, loose bool) *Judgement {
 	return j
 }
 
+// JudgeBroken returns what an answer means of which only the head and perhaps the start of
+// the body could be read, because of err: never a yes or a no, and after HTTP 2xx the app may
+// have taken the call.
+func JudgeBroken(service snap.Service, answer store.Answer, err error) *Judgement {
+	answer.Body = nil
+	j := &Judgement{Status: answer.Status, Answer: answer, service: service}
+	if j.kind = broken; !isYes(answer.Status) {
+		j.kind = kindOf(answer, nil, reading{})
+	}
+	j.found = describe(answer, nil, err.Error())
+	return j
+}
+
+// isEncoded reports whether an answer has a Content-Encoding that nobody has decoded.
+func isEncoded(h http.Header) bool {
+	for _, value := range h["Content-Encoding"] {
+		if value = strings.TrimSpace(value); value != "" && !strings.EqualFold(value, "identity") {
+			return true
+		}
+	}
+	return false
+}
+
 // MaybeTaken reports whether the app may have taken the call although its answer decides
 // nothing: nothing in it says no.
 func (j *Judgement) MaybeTaken() bool { return j.Decision == Undecided && isYes(j.Status) }
@@ -91,10 +130,11 @@ func (j *Judgement) MaybeTaken() bool { return j.Decision == Undecided && isYes(
 func (j *Judgement) Soon() bool { return j.Decision == Undecided && snap.Retryable(j.Status) }
 
 // ForDOKU reports whether DOKU can get the answer as it stands: after a yes or a no, and
-// if an undecided answer is a SNAP answer that says so itself, such as 503 with 5032400.
+// if an undecided answer is a SNAP answer that says so itself with 5xx, such as 503 with
+// 5032400. A 401 or a 429 of the app is about the sidecar, and DOKU would take it for its own.
 func (j *Judgement) ForDOKU() bool {
 	coded, _, ok := j.Code.Case()
-	return j.Decision != Undecided || ok && j.Status >= http.StatusBadRequest && coded/100 == j.Status/100
+	return j.Decision != Undecided || ok && j.Status >= http.StatusInternalServerError && coded/100 == j.Status/100
 }
 
 func isYes(status int) bool { return 200 <= status && status <= 299 }

@@ -2,6 +2,7 @@ package appanswer
 
 import (
 	"encoding/json"
+	"errors"
 	"net/http"
 	"strings"
 	"testing"
@@ -124,37 +125,17 @@ func TestEverythingElseDecidesNothing(t *testing.T) {
 		{"404 without a SNAP body", 404, "<html>not found</html>", Undecided, 404},
 		{"404 without a body", 404, "", Undecided, 404},
 		{"419", 419, "<html>Page Expired</html>", Undecided, 419},
+		{"a yes, and a no with a long s", 200, `{"responseCode":"2002500","reſponseCode":"5002500"}`, Undecided, 200},
+		{"a yes, and a no with another long s", 200, `{"responseCode":"2002500","RESPONſECODE":"5002500"}`, Undecided, 200},
+		{"a yes, and a no with two of them", 200, `{"responseCode":"2002500","reſponſeCode":"5002500"}`, Undecided, 200},
+		{"a yes, and a no with a long s at the end", 200, `{"responseCode":"2002500","a":1,"reſponſeCode":"4"}`, Undecided, 200},
+		{"only a code with a long s", 200, `{"reſponseCode":"2002500"}`, Undecided, 200},
 		{"a redirect", 302, "", Undecided, 302},
 		{"a redirect with a yes", 302, yesBody, Undecided, 302},
 		{"a redirect with a no", 302, noBody, Undecided, 302},
 	} {
 		x.run(t, false)
 		x.run(t, true)
-	}
-}
-
-func TestABareAnswerIsAYesOnlyIfTheConfigurationSaysSo(t *testing.T) {
-	t.Parallel()
-	for name, body := range map[string]string{"empty": "", "OK": "OK", "white space": " \n", "a sentence": "RECEIVED, thanks"} {
-		test{name, 200, body, Undecided, 200}.run(t, false)
-		test{name, 200, body, Yes, 200}.run(t, true)
-	}
-	for _, x := range []test{
-		{"a redirect", 302, "OK", Undecided, 302},
-		{"500", 500, "OK", Undecided, 500},
-		{"404", 404, "", Undecided, 404},
-		{"text with JSON in it", 200, `saved {"responseCode":"5002500"}`, Undecided, 200},
-		{"a text in JSON", 200, `"OK"`, Undecided, 200},
-	} {
-		x.run(t, true)
-	}
-	if got := Judge(snap.ServiceVAInquiry, answer(200, "text/plain", "OK"), true); got.Decision != Undecided {
-		t.Errorf("a bare answer to an inquiry is no bill: decision %d", got.Decision)
-	}
-	gzipped := answer(200, "text/plain", "OK")
-	gzipped.Header.Set("Content-Encoding", "gzip")
-	if got := Judge(snap.ServiceVAPayment, gzipped, true); got.Decision != Undecided {
-		t.Errorf("nobody can read a compressed answer: decision %d", got.Decision)
 	}
 }
 
@@ -178,7 +159,9 @@ func TestDOKUGetsTheAnswerCleanAndWithTheWorseStatus(t *testing.T) {
 		{200, noBody, true},
 		{200, `{"responseCode":"5002500"}`, true},
 		{503, `{"responseCode":"5032500"}`, true},
-		{401, `{"responseCode":"4012500"}`, true},
+		{401, `{"responseCode":"4012500"}`, false},
+		{429, `{"responseCode":"4292500"}`, false},
+		{200, `{"responseCode":"4292500"}`, false},
 		{500, yesBody, false},
 		{503, noBody, false},
 		{503, "", false},
@@ -246,6 +229,9 @@ func TestAnAnswerThatDecidesNothingHasADescriptionAndAHint(t *testing.T) {
 		{503, "", "has failed", "own log"},
 	} {
 		got := Judge(snap.ServiceVAPayment, answer(x.status, "text/html", x.body), false)
+		if strings.Contains(got.Hint(), "<yes>") || strings.Contains(got.Hint(), "<no>") {
+			t.Error(got.Hint())
+		}
 		if !strings.Contains(got.Error(), x.says) || !strings.Contains(got.Hint(), x.hint) {
 			t.Errorf("%d %s: %s – %s", x.status, x.body, got.Error(), got.Hint())
 		}
@@ -254,6 +240,66 @@ func TestAnAnswerThatDecidesNothingHasADescriptionAndAHint(t *testing.T) {
 	redirect.Header.Set("Location", "/login?next=/secret")
 	if got := Judge(snap.ServiceVAPayment, redirect, false).Error(); !strings.Contains(got, `to "/login"`) {
 		t.Error(got)
+	}
+}
+
+func TestAHintHasTheAnswersOfTheService(t *testing.T) {
+	t.Parallel()
+	for service, want := range map[snap.Service][2]string{
+		snap.ServiceVAInquiry: {"\"2002400\"", "4042412"}, snap.ServiceVAPayment: {"\"2002500\"", "4042512"},
+		snap.ServiceDebitNotify: {"\"2005600\"", "4045612"},
+	} {
+		for n, x := range []store.Answer{
+			answer(200, "", ""), answer(200, "", "<html>"), answer(200, "", "OK"), answer(200, "", "[]"), answer(200, "", "{}"),
+			answer(200, "", `{"responseCode":"00"}`), answer(200, "", `{"responseCode":"1","responseCode":"2"}`), answer(400, "", ""),
+		} {
+			hint := Judge(service, x, false).Hint()
+			if !strings.Contains(hint, want[n/7]) || (n < 7 && service == snap.ServiceVAInquiry) != strings.Contains(hint, "virtualAccountData") {
+				t.Errorf("service %s, HTTP %d %s: %s", service, x.Status, x.Body, hint)
+			}
+			if strings.ContainsAny(hint, "<>") {
+				t.Error(hint)
+			}
+		}
+	}
+}
+
+func TestAnAnswerThatNobodyCanReadDecidesNothing(t *testing.T) {
+	t.Parallel()
+	for _, encoding := range []string{"gzip", "br", "deflate", "x-gzip", "identity, br", "aes128gcm", "GZIP"} {
+		for _, body := range []string{yesBody, noBody, "OK", "", "\x1f\x8b\x08\x00"} {
+			encoded := answer(200, "application/json", body)
+			encoded.Header.Set("Content-Encoding", encoding)
+			for _, loose := range []bool{false, true} {
+				got := Judge(snap.ServiceVAPayment, encoded, loose)
+				if got.Decision != Undecided || !got.MaybeTaken() || got.Soon() || got.ForDOKU() || !strings.Contains(got.Error(), encoding) {
+					t.Errorf("%s %q: %+v", encoding, body, got)
+				}
+			}
+		}
+	}
+	plain := answer(200, "application/json", yesBody)
+	plain.Header.Set("Content-Encoding", "Identity")
+	if got := Judge(snap.ServiceVAPayment, plain, false); got.Decision != Yes {
+		t.Errorf("identity is no encoding: %s", got)
+	}
+}
+
+func TestABrokenAnswerDecidesNothing(t *testing.T) {
+	t.Parallel()
+	for _, x := range []struct {
+		status           int
+		soon, maybeTaken bool
+	}{{200, false, true}, {204, false, true}, {201, false, true}, {302, false, false}, {404, false, false}, {503, true, false}} {
+		for _, body := range []string{"", yesBody, noBody, yesBody[:9]} {
+			got := JudgeBroken(snap.ServiceVAPayment, answer(x.status, "application/json", body), errors.New("it breaks off"))
+			if got.Decision != Undecided || got.Soon() != x.soon || got.MaybeTaken() != x.maybeTaken || got.ForDOKU() || got.Status != x.status {
+				t.Errorf("HTTP %d %q: %+v", x.status, body, got)
+			}
+			if !strings.Contains(got.Error(), "it breaks off") || got.Hint() == "" || len(got.Answer.Body) > 0 {
+				t.Errorf("HTTP %d %q: %s; %s; %q", x.status, body, got, got.Hint(), got.Answer.Body)
+			}
+		}
 	}
 }
 
@@ -280,7 +326,7 @@ func FuzzJudge(f *testing.F) {
 		yesBody, noBody, "", "OK", `{"responseCode" : "2002500","a":{"responseCode":"4042512"}}`,
 		`{"responseCode":"2002500","responseCode":"4042512"}`,
 		`{"a":"responseCode","responseCode":"2002500"}`, `{"responseCode":"2002500","\u0052esponseCode":"4042512"}`,
-		`{"responseCode":"2002500","x":"}{"}`, `{"responseCode":2002500}`, `{"responseCode":"2002500`,
+		`{"responseCode":"2002500","reſponseCode":"4042512"}`, `{"responseCode":"2002500","x":"}{"}`, `{"responseCode":2002500}`, `{"responseCode":"2002500`,
 	} {
 		f.Add([]byte(seed))
 	}

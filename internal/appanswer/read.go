@@ -47,11 +47,25 @@ func firstAndOnly(body []byte) (code snap.ResponseCode, found bool) {
 	}
 	text, rest, _ := bytes.Cut(rest, []byte{'"'})
 	for i, b := range rest {
-		if b|0x20 == 'r' && i+len(codeName) <= len(rest) && bytes.EqualFold(rest[i:i+len(codeName)], []byte(codeName)) {
+		if b|0x20 == 'r' && beginsWithName(rest[i:]) {
 			return "", false
 		}
 	}
 	return snap.ResponseCode(text), true
+}
+
+// beginsWithName reports whether a text begins with responseCode in any case, as
+// [strings.EqualFold] compares: two letters of it have a form of two bytes in Unicode, ſ.
+func beginsWithName(text []byte) bool {
+	if len(text) < len(codeName) || text[1]|0x20 != 'e' {
+		return false
+	}
+	for size := len(codeName); size <= min(len(text), len(codeName)+2); size++ {
+		if bytes.EqualFold(text[:size], []byte(codeName)) {
+			return true
+		}
+	}
+	return false
 }
 
 // readMembers reads a valid JSON object.

@@ -23,6 +23,9 @@ func (i *Inbox) callApp(ctx context.Context, c callstore.Call) (*appanswer.Judge
 	ctx, cancel := context.WithTimeout(ctx, i.cfg.AttemptTimeout)
 	defer cancel()
 	answer, err := i.cfg.Deliver(ctx, c)
+	if broken, found := errors.AsType[BrokenAnswerError](err); found {
+		return appanswer.JudgeBroken(c.Service, answer, broken), nil
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -78,7 +81,7 @@ func (i *Inbox) again(ctx context.Context, c *callstore.Call, owed *debt) (answe
 	}
 	err = i.cfg.Slots.settle(ctx, slotName(c.Inbox, c.Key), i.cfg.Store)
 	if err == nil && owed.answer == nil {
-		err = errMaybeTaken
+		err = ErrMaybeTaken
 	}
 	return answer, err
 }
@@ -137,11 +140,25 @@ func shorten(c callstore.Call, answer store.Answer) store.Answer {
 // Hint says what to do about an attempt that has failed with err. It is "" if the app has
 // given no answer.
 func Hint(err error) string {
+	hint := ""
 	if said, found := errors.AsType[*appanswer.Judgement](err); found {
-		return said.Hint()
+		hint = said.Hint()
+		if said.MaybeTaken() {
+			err = ErrMaybeTaken
+		}
 	}
-	return ""
+	if !errors.Is(err, ErrMaybeTaken) {
+		return hint
+	}
+	if hint != "" {
+		hint += "; "
+	}
+	return hint + maybeTakenHint
 }
+
+// maybeTakenHint has the times of maybeTakenDelays.
+const maybeTakenHint = "the app may have booked the payment: see there. The inbox delivers it again only 2 s, 1 min, 30 min, " +
+	"6 h and 12 h after its earlier try, and then gives it up; `caddy-doku doku inbox drop` ends that"
 
 // recordFailure records that the app has not taken a kept call because of err. It
 // returns err, or the error of the store if that could not be recorded.
@@ -158,12 +175,20 @@ func (i *Inbox) recordFailure(ctx context.Context, held *slot, c *callstore.Call
 	event := EventFailed
 	if c.Dead {
 		event = EventDead
-		i.cfg.Logger.ErrorContext(ctx,
-			"a notification is given up: the app has not taken it. See `caddy-doku doku inbox list`; `retry` delivers it again",
+		message := "a notification is given up: the app has not taken it. See `caddy-doku doku inbox list`; `retry` delivers it again"
+		if c.MaybeTaken > 0 {
+			message = "a notification is given up: the app may have booked it, and has not said so. See there, before you " +
+				"`caddy-doku doku inbox retry` or `drop` it"
+		}
+		i.cfg.Logger.ErrorContext(ctx, message, //nolint:sloglint // one of two
 			"key", c.Key, "account", c.Account, "service", string(c.Service), "external_id", c.ExternalID,
 			"attempts", c.Attempts, "error", c.Error, "hint", Hint(err))
 	} else {
-		i.cfg.Logger.WarnContext(ctx, "the app has not taken a kept notification",
+		message := "the app has not taken a kept notification"
+		if c.MaybeTaken > 0 {
+			message = "the app has not said yes to a kept notification; it may have booked it"
+		}
+		i.cfg.Logger.WarnContext(ctx, message, //nolint:sloglint // one of two
 			"key", c.Key, "account", c.Account, "attempts", c.Attempts, "error", c.Error, "hint", Hint(err), "next", c.Due)
 	}
 	if failed := i.cfg.Store.Update(ctx, *c); failed != nil {

@@ -41,7 +41,7 @@ func (i *Inbox) Forward(ctx context.Context, c callstore.Call) (store.Answer, er
 	case owed != nil && owed.answer != nil:
 		return *owed.answer, nil
 	case owed != nil:
-		return store.Answer{}, fmt.Errorf("%w: %w", ErrLost, errMaybeTaken)
+		return store.Answer{}, fmt.Errorf("%w: %w", ErrLost, ErrMaybeTaken)
 	}
 	slot, err := i.cfg.Slots.acquire(ctx, c.Inbox, c.OrderingKey)
 	switch {
@@ -58,7 +58,7 @@ func (i *Inbox) Forward(ctx context.Context, c callstore.Call) (store.Answer, er
 	case err == nil && acked != nil:
 		return *acked, nil
 	case err == nil && maybeTaken:
-		return store.Answer{}, fmt.Errorf("%w: %w", ErrKept, errMaybeTaken)
+		return store.Answer{}, fmt.Errorf("%w: %w at an earlier attempt", ErrKept, ErrMaybeTaken)
 	case err != nil && !i.cfg.Lenient:
 		return store.Answer{}, i.keep(ctx, slot, c, err)
 	}
@@ -67,10 +67,11 @@ func (i *Inbox) Forward(ctx context.Context, c callstore.Call) (store.Answer, er
 		if err == nil {
 			return answer, nil
 		}
-		if deadline, _ := ctx.Deadline(); !triesAgain(err) || deadline.Sub(i.cfg.Now()) < wait+minTime {
+		pause := max(wait, askedFor(err, i.cfg.Now()))
+		if deadline, _ := ctx.Deadline(); !triesAgain(err) || deadline.Sub(i.cfg.Now()) < pause+minTime {
 			return store.Answer{}, i.keep(ctx, slot, c, err)
 		}
-		time.Sleep(wait)
+		time.Sleep(pause)
 	}
 }
 
@@ -92,8 +93,6 @@ func triesAgain(err error) bool {
 	}
 	return !errors.Is(err, errSlotExpired)
 }
-
-var errMaybeTaken = errors.New("the app may have taken it at an earlier attempt; the inbox tries it again a few times, hours apart")
 
 // Errors of forwardOnce.
 var (
@@ -163,10 +162,8 @@ func (i *Inbox) keep(ctx context.Context, held *slot, c callstore.Call, err erro
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
 	defer cancel()
 	now := i.cfg.Now()
-	c.Error, c.Due, c.ForegroundAttempts = err.Error(), now.Add(retryDelay(1)), max(c.Attempts-1, 0)
-	if said, found := errors.AsType[*appanswer.Judgement](err); found && said.MaybeTaken() {
-		scheduleMaybeTaken(&c, now)
-	}
+	c.Error, c.ForegroundAttempts = err.Error(), max(c.Attempts-1, 0)
+	scheduleAfter(&c, err, now)
 	added, _, failed := i.cfg.Store.Add(ctx, c)
 	if failed != nil {
 		if c.MaybeTaken > 0 {
@@ -183,6 +180,9 @@ func (i *Inbox) keep(ctx context.Context, held *slot, c callstore.Call, err erro
 		i.mu.Unlock()
 		i.cfg.Observe(EventKept, c)
 		i.signal()
+	}
+	if c.MaybeTaken > 0 {
+		return fmt.Errorf("%w: %w: %w", ErrKept, ErrMaybeTaken, err)
 	}
 	return fmt.Errorf("%w: %w", ErrKept, err)
 }

@@ -37,9 +37,10 @@ type Config struct {
 	Slots *Slots
 
 	// Deliver sends a call to the app, as attempt number c.Attempts, and returns the
-	// app's answer. [appanswer.Judge] decides whether the app has taken the call. A number
-	// can come twice: an attempt is on record only once it has ended, since a record before
-	// each attempt would be one more write to the disk.
+	// app's answer, or what has arrived of it and a [BrokenAnswerError]. [appanswer.Judge]
+	// decides whether the app has taken the call. A number can come twice: an attempt is on
+	// record only once it has ended, since a record before each attempt would be one more
+	// write to the disk.
 	Deliver func(ctx context.Context, c callstore.Call) (store.Answer, error)
 
 	LooseAnswers bool // the argument loose of [appanswer.Judge]
@@ -61,6 +62,15 @@ type Config struct {
 	Observe func(Event, callstore.Call)
 }
 
+// BrokenAnswerError is the error of an answer of the app whose head has arrived, and whose body
+// could not be read because of Err.
+type BrokenAnswerError struct{ Err error }
+
+func (b BrokenAnswerError) Error() string { return b.Err.Error() }
+
+// Unwrap returns Err.
+func (b BrokenAnswerError) Unwrap() error { return b.Err }
+
 // Event is a change in the life of a kept call.
 type Event string
 
@@ -74,13 +84,17 @@ const (
 
 // Errors of an inbox, besides [callstore.ErrStore].
 var (
-	// ErrKept means that the app has not taken a call in time. The call is kept. It wraps
-	// the app's last answer, a [appanswer.Judgement], if there is one.
-	ErrKept = errors.New("the app has not taken the call; it is kept and will be delivered")
+	// ErrKept means that the app has not said yes to a call in time. The call is kept. It
+	// wraps the app's last answer, a [appanswer.Judgement], if there is one.
+	ErrKept = errors.New("the app has not said yes to the call; it is kept and will be delivered")
 
-	// ErrLost means that the app has not taken a call in time, and that the call could
+	// ErrMaybeTaken means that the app may have taken a call that is kept. It comes with
+	// ErrKept.
+	ErrMaybeTaken = errors.New("the app may have booked it")
+
+	// ErrLost means that the app has not said yes to a call in time, and that the call could
 	// not be kept. Only DOKU's own retry brings it again.
-	ErrLost = errors.New("the app has not taken the call, and it could not be kept")
+	ErrLost = errors.New("the app has not said yes to the call, and it could not be kept")
 )
 
 const storeTimeout = 5 * time.Second // of writes that must happen even if the caller has gone
@@ -121,15 +135,15 @@ func (i *Inbox) Enqueue(ctx context.Context, c callstore.Call) error {
 	return nil
 }
 
-// Retry makes a kept call due now. A dead call is revived for MaxAge. It reports
-// whether the call is kept.
+// Retry makes a kept call due now. A dead call is revived for MaxAge. If the app may have
+// taken the call, its few attempts begin again. Retry reports whether the call is kept.
 func (i *Inbox) Retry(ctx context.Context, key string) (bool, error) {
 	c, err := i.cfg.Store.Get(ctx, i.cfg.Name, key)
 	if c == nil || err != nil {
 		return false, err
 	}
 	now := i.cfg.Now()
-	c.Dead, c.Due, c.MaybeTaken = false, now, 0
+	c.Dead, c.Due, c.MaybeTaken = false, now, min(c.MaybeTaken, 1)
 	c.GiveUp = now.Add(i.cfg.MaxAge)
 	if err := i.cfg.Store.Update(ctx, *c); err != nil {
 		return false, err

@@ -49,31 +49,44 @@ func (i *Inbox) scheduleRetry(c *callstore.Call, err error) {
 		c.GiveUp = latest(c.GiveUp, now.Add(min(pauseGrace, i.cfg.MaxAge)))
 	}
 	c.Error, c.Tried, c.Dead = err.Error(), now, !now.Before(c.GiveUp)
+	scheduleAfter(c, err, now)
+}
+
+// scheduleAfter sets when a call is due again after an attempt that has failed with err.
+func scheduleAfter(c *callstore.Call, err error, now time.Time) {
 	said, answered := errors.AsType[*appanswer.Judgement](err)
-	switch {
-	case answered && said.MaybeTaken(), c.MaybeTaken > 0:
+	if answered && said.MaybeTaken() || c.MaybeTaken > 0 {
 		scheduleMaybeTaken(c, now)
 		return
-	case !answered:
-		said = new(appanswer.Judgement)
 	}
 	// 429 is one here: the success of another call must not make an app retry at once that
 	// asks for fewer calls.
 	c.Refused = answered && (!said.Soon() || said.Status == http.StatusTooManyRequests)
-	c.Due = now.Add(
-		max(retryDelay(c.Attempts-c.ForegroundAttempts), min(retryAfter(said.Answer.Header, now), retryDelays[len(retryDelays)-1])),
-	)
+	c.Due = now.Add(max(retryDelay(max(c.Attempts-c.ForegroundAttempts, 1)), askedFor(err, now)))
 }
 
-// scheduleMaybeTaken sets when a call is due again that the app may have taken. It leaves
-// the order of its virtual account, since others must not wait for hours.
+// askedFor returns how long the app has asked to wait, within bounds, or 0.
+func askedFor(err error, now time.Time) time.Duration {
+	said, answered := errors.AsType[*appanswer.Judgement](err)
+	if !answered {
+		return 0
+	}
+	return min(retryAfter(said.Answer.Header, now), retryDelays[len(retryDelays)-1])
+}
+
+// scheduleMaybeTaken sets when a call is due again that the app may have taken, and when it
+// is given up. It leaves the order of its virtual account, since others must not wait for
+// hours.
 func scheduleMaybeTaken(c *callstore.Call, now time.Time) {
 	c.OrderingKey = c.Account + "/" + c.Key
 	if c.MaybeTaken++; c.MaybeTaken > len(maybeTakenDelays) {
 		c.Dead = true
 		return
 	}
-	c.Due = now.Add(maybeTakenDelays[c.MaybeTaken-1])
+	c.Due, c.GiveUp = now.Add(maybeTakenDelays[c.MaybeTaken-1]), now
+	for _, delay := range maybeTakenDelays[c.MaybeTaken-1:] {
+		c.GiveUp = c.GiveUp.Add(delay)
+	}
 }
 
 func latest(a, b time.Time) time.Time {

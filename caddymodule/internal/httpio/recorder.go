@@ -2,6 +2,7 @@ package httpio
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -22,6 +23,7 @@ type Recorder struct {
 	before []field // of header, before the app
 	status int     // 0 until there is a final one
 	body   *bytes.Buffer
+	failed error // why a part of the body could not be recorded
 	source string
 }
 
@@ -76,6 +78,7 @@ var errAnswerTooLarge = fmt.Errorf("the app's answer has more than %d bytes", ma
 // Write implements [http.ResponseWriter].
 func (rec *Recorder) Write(p []byte) (int, error) {
 	if rec.body.Len()+len(p) > maxRecorded {
+		rec.failed = errAnswerTooLarge
 		return 0, errAnswerTooLarge
 	}
 	rec.WriteHeader(http.StatusOK)
@@ -115,7 +118,20 @@ func ReplayFrom(w http.ResponseWriter, source string, earlier *store.Answer) err
 // answered through a proxy.
 func (rec *Recorder) Source() string { return rec.source }
 
-var errTruncated = errors.New("the app's answer broke off")
+// BrokenError is the error of an answer whose head has arrived, and whose body could not be read
+// to its end.
+type BrokenError struct{ cause error }
+
+func (b BrokenError) Error() string { return b.cause.Error() }
+
+// Unwrap returns what was wrong with the body.
+func (b BrokenError) Unwrap() error { return b.cause }
+
+var (
+	errTruncated  = errors.New("its body breaks off, or does not fit its Content-Encoding")
+	errNotInTime  = errors.New("its body did not arrive in time")
+	errUnfinished = errors.New("its body is a JSON object without its end")
+)
 
 // Cause returns the error behind the request id and the place in Caddy's source that
 // Caddy puts in front of a proxy's error.
@@ -126,20 +142,30 @@ func Cause(err error) error {
 	return err
 }
 
-// Record calls handler, which writes the answer to the recorder. An answer that broke
-// off is an error, also if the proxy tells it by a panic, as Caddy's does.
-func (rec *Recorder) Record(handler func() error) (err error) {
+// Record calls handler, which writes the answer to the recorder; ctx is that of the request.
+// If the head of an answer has arrived, and its body breaks off, the error is a [BrokenError]. A
+// proxy may tell that by a panic, as Caddy's does.
+func (rec *Recorder) Record(ctx context.Context, handler func() error) (err error) {
 	defer func() {
-		switch broken := recover(); broken {
+		switch panicked := recover(); panicked {
 		case nil:
 		case http.ErrAbortHandler:
 			err = errTruncated
 		default:
-			panic(broken)
+			panic(panicked)
+		}
+		switch {
+		case err == nil || rec.status == 0 || rec.source != "":
+		case rec.failed != nil:
+			err = BrokenError{rec.failed}
+		case ctx.Err() != nil:
+			err = BrokenError{fmt.Errorf("%w: %w", errNotInTime, ctx.Err())}
+		default:
+			err = BrokenError{err}
 		}
 	}()
 	if err = handler(); err == nil && rec.truncated() {
-		return errTruncated
+		return errUnfinished
 	}
 	return err
 }

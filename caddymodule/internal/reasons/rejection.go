@@ -12,6 +12,9 @@ type Rejection struct {
 	Reason string // one of this package's names
 	Err    error  // for the log only
 	Hint   string // what the operator can do; empty for the hint of the table
+
+	// Message is the log line, if the usual one would say more than is known.
+	Message string
 }
 
 func (r *Rejection) Error() string { return r.Err.Error() }

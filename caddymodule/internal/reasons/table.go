@@ -211,7 +211,8 @@ var Inbound = Table{
 	},
 	{
 		Name: Kept, Case: snap.ExternalError, Owner: "the app's", Meaning: "the app did not accept it in time; the inbox keeps it",
-		Hint: "the app is down or failing; the inbox delivers the notification again until the app accepts it: `caddy-doku doku inbox list`",
+		Hint: "see the error: the app is down, failing or slow, or an earlier notification of the same virtual account waits; " +
+			"the inbox delivers this one until the app accepts it: `caddy-doku doku inbox list`",
 	},
 	{
 		Name: NotKept, Case: snap.ExternalError, Owner: "the app's, and ours",
