@@ -97,7 +97,9 @@ func TestACommandInAnotherFolderSaysWhereItHasLooked(t *testing.T) {
 			cmd := exec.CommandContext(t.Context(), binary(t), append([]string{"doku"}, strings.Fields(command)...)...)
 			cmd.Dir = dir
 			out, err := cmd.CombinedOutput()
-			for _, says := range []string{"no sidecar runs at ", test.says, "run the command in the folder in which the sidecar was started", "--address unix//"} {
+			for _, says := range []string{
+				"no sidecar runs at ", test.says, "run the command in the folder in which the sidecar was started", "--address unix//",
+			} {
 				if err == nil || !strings.Contains(string(out), says) {
 					t.Errorf("%s, %s: %v: it does not say %q: %s", test.name, command, err, says, out)
 				}

@@ -339,8 +339,8 @@ func (e inboxError) Rejection() *reasons.Rejection {
 	case e.reason == reasons.Kept:
 		rejection.Hint = inbox.Hint(e.error)
 	case e.folder != "":
-		rejection.Hint = "see that the user that runs the sidecar may write to the folder " + e.folder + " (`folder` of doku_inbox or doku_app), " +
-			"that its disk has room, and that the file is smaller than max_size"
+		rejection.Hint = "see that the user that runs the sidecar may write to the folder " + e.folder +
+			" (`folder` of doku_inbox or doku_app), that its disk has room, and that the file is smaller than max_size"
 	}
 	return rejection
 }

@@ -132,7 +132,7 @@ const longestSocket = len(syscall.RawSockaddrUnix{}.Path) - 1
 func checkSocket(listen string) error {
 	address, err := caddy.ParseNetworkAddress(listen)
 	if err != nil || !address.IsUnixNetwork() || address.IsFdNetwork() {
-		return nil
+		return nil //nolint:nilerr // Caddy says what is wrong with an address
 	}
 	path, _, _ := strings.Cut(address.JoinHostPort(0), "|") // the rest is its mode
 	if path == "" || strings.HasPrefix(path, "@") {
