@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -67,6 +68,41 @@ func TestACommandSaysThatNoSidecarRuns(t *testing.T) {
 			out, err := exec.CommandContext(t.Context(), binary(t), arguments...).CombinedOutput()
 			if err == nil || !strings.Contains(string(out), "no sidecar runs at "+at) {
 				t.Errorf("%v: %v: %s", arguments, err, out)
+			}
+		}
+	}
+}
+
+func TestACommandInAnotherFolderSaysWhereItHasLooked(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for _, test := range []struct{ name, caddyfile, says string }{
+		{"nothing", "", dir + " has no Caddyfile, so this is Caddy's own address"},
+		{"no address", "{\n\tlog\n}\n", dir + "/Caddyfile names no address, so this is Caddy's own"},
+		{
+			"a socket that is not there", "{\n\tadmin unix/caddy-doku.sock|0600\n}\n",
+			"(" + dir + "/caddy-doku.sock): there is no such socket; start one with `caddy-doku run`, or: the address is from " + dir + "/Caddyfile",
+		},
+	} {
+		if conn, err := net.Dial("tcp", "localhost:2019"); err == nil && !strings.Contains(test.caddyfile, "admin") {
+			_ = conn.Close()
+			continue // another Caddy of this machine
+		}
+		if test.caddyfile != "" {
+			if err := os.WriteFile(filepath.Join(dir, "Caddyfile"), []byte(test.caddyfile), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, command := range []string{"status", "token refresh", "inbox list", "inbox export"} {
+			cmd := exec.CommandContext(t.Context(), binary(t), append([]string{"doku"}, strings.Fields(command)...)...)
+			cmd.Dir = dir
+			out, err := cmd.CombinedOutput()
+			for _, says := range []string{
+				"no sidecar runs at ", test.says, "run the command in the folder in which the sidecar was started", "--address unix//",
+			} {
+				if err == nil || !strings.Contains(string(out), says) {
+					t.Errorf("%s, %s: %v: it does not say %q: %s", test.name, command, err, says, out)
+				}
 			}
 		}
 	}

@@ -77,6 +77,15 @@ func TestAWrongSettingIsFoundByValidate(t *testing.T) {
 		{"C7 newlines became |", "private_key", strings.ReplaceAll(private, "\n", "|"), "'|' (U+007C) in line 1 at character 28"},
 		{"C7 em dashes", "private_key", strings.ReplaceAll(private, "-----", "—"), "(U+2014, em dash)"},
 		{"C7 an OpenSSH key", "doku_public_key", "ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAABgQC7", "ssh-keygen -e -m PKCS8"},
+		{"one hyphen", "private_key", strings.ReplaceAll(private, "-----", "-"), `expected five hyphens (-----) before BEGIN, found \"-\"`},
+		{"JSON", "secret_key", `{"secret":"SK-VknOxwR4xZSEPnG7fpJo"}`, "secret_key: expected the secret key alone, found JSON"},
+		{"a text of JSON", "secret_key", `"SK-VknOxwR4xZSEPnG7fpJo",`, "secret_key: it is in quotes"},
+		{"a quote inside", "secret_key", `SK-Vkn"OxwR4xZSEPnG7fpJo`, "quotation mark (U+0022) at place 7"},
+		{"a quote at one end", "secret_key", `SK-VknOxwR4xZSEPnG7fpJo"`, "secret_key: it is in quotes"},
+		{"a comma", "secret_key", "SK-VknOxwR4xZSEPnG7fpJo,", "comma (U+002C) at place 24; it is the last one; take it away"},
+		{"a line of a shell", "secret_key", `export KEY="SK-VknOxwR4xZSEPnG7fpJo"`, "secret_key: expected the secret key alone, found NAME"},
+		{"a comma behind the client id", "client_id", "BRN-0211-1696919651919,", "comma (U+002C) at its end; take it away"},
+		{"a line of an env file as the client id", "client_id", "DOKU_CLIENT_ID=BRN-0211-1696919651919", "client_id: expected a client id"},
 		{"C9 an elliptic curve key", "private_key", read("keys/ec.pem"), "expected an RSA private key, found an elliptic curve one"},
 	} {
 		for _, inFile := range []bool{false, true} {
@@ -113,7 +122,8 @@ func TestAKeyInAnyWrappingIsTakenByValidate(t *testing.T) {
 		for _, wrapping := range doktest.Wrappings(t, key) {
 			switch wrapping.Name { // all of them: caddymodule/doku
 			case "base64 of the whole PEM", "DER", "a backslash at each line's end", "a zero-width space before it", "literal \\n":
-			case "bare base64 on one line":
+			case "bare base64 on one line", "six hyphens", "four hyphens", "bare base64 as a line of a shell":
+			case "UTF-16", "UTF-16, the higher byte first":
 			default:
 				continue
 			}
@@ -125,6 +135,23 @@ func TestAKeyInAnyWrappingIsTakenByValidate(t *testing.T) {
 					t.Errorf("%s, %s, in a file %v: %v: it says %s", setting, wrapping.Name, inFile, err, out)
 				}
 			}
+		}
+	}
+}
+
+func TestASecretInUTF16IsTakenByValidate(t *testing.T) {
+	t.Parallel()
+	for _, content := range []string{"\xff\xfe", "\xfe\xff"} {
+		for _, r := range "SK-VknOxwR4xZSEPnG7fpJo\r\n" {
+			if content[0] == '\xff' {
+				content += string(r) + "\x00"
+			} else {
+				content += "\x00" + string(r)
+			}
+		}
+		out, err := withSetting(t, "secret_key", content, true)
+		if err != nil || !strings.Contains(out, "Valid configuration") || strings.Contains(out, "unusual") || strings.Contains(out, "VknO") {
+			t.Errorf("%v: it says %s", err, out)
 		}
 	}
 }

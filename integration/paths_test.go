@@ -29,6 +29,19 @@ func TestPathsThatAreNotCalledForTheApp(t *testing.T) {
 		{"/x/../authorization/v1/./access-token/b2b", "token_path"},
 		{"/authorization/v1/access-token/b2b;v=1", "token_path"},
 		{"/authorization/v2/access-token/b2b", "token_path"},
+		{tokenPath + "%00", "token_path"},
+		{tokenPath + "%00.php", "token_path"},
+		{tokenPath + "%E2%80%8B", "token_path"}, // a zero-width space
+		{"/authorization/v1/access%C2%AD-token/b2b", "token_path"},
+		{"/authorization/v1/access-token/b%E2%80%8B2b", "token_path"},
+		{tokenPath + "%3Fx", "token_path"},
+		{tokenPath + "%23x", "token_path"},
+		{tokenPath + ".", "token_path"},
+		{tokenPath + "..", "token_path"},
+		{tokenPath + ".json", "token_path"},
+		{tokenPath + ",x", "token_path"},
+		{tokenPath + "x", ""},
+		{"/authorization/v1/access-token/xb2b", ""},
 
 		{"/checkout/v1/payment", "not_snap"},
 		{"/Checkout//v1/payment?x=1", "not_snap"},
@@ -61,9 +74,19 @@ func TestPathsThatAreNotCalledForTheApp(t *testing.T) {
 			t.Errorf("%s: DOKU received %d calls", test.target, sent)
 		}
 	}
-	got := env.raw(t, "POST /some/new/api", []string{"Client-Id: BRN-1", "Signature: HMACSHA256=abc"}, "{}")
-	if reason := got.header.Get("X-Doku-Error"); reason != "not_snap" {
-		t.Errorf("a call with another signature: HTTP %d %q", got.status, reason)
+	for header, want := range map[string]string{
+		"Signature: HMACSHA256=abc": "not_snap", "signature: hmacsha256=abc": "not_snap", "SIGNATURE: HmacSha256 = abc": "not_snap",
+		"Signature:   HMACSHA256=abc": "not_snap", `Signature: "HMACSHA256=abc"`: "not_snap",
+		"Signature: x\r\nSignature: hmacsha256=abc": "not_snap", "Signature: HMACSHA512=abc": "", "Signature: abc": "", "Signature: ": "",
+	} {
+		before := env.sent()
+		got := env.raw(t, "POST /some/new/api", append([]string{"Client-Id: BRN-1"}, strings.Split(header, "\r\n")...), "{}")
+		if reason := got.header.Get("X-Doku-Error"); reason != want || want != "" && got.status != http.StatusForbidden {
+			t.Errorf("a call with %q: HTTP %d %q", header, got.status, reason)
+		}
+		if sent := env.sent() - before; (sent == 1) != (want == "") {
+			t.Errorf("%q: DOKU received %d calls", header, sent)
+		}
 	}
 	if n := env.doku.Tokens(); n > 1 {
 		t.Errorf("DOKU issued %d tokens", n)

@@ -33,7 +33,8 @@ const (
 // without its BEGIN and END lines, also in the alphabet of URLs; the base64 of a whole
 // PEM file; or DER. Line ends may be of any kind, missing, or written out as backslash
 // and n. Indentation, backslashes at line ends, quotes around the key, byte order marks
-// and other invisible characters do not matter, nor does UTF-16.
+// and other invisible characters do not matter, nor do UTF-16, two to any number of hyphens
+// in place of five, or a name before bare base64, as in a line of an env file.
 //
 // Of PBES2 it reads AES-CBC and 3DES with PBKDF2 and SHA-1 or SHA-256, the defaults of
 // openssl. For another encryption, the error has the openssl command that removes it.

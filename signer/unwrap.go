@@ -128,8 +128,24 @@ var spelled = strings.NewReplacer(
 	"\r\n", "\n", "\r", "\n", "\u2028", "\n", "\u2029", "\n", "\u0085", "\n",
 )
 
+// dashLines make the dashes of BEGIN and END lines five, and take the blanks beside them
+// away. Hyphens behind what may be base64 of the alphabet of URLs stay as they are.
+var dashLines = []struct {
+	pattern *regexp.Regexp
+	written string
+}{
+	{regexp.MustCompile(`(^|[^A-Za-z0-9_-])--+[ \t]*(BEGIN|END) `), "$1-----$2 "},
+	{regexp.MustCompile(`(-BEGIN [A-Z0-9 ]*[A-Z0-9])[ \t]*--+`), "$1-----"},
+}
+
+// named64 matches the name before bare base64, as in a line of an env file.
+var named64 = regexp.MustCompile(
+	"^(?:(?:export|set)\\s+|\\$env:)?[A-Za-z_][A-Za-z0-9_.]{0,63}\\s*[=:]\\s*[\"'`]?(M[HI][A-Za-z0-9+/_-]{20}|LS0t)",
+)
+
 // tidy returns a text without what does not belong to a key: line ends of other kinds,
-// invisible characters, quotes around it.
+// invisible characters, quotes and a comma or semicolon around it, a name before it, more
+// or fewer hyphens than five.
 func tidy(text string) string {
 	text = strings.Map(func(r rune) rune {
 		switch {
@@ -140,9 +156,16 @@ func tidy(text string) string {
 		}
 		return r
 	}, text)
-	return strings.TrimFunc(spelled.Replace(text), func(r rune) bool {
-		return unicode.IsSpace(r) || r == '`' || unicode.Is(unicode.Quotation_Mark, r)
+	text = strings.TrimFunc(spelled.Replace(text), func(r rune) bool {
+		return unicode.IsSpace(r) || r == '`' || r == ',' || r == ';' || unicode.Is(unicode.Quotation_Mark, r)
 	})
+	if name := named64.FindStringSubmatchIndex(text); name != nil {
+		text = text[name[2]:]
+	}
+	for _, line := range dashLines {
+		text = line.pattern.ReplaceAllString(text, line.written)
+	}
+	return text
 }
 
 var (
@@ -159,6 +182,9 @@ func unwrapText(text string, wanted []*regexp.Regexp) (label string, data []byte
 	if len(blocks) == 0 {
 		if err := checkDashes(text); err != nil {
 			return "", nil, err
+		}
+		if strings.HasPrefix(text, "{") || strings.HasPrefix(text, "[") {
+			return "", nil, fmt.Errorf("%w: expected PEM or base64, found JSON without PEM in it; write the key alone", ErrKeyFormat)
 		}
 		data, err = decode(text, 0, len(text))
 		return "", data, err
@@ -189,8 +215,13 @@ func unwrapText(text string, wanted []*regexp.Regexp) (label string, data []byte
 	return label, data, err
 }
 
+var anyCase = regexp.MustCompile(`(?i)--[ \t]*(BEGIN|END) [A-Z0-9 ]+--`)
+
 // checkDashes returns an error if the text has a BEGIN or END without its hyphens.
 func checkDashes(text string) error {
+	if line := anyCase.FindString(text); line != strings.ToUpper(line) {
+		return fmt.Errorf("%w: expected BEGIN and END lines in capital letters (-----BEGIN PRIVATE KEY-----), found small ones", ErrKeyFormat)
+	}
 	for _, word := range []string{"BEGIN ", "END "} {
 		before, _, found := strings.Cut(text, word)
 		if !found {

@@ -188,8 +188,7 @@ func (i *Inbox) Provision(ctx caddy.Context) error {
 			return fmt.Errorf("folder: %w", err)
 		}
 		if err := callstore.CheckFolder(i.Folder); err != nil {
-			return fmt.Errorf("doku_inbox: the folder %s cannot be used: %w; let the user that runs the sidecar write there, or write "+
-				"`folder <path>` in doku_inbox or doku_app", i.Folder, err)
+			return folderError(i.Folder, err)
 		}
 	}
 	settings, err := json.Marshal(i) // before the handlers in it change
@@ -258,7 +257,7 @@ func (i *Inbox) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp
 		defer span.End()
 		if err := opened.Enqueue(ctx, c); err != nil {
 			i.instance.recent().addNotKept()
-			return rejection(err)
+			return i.rejection(err)
 		}
 		return httpio.ReplayFrom(w, inbound.SourceDurable, acknowledgement(c))
 	}
@@ -266,9 +265,9 @@ func (i *Inbox) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp
 	switch {
 	case errors.Is(err, inbox.ErrLost):
 		i.instance.recent().addNotKept()
-		return rejection(err)
+		return i.rejection(err)
 	case err != nil:
-		return rejection(err)
+		return i.rejection(err)
 	case answer.Status >= http.StatusMultipleChoices:
 		i.instance.recent().addRefused()
 	}
@@ -325,17 +324,28 @@ func acknowledgement(c callstore.Call) *store.Answer {
 	}
 }
 
+// folderError says which folder cannot be used, and what to do.
+func folderError(folder string, err error) error {
+	return fmt.Errorf("doku_inbox: the folder %s cannot be used: %w; let the user that runs the sidecar write there, or write "+
+		"`folder <path>` in doku_inbox or doku_app", folder, err)
+}
+
 // inboxError is an error of the inbox that knows its rejection; see [reasons.Rejecter].
 type inboxError struct {
 	error
 	reason string
+	folder string // "" for Redis
 }
 
 // Rejection implements [reasons.Rejecter].
 func (e inboxError) Rejection() *reasons.Rejection {
 	rejection := reasons.Inbound.Reject(e.reason, "", e.error)
-	if e.reason == reasons.Kept {
+	switch {
+	case e.reason == reasons.Kept:
 		rejection.Hint = inbox.Hint(e.error)
+	case e.folder != "":
+		rejection.Hint = "see that the user that runs the sidecar may write to the folder " + e.folder +
+			" (`folder` of doku_inbox or doku_app), that its disk has room, and that the file is smaller than max_size"
 	}
 	if errors.Is(e.error, inbox.ErrMaybeTaken) {
 		rejection.Message = "a notification is kept: it is genuine, and the app may have booked it without saying so"
@@ -346,14 +356,14 @@ func (e inboxError) Rejection() *reasons.Rejection {
 func (e inboxError) Unwrap() error { return e.error }
 
 // rejection returns an error of the inbox as one that knows its rejection.
-func rejection(err error) error {
+func (i *Inbox) rejection(err error) error {
 	switch {
 	case errors.Is(err, inbox.ErrKept):
-		return inboxError{err, reasons.Kept}
+		return inboxError{err, reasons.Kept, i.Folder}
 	case errors.Is(err, inbox.ErrLost):
-		return inboxError{err, reasons.NotKept}
+		return inboxError{err, reasons.NotKept, i.Folder}
 	case errors.Is(err, callstore.ErrStore):
-		return inboxError{err, reasons.Inbox}
+		return inboxError{err, reasons.Inbox, i.Folder}
 	}
 	return err
 }

@@ -115,7 +115,7 @@ func (b *instance) openBackend() (*backend, error) {
 		Folder: b.handler.Folder, MaxSize: int(b.handler.MaxSize), Now: time.Now, Logger: slog.New(opened.log),
 	})
 	if err != nil {
-		return nil, err
+		return nil, folderError(b.handler.Folder, err)
 	}
 	memory := store.NewMemory()
 	opened.store, opened.slots = file, inbox.NewSlots(memory, ledger.DefaultLease)

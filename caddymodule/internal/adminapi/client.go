@@ -42,22 +42,45 @@ const Usage = "[--address <interface>] [--config <path> [--adapter <name>]]"
 const maxAnswer = 256 << 20
 
 // Client makes requests of a running sidecar's admin API.
-type Client struct{ address string }
+type Client struct {
+	address string
+	looked  string // where the address is from, if nobody named one; see [lookedIn]
+}
 
 // NewClient returns a client for the admin API that the flags of [AddFlags] name.
 func NewClient(flags caddycmd.Flags) (*Client, error) {
 	address, config := flags.String("address"), flags.String("config")
+	looked := ""
 	if address == "" && config == "" {
 		var err error
 		if address, err = addressIn(defaultConfig); err != nil {
 			return nil, fmt.Errorf("finding the address of the admin API, which --address can name, in %s: %w", defaultConfig, err)
 		}
+		looked = lookedIn(address)
 	}
 	address, err := caddycmd.DetermineAdminAPIAddress(address, nil, config, flags.String("adapter"))
 	if err != nil {
 		return nil, fmt.Errorf("finding the address of the admin API: %w", err)
 	}
-	return &Client{besides(address, config)}, nil
+	return &Client{address: besides(address, config), looked: looked}, nil
+}
+
+// lookedIn says where a command has looked for the address of the admin API that nobody
+// named: in the folder in which it runs, which may be another than the sidecar's.
+func lookedIn(address string) string {
+	folder, err := os.Getwd()
+	if err != nil {
+		folder = "this folder"
+	}
+	const todo = "run the command in the folder in which the sidecar was started, or name its admin API, such as " +
+		"`--address unix//run/caddy-doku/caddy-doku.sock`"
+	if address != "" {
+		return fmt.Sprintf("the address is from %s; %s", filepath.Join(folder, defaultConfig), todo)
+	}
+	if _, err := os.Stat(defaultConfig); err == nil {
+		return fmt.Sprintf("%s names no address, so this is Caddy's own; %s", filepath.Join(folder, defaultConfig), todo)
+	}
+	return fmt.Sprintf("%s has no %s, so this is Caddy's own address; %s", folder, defaultConfig, todo)
 }
 
 // defaultConfig is the configuration that Caddy's own commands use, too, if none is named.
@@ -145,18 +168,28 @@ func (c *Client) explain(err error) error {
 		target, _, _ = strings.Cut(target, "|") // the rest is its mode
 	}
 	conn, dialErr := (&net.Dialer{Timeout: dialTimeout}).DialContext(context.Background(), network, target)
+	where := c.address
+	if address.IsUnixNetwork() && !filepath.IsAbs(target) {
+		if whole, err := filepath.Abs(target); err == nil {
+			where += " (" + whole + ")"
+		}
+	}
+	todo := "name the address of another with --address or --config"
+	if c.looked != "" {
+		todo = c.looked
+	}
 	switch {
 	case dialErr == nil:
 		_ = conn.Close() // nothing was written
-		return fmt.Errorf("asking the sidecar at %s: %w", c.address, err)
+		return fmt.Errorf("asking the sidecar at %s: %w", where, err)
 	case address.IsUnixNetwork() && errors.Is(dialErr, syscall.ECONNREFUSED):
-		return fmt.Errorf("nobody answers at %s: no sidecar runs there; "+
-			"(re)start the sidecar, or name the address of another with --address or --config", c.address)
-	case errors.Is(dialErr, syscall.ECONNREFUSED), errors.Is(dialErr, fs.ErrNotExist):
-		return fmt.Errorf("no sidecar runs at %s; start one with `caddy-doku run`, or name the address of another with --address or --config",
-			c.address)
+		return fmt.Errorf("nobody answers at %s: no sidecar runs there; (re)start the sidecar, or: %s", where, todo)
+	case errors.Is(dialErr, syscall.ECONNREFUSED):
+		return fmt.Errorf("no sidecar runs at %s; start one with `caddy-doku run`, or: %s", where, todo)
+	case errors.Is(dialErr, fs.ErrNotExist):
+		return fmt.Errorf("no sidecar runs at %s: there is no such socket; start one with `caddy-doku run`, or: %s", where, todo)
 	case errors.Is(dialErr, fs.ErrPermission):
-		return fmt.Errorf("this user may not open the admin API at %s; use the user that runs the sidecar", c.address)
+		return fmt.Errorf("this user may not open the admin API at %s; use the user that runs the sidecar", where)
 	}
 	return fmt.Errorf("the sidecar at %s cannot be reached; --address or --config name another one: %w", c.address, dialErr)
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
@@ -43,7 +44,7 @@ func GuardRun(member *cobra.Command) {
 }
 
 // checkAlone returns an error if another process answers at the address of the admin API in
-// the configuration that a command is about to run. What cannot be read is Caddy's to report.
+// the configuration that a command is about to run, or its socket cannot be made. What cannot be read is Caddy's to report.
 func checkAlone(cmd *cobra.Command) error {
 	flag := func(name string) string {
 		if f := cmd.Flags().Lookup(name); f != nil {
@@ -58,10 +59,13 @@ func checkAlone(cmd *cobra.Command) error {
 		}
 	}
 	admin, shared, ours := adminOf(file, adapter)
-	if !ours || shared || admin == "" {
+	if !ours || admin == "" {
 		return nil
 	}
-	if !answers(admin) {
+	if err := checkSocket(admin); err != nil {
+		return err
+	}
+	if shared || !answers(admin) {
 		return nil
 	}
 	return fmt.Errorf("another process answers at %s, the admin API of this configuration, and this start would take it away: "+
@@ -118,6 +122,44 @@ func isCaddyfile(file string) bool {
 	base := strings.ToLower(filepath.Base(file))
 	extension := filepath.Ext(base)
 	return strings.HasPrefix(base, "caddyfile") && extension != ".json" || extension == ".caddyfile"
+}
+
+// longestSocket is the longest path of a unix socket on this system, in bytes.
+const longestSocket = len(syscall.RawSockaddrUnix{}.Path) - 1
+
+// checkSocket returns an error if the unix socket of the admin API cannot be made: Caddy's
+// own error names neither the folder nor the setting.
+func checkSocket(listen string) error {
+	address, err := caddy.ParseNetworkAddress(listen)
+	if err != nil || !address.IsUnixNetwork() || address.IsFdNetwork() {
+		return nil //nolint:nilerr // Caddy says what is wrong with an address
+	}
+	path, _, _ := strings.Cut(address.JoinHostPort(0), "|") // the rest is its mode
+	if path == "" || strings.HasPrefix(path, "@") {
+		return nil // no file
+	}
+	const todo = "start the sidecar in another folder, or name another place in the global option `admin`, such as " +
+		"`admin unix//run/caddy-doku/admin.sock|0600`"
+	if len(path) > longestSocket {
+		return fmt.Errorf("the socket of the admin API, %s, cannot be made: its path has %d bytes, and a socket's has at most %d; %s",
+			path, len(path), longestSocket, todo)
+	}
+	whole, err := filepath.Abs(path)
+	if err != nil {
+		whole = path
+	}
+	if info, err := os.Stat(whole); err == nil && info.Mode()&os.ModeSocket == 0 {
+		return fmt.Errorf("the socket of the admin API cannot be made: %s is there, and no socket; remove it, or %s", whole, todo)
+	}
+	probe, err := os.CreateTemp(filepath.Dir(whole), ".caddy-doku-*")
+	if err != nil {
+		if pathErr, ok := errors.AsType[*os.PathError](err); ok {
+			err = pathErr.Err
+		}
+		return fmt.Errorf("the socket of the admin API cannot be made: the user that runs the sidecar cannot write in the folder %s: %w; %s",
+			filepath.Dir(whole), err, todo)
+	}
+	return errors.Join(probe.Close(), os.Remove(probe.Name()))
 }
 
 // answers reports whether a process takes connections at an address of Caddy's. The socket

@@ -1,6 +1,8 @@
 package credential
 
 import (
+	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"unicode"
+	"unicode/utf16"
 )
 
 const (
@@ -46,7 +49,7 @@ func RelativePath(text string) (string, bool) {
 }
 
 var keyBeginning = regexp.MustCompile(
-	`BEGIN |^\W*(MI[A-Za-z0-9+/_-]{60}|LS0t[A-Za-z0-9+/]{60}|ssh-|ecdsa-sha2-|AAAA[BC]3Nz|AAAAE2Vj|PuTTY-|<|\{)|\\n`)
+	`BEGIN |^(?:(?:export|set)\s+|\$env:)?(?:[A-Za-z_][A-Za-z0-9_.]{0,63}\s*[=:])?\W*(MI[A-Za-z0-9+/_-]{60}|LS0t[A-Za-z0-9+/]{60}|ssh-|ecdsa-sha2-|AAAA[BC]3Nz|AAAAE2Vj|PuTTY-|<|\{)|\\n`)
 
 var onlyBase64 = regexp.MustCompile(`^[A-Za-z0-9+/=_-]{100,}$`)
 
@@ -136,6 +139,30 @@ func regular(info fs.FileInfo) error {
 		return errors.New("it is a directory; name the file in it")
 	}
 	return fmt.Errorf("expected a regular file, found one of mode %s; write the key or secret into a file of its own", info.Mode())
+}
+
+// decoded returns a text in UTF-8 that may be in UTF-16, with a byte order mark or without.
+// A mark stays in the text.
+func decoded(content []byte) (string, error) {
+	var order binary.ByteOrder
+	switch {
+	case bytes.HasPrefix(content, []byte("\xff\xfe\x00\x00")), bytes.HasPrefix(content, []byte("\x00\x00\xfe\xff")):
+		return "", errors.New("it is in UTF-32; save it as UTF-8")
+	case bytes.HasPrefix(content, []byte("\xff\xfe")), len(content) > 1 && content[0] != 0 && content[1] == 0:
+		order = binary.LittleEndian
+	case bytes.HasPrefix(content, []byte("\xfe\xff")), len(content) > 1 && content[0] == 0 && content[1] != 0:
+		order = binary.BigEndian
+	default:
+		return string(content), nil
+	}
+	if len(content)%2 != 0 {
+		return "", errors.New("it is in UTF-16, and cut off; save it as UTF-8")
+	}
+	units := make([]uint16, len(content)/2)
+	for i := range units {
+		units[i] = order.Uint16(content[2*i:])
+	}
+	return string(utf16.Decode(units)), nil
 }
 
 // withoutPath returns a file's error without the path, with advice.

@@ -1,6 +1,7 @@
 package credential
 
 import (
+	"cmp"
 	"crypto/rsa"
 	"crypto/sha256"
 	"errors"
@@ -79,7 +80,10 @@ func (l *Loader) secret(name, value string) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		text = strings.TrimSuffix(strings.TrimSuffix(string(content), "\n"), "\r") // an editor's line end is no mistake
+		if text, err = decoded(content); err != nil {
+			return "", fmt.Errorf("%s: reading %s: %w", name, cmp.Or(Where(value, path), "its file"), err)
+		}
+		text = strings.TrimSuffix(strings.TrimSuffix(text, "\n"), "\r") // an editor's line end is no mistake
 	}
 	trimmed := Trim(text)
 	if trimmed == "" {
@@ -107,6 +111,9 @@ func (l *Loader) PrivateKey(value, passphrase string) (*rsa.PrivateKey, error) {
 	}
 	key, err := signer.ParsePrivateKey(text, []byte(passphrase))
 	if err != nil {
+		if wrapped := wrapping(passphrase); errors.Is(err, signer.ErrPassphrase) && wrapped != "" {
+			err = fmt.Errorf("%w; the passphrase given is %s: is it meant so?", err, wrapped)
+		}
 		return nil, keyError(name, file, err, text, "a public key", "doku_public_key")
 	}
 	if info, err := os.Stat(file); file != "" && err == nil && info.Mode().Perm()&0o004 != 0 {

@@ -17,9 +17,12 @@ import (
 const shortestSecret = 12 // characters; DOKU's have more than 20
 
 var (
-	idForm      = regexp.MustCompile(`^(BRN|MCH)-[0-9]+-[0-9]+$`)
-	secretForm  = regexp.MustCompile(`^SK-[A-Za-z0-9_-]+$`)
-	envLine     = regexp.MustCompile(`^(export\s+)?[A-Za-z_][A-Za-z0-9_]*\s*[=:]\s*[^=\s]`)
+	idForm     = regexp.MustCompile(`^(BRN|MCH)-[0-9]+-[0-9]+$`)
+	secretForm = regexp.MustCompile(`^SK-[A-Za-z0-9_-]+$`)
+	envLine    = regexp.MustCompile("^(?:(?:export|setx?|const|let|var)\\s+|\\$env:)?" +
+		"[\"'`]?[A-Za-z_][A-Za-z0-9_.]*[\"'`]?\\s*(?::|=>?|:=)\\s*[^=\\s]")
+	emptyLine   = regexp.MustCompile(`^(?:export\s+)?[A-Z][A-Z0-9]*_[A-Z0-9_]*=$`)
+	secretIn    = regexp.MustCompile(`SK-[A-Za-z0-9_-]{12,}`)
 	tokenForm   = regexp.MustCompile(`^eyJ[A-Za-z0-9_-]+\.`)
 	secretInURL = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9+.-]*://`)
 )
@@ -34,10 +37,15 @@ func CheckSecret(text, clientID string) (odd string, err error) {
 		}
 		return "", fmt.Errorf("expected DOKU's secret key, which begins with SK-, found %s; are secret_key and %s swapped?", kind, other)
 	}
-	first, _ := utf8.DecodeRuneInString(text)
-	last, _ := utf8.DecodeLastRuneInString(text)
+	wrapped := wrapping(text)
 	switch {
-	case isQuote(first) || isQuote(last) || strings.ContainsFunc(text, func(r rune) bool { return r >= utf8.RuneSelf && isQuote(r) }):
+	case wrapped == inJSON && !placeholderForm.MatchString(text):
+		return "", errors.New("expected the secret key alone, found JSON; write only its value, without quotes and braces")
+	case emptyLine.MatchString(text):
+		return "", errors.New("expected the secret key, found NAME= with nothing behind it")
+	case wrapped == inLine && !secretInURL.MatchString(text) && !windowsPath.MatchString(text):
+		return "", errors.New("expected the secret key alone, found NAME=value; take the name and the = away")
+	case wrapped == inQuotes || strings.ContainsFunc(text, func(r rune) bool { return r >= utf8.RuneSelf && isQuote(r) }):
 		return "", errors.New("it is in quotes, which DOKU's secret keys are not; take them away (an env file of Docker's keeps them)")
 	case idForm.MatchString(text) || clientID != "" && text == clientID:
 		return "", errors.New("expected DOKU's secret key, which begins with SK-, found a client id; are client_id and secret_key swapped?")
@@ -47,16 +55,17 @@ func CheckSecret(text, clientID string) (odd string, err error) {
 		return "", errors.New("expected DOKU's secret key, which begins with SK-, found a URL")
 	case looksLikeFile(text):
 		return "", errors.New("expected DOKU's secret key or the path of its file, found a path of another form; write the whole path, from /")
-	case envLine.MatchString(text):
-		return "", errors.New("expected the secret key alone, found NAME=value; take the name and the = away")
+	}
+	if found := secretIn.FindString(text); found != "" && checkPlaceholder(found, "SK-") == nil {
+		if err := checkCharacters(text); err != nil { // a bracket beside a secret makes it no placeholder
+			return "", err
+		}
 	}
 	if err := checkPlaceholder(text, "SK-"); err != nil {
 		return "", err
 	}
-	if i := strings.IndexFunc(text, func(r rune) bool { return r <= ' ' || r > '~' }); i >= 0 {
-		r, _ := utf8.DecodeRuneInString(text[i:])
-		return "", fmt.Errorf("expected one secret key of letters and digits, found the character %s at place %d; copy it again",
-			characterName(r), utf8.RuneCountInString(text[:i])+1)
+	if err := checkCharacters(text); err != nil {
+		return "", err
 	}
 	switch {
 	case !strings.HasPrefix(text, "SK-"):
@@ -67,6 +76,47 @@ func CheckSecret(text, clientID string) (odd string, err error) {
 		return "it has characters that DOKU's secret keys do not have; was it copied right?", nil
 	}
 	return "", nil
+}
+
+// checkCharacters returns an error if a text has a character that is never in a secret, but
+// around one: in a list, a program, a sentence.
+func checkCharacters(text string) error {
+	i := strings.IndexFunc(text, func(r rune) bool { return r <= ' ' || r > '~' || isQuote(r) || strings.ContainsRune(`,;|\()[]{}<>`, r) })
+	if i < 0 {
+		return nil
+	}
+	r, size := utf8.DecodeRuneInString(text[i:])
+	todo := "copy it again"
+	if i+size == len(text) {
+		todo = "it is the last one; take it away"
+	}
+	return fmt.Errorf("expected one secret key of letters and digits, found the character %s at place %d; %s",
+		characterName(r), utf8.RuneCountInString(text[:i])+1, todo)
+}
+
+// What a value may be wrapped in that is no part of it.
+const (
+	inJSON   = "JSON"
+	inLine   = "a line of NAME=value"
+	inQuotes = "in quotes"
+)
+
+var (
+	placeholderForm = regexp.MustCompile(`^[\[{]+[^"':,]*[\]}]+$`) // such as [secret] and {{ .Values.secret }}
+	windowsPath     = regexp.MustCompile(`^[A-Za-z]:[\\/]`)
+)
+
+// wrapping says what a value is wrapped in, or returns "".
+func wrapping(text string) string {
+	switch {
+	case strings.HasPrefix(text, "{") || strings.HasPrefix(text, "["):
+		return inJSON
+	case envLine.MatchString(text):
+		return inLine
+	case InQuotes(text):
+		return inQuotes
+	}
+	return ""
 }
 
 // CheckID returns an error if text cannot be a client id. It repeats only what cannot be a
@@ -85,6 +135,15 @@ func CheckID(text string) (odd string, err error) {
 		return "", fmt.Errorf("expected a client id such as %s, found a path; write {file.<path>}", example)
 	case strings.Contains(text, "|"):
 		return "", fmt.Errorf("expected a client id such as %s, found one with |, which separates the parts of what is signed", example)
+	case strings.ContainsAny(text, "\x00\ufffd"):
+		return "", fmt.Errorf("expected a client id such as %s, found a text that is not in UTF-8; save its file as UTF-8", example)
+	case wrapping(text) == inJSON && !placeholderForm.MatchString(text):
+		return "", fmt.Errorf("expected a client id such as %s alone, found JSON; write only its value", example)
+	case wrapping(text) == inLine:
+		return "", fmt.Errorf("expected a client id such as %s alone, found NAME=value; take the name and the = away", example)
+	case strings.HasSuffix(text, ",") || strings.HasSuffix(text, ";"):
+		return "", fmt.Errorf("expected a client id such as %s, found one with %s at its end; take it away", example,
+			characterName(rune(text[len(text)-1])))
 	case len(text) > 64:
 		return "", fmt.Errorf("expected a client id such as %s, found %d characters", example, len(text))
 	}
@@ -135,9 +194,12 @@ func InQuotes(text string) bool {
 
 // characterName names a character that is no part of a secret.
 func characterName(r rune) string {
+	names := map[rune]string{
+		' ': "blank", ',': "comma", ';': "semicolon", '"': "quotation mark", '\'': "apostrophe", '`': "backquote", '\\': "backslash",
+	}
 	switch {
-	case r == ' ':
-		return "blank (U+0020)"
+	case names[r] != "":
+		return fmt.Sprintf("%s (U+%04X)", names[r], r)
 	case r == '\n' || r == '\r':
 		return fmt.Sprintf("line end (U+%04X)", r)
 	case unicode.Is(unicode.Cf, r):

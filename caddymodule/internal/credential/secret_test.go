@@ -2,15 +2,19 @@ package credential
 
 import (
 	"encoding/base64"
+	"encoding/binary"
 	"encoding/pem"
 	"errors"
 	"io/fs"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"unicode/utf16"
 
 	"github.com/caddy-doku/caddy-doku/internal/doktest"
+	"github.com/caddy-doku/caddy-doku/signer"
 )
 
 const (
@@ -111,6 +115,36 @@ func TestASecretThatCannotBeRightIsRefused(t *testing.T) {
 		{"secrets/doku.txt", "write the whole path"},
 		{"DOKU_SECRET_KEY=" + aSecret, "found NAME=value"},
 		{"secret: " + aSecret, "found NAME=value"},
+		{"export DOKU_SECRET_KEY=" + aSecret, "found NAME=value"},
+		{`export DOKU_SECRET_KEY="` + aSecret + `"`, "found NAME=value"},
+		{"DOKU_SECRET_KEY='" + aSecret + "'", "found NAME=value"},
+		{`$env:DOKU_SECRET_KEY = "` + aSecret + `"`, "found NAME=value"},
+		{"set DOKU_SECRET_KEY=" + aSecret, "found NAME=value"},
+		{`const secret = "` + aSecret + `";`, "found NAME=value"},
+		{`"secret": "` + aSecret + `",`, "found NAME=value"},
+		{`'secret' => '` + aSecret + `',`, "found NAME=value"},
+		{"DOKU_CLIENT_ID=" + aClientID + "\nDOKU_SECRET_KEY=" + aSecret, "found NAME=value"},
+		{"# DOKU\nDOKU_SECRET_KEY=" + aSecret, "found the character"},
+		{"secret_key " + aSecret, "blank (U+0020) at place 11"},
+		{"FROM_DOKU=", "found NAME= with nothing behind it"},
+		{`{"secret":"` + aSecret + `"}`, "found JSON; write only its value"},
+		{`{"secret":"` + aSecret, "found JSON"},
+		{"{'secret': '" + aSecret + "'}", "found JSON"},
+		{"{\n  \"secret_key\": \"" + aSecret + "\",\n  \"client_id\": \"BRN-1-1\"\n}", "found JSON"},
+		{`["` + aSecret + `"]`, "found JSON"},
+		{`"` + aSecret + `",`, "it is in quotes"},
+		{`SK-Vkn"OxwR4xZSEPnG7fpJo`, "quotation mark (U+0022) at place 7"},
+		{`SK-Vkn'OxwR4xZSEPnG7fpJo`, "apostrophe (U+0027) at place 7"},
+		{`SK-"VknOxwR4xZSEPnG7fpJo"`, "it is in quotes"},
+		{"SK-Vkn”OxwR4xZSEPnG7fpJo", "it is in quotes"},
+		{aSecret + ",", "comma (U+002C) at place 24; it is the last one; take it away"},
+		{aSecret + ";", "semicolon (U+003B) at place 24; it is the last one; take it away"},
+		{aSecret + ")", "U+0029 at place 24"},
+		{aSecret + "}", "U+007D at place 24"},
+		{aSecret + `\n`, "backslash (U+005C) at place 24; copy it again"},
+		{aSecret + `\`, "backslash (U+005C) at place 24; it is the last one"},
+		{aSecret + ",SK-VknOtherxZSEPnG7fpJo", "comma (U+002C) at place 24; copy it again"},
+		{"doku_key_VknOxwR4xZSE;", "semicolon (U+003B) at place 22"},
 		{"SK-Vkn OxwR4", "found the character blank (U+0020) at place 7"},
 		{aSecret + "\nSK-old", "line end (U+000A)"},
 		{"SK-Vkn\u200bOxwR4", "U+200B, which is invisible, at place 7"},
@@ -174,6 +208,14 @@ func TestAClientIDIsOne(t *testing.T) {
 		{"BRN-...", "it is a placeholder", ""},
 		{"changeme", "it is a placeholder", ""},
 		{strings.Repeat("VknOx", 20), "found 100 characters", ""},
+		{aClientID + ",", "comma (U+002C) at its end; take it away", ""},
+		{aClientID + ";", "semicolon (U+003B) at its end; take it away", ""},
+		{"DOKU_CLIENT_ID=" + aClientID, "found NAME=value", ""},
+		{"export DOKU_CLIENT_ID=" + aClientID, "found NAME=value", ""},
+		{`{"client_id":"` + aClientID + `"}`, "found JSON; write only its value", ""},
+		{aClientID + `"`, "without blanks and quotes", ""},
+		{`BRN-"0211"-1`, "without blanks and quotes", ""},
+		{"\xff\xfeB\x00R\x00N\x00", "save its file as UTF-8", ""},
 	} {
 		read(t, CheckID, test.id, test.wrong, test.odd)
 	}
@@ -241,6 +283,52 @@ func TestASecretMayBeAPathWithoutADot(t *testing.T) {
 	for _, key := range []string{secret, "doku_key_0123456789abcdef"} {
 		if got, err := NewLoader(slog.New(slog.DiscardHandler)).SecretKey(key, "BRN-0001-1"); err != nil || got != key {
 			t.Errorf("%s: %q, %v", key, got, err)
+		}
+	}
+}
+
+func TestASecretInUTF16Loads(t *testing.T) {
+	t.Parallel()
+	for name, order := range map[string]binary.AppendByteOrder{"little": binary.LittleEndian, "big": binary.BigEndian} {
+		for _, mark := range []string{"\ufeff", ""} {
+			var content []byte
+			for _, unit := range utf16.Encode([]rune(mark + aSecret + "\r\n")) {
+				content = order.AppendUint16(content, unit)
+			}
+			file := filepath.Join(t.TempDir(), "secret")
+			for _, wrong := range []bool{false, true} {
+				if wrong {
+					content = content[:len(content)-5]
+				}
+				if err := os.WriteFile(file, content, 0o600); err != nil {
+					t.Fatal(err)
+				}
+				got, err := NewLoader(slog.New(slog.DiscardHandler)).SecretKey(file, aClientID)
+				if !wrong && (err != nil || got != aSecret) {
+					t.Errorf("%s endian, mark %q: error %v", name, mark, err)
+				}
+				if wrong && (err == nil || !strings.Contains(err.Error(), "it is in UTF-16, and cut off")) {
+					t.Errorf("%s endian, mark %q, cut off: error %v", name, mark, err)
+				}
+			}
+		}
+	}
+}
+
+func TestAWrappedPassphraseIsNamedWhenItDoesNotOpenTheKey(t *testing.T) {
+	t.Parallel()
+	for passphrase, says := range map[string]string{
+		`"rahasia"`: "the passphrase given is in quotes: is it meant so?", "PASS=rahasia": "the passphrase given is a line of NAME=value",
+		`{"passphrase":"rahasia"}`: "the passphrase given is JSON", "salah": "",
+	} {
+		file := filepath.Join(t.TempDir(), "passphrase")
+		if err := os.WriteFile(file, []byte(passphrase), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, err := NewLoader(slog.New(slog.DiscardHandler)).PrivateKey(doktest.Path(t, "keys/pbes2-aes256.pem"), file)
+		if !errors.Is(err, signer.ErrPassphrase) || !strings.Contains(err.Error(), says) ||
+			strings.Contains(err.Error(), "given") != (says != "") || strings.Contains(err.Error(), "rahasia") {
+			t.Errorf("%s: error %v", says, err)
 		}
 	}
 }
