@@ -17,6 +17,7 @@ import (
 	_ "github.com/caddy-doku/caddy-doku/caddymodule/inboxes"
 	_ "github.com/caddy-doku/caddy-doku/caddymodule/outbound"
 	_ "github.com/caddy-doku/caddy-doku/caddymodule/site"
+	_ "github.com/caddy-doku/caddy-doku/caddymodule/sitecheck"
 )
 
 // The places of the directives in a site without `route`. They stand here, because the

@@ -1,6 +1,5 @@
 // Package site has what concerns a site as a whole: the directive doku_app, which writes
-// a site for DOKU's calls; the handlers doku_tracing and doku_unhandled; and the checks of
-// a configuration, which see what no handler sees of its neighbours.
+// a site for DOKU's calls, and the handlers doku_tracing and doku_unhandled.
 package site
 
 import (
@@ -28,29 +27,13 @@ import (
 )
 
 func init() {
-	httpcaddyfile.RegisterDirective(dirApp, parseApp)
-	httpcaddyfile.RegisterHandlerDirective(dirTracing, parseTracing)
-	httpcaddyfile.RegisterHandlerDirective(dirUnhandled, parseUnhandled)
+	httpcaddyfile.RegisterDirective(directive.App, parseApp)
+	httpcaddyfile.RegisterHandlerDirective(directive.Tracing, parseTracing)
+	httpcaddyfile.RegisterHandlerDirective(directive.Unhandled, parseUnhandled)
 }
 
-// The directives, and the handlers of the same name.
-const (
-	dirApp            = "doku_app"
-	dirUntrustedTrace = "doku_untrusted_trace"
-	dirTracing        = "doku_tracing"
-	dirUnhandled      = "doku_unhandled"
-	dirToken          = "doku_token"
-	dirVerify         = "doku_verify"
-	dirInbox          = "doku_inbox"
-	dirHealth         = "doku_health"
-	dirSign           = "doku_sign"
-)
-
-// The paths of DOKU's calls, if doku_app names no others.
-const (
-	defaultTokenPath = "/authorization/v1/access-token/b2b"
-	defaultPath      = "/v1.1/transfer-va/*"
-)
+// defaultPath has DOKU's calls, if doku_app names no others.
+const defaultPath = "/v1.1/transfer-va/*"
 
 // app is what a directive doku_app says.
 type app struct {
@@ -140,11 +123,11 @@ func readApp(h httpcaddyfile.Helper) (*app, error) {
 		}
 	}
 	a.verify = new(inbound.Verify)
-	if err := a.verify.UnmarshalCaddyfile(caddyfile.NewDispenser(block(head, dirVerify, nil, verify))); err != nil {
+	if err := a.verify.UnmarshalCaddyfile(caddyfile.NewDispenser(block(head, directive.Verify, nil, verify))); err != nil {
 		return nil, err
 	}
 	var err error
-	if a.inbox, err = inboxes.Parse(h.WithDispenser(caddyfile.NewDispenser(block(head, dirInbox, upstreams, inbox)))); err != nil {
+	if a.inbox, err = inboxes.Parse(h.WithDispenser(caddyfile.NewDispenser(block(head, directive.Inbox, upstreams, inbox)))); err != nil {
 		if unknown, ok := errors.AsType[*directive.UnknownError](err); ok {
 			err = unknownOption(unknown, inbox)
 		}
@@ -187,10 +170,10 @@ func (a *app) check(d *caddyfile.Dispenser) error {
 		a.paths = []appPath{{pattern: defaultPath}}
 	}
 	if a.tokenPath == "" && a.issuesTokens() {
-		a.tokenPath = defaultTokenPath
+		a.tokenPath = directive.DefaultTokenPath
 	}
 	if a.tokenPath != "" && (!strings.HasPrefix(a.tokenPath, "/") || strings.ContainsAny(a.tokenPath, "*{}?#")) {
-		return d.Errf("token_path: expected a path such as %s, found '%s'", defaultTokenPath, a.tokenPath)
+		return d.Errf("token_path: expected a path such as %s, found '%s'", directive.DefaultTokenPath, a.tokenPath)
 	}
 	if err := a.checkTokenPath(); err != nil {
 		return d.WrapErr(err)
@@ -214,7 +197,7 @@ func (a *app) check(d *caddyfile.Dispenser) error {
 func (a *app) checkTokenPath() error {
 	if service, _ := snap.ServiceOf(http.MethodPost, a.tokenPath); service != snap.ServiceUnknown && service != snap.ServiceB2BToken {
 		return fmt.Errorf("token_path: '%s' ends like a path of service %s, not of token requests; expected a path such as %s",
-			a.tokenPath, service, defaultTokenPath)
+			a.tokenPath, service, directive.DefaultTokenPath)
 	}
 	for _, p := range a.paths {
 		if service, _ := snap.ServiceOf(http.MethodPost, p.pattern); service == snap.ServiceB2BToken || service == snap.ServiceB2B2CToken {
@@ -231,7 +214,7 @@ func (a *app) checkTokenPath() error {
 			return fmt.Errorf("doku_app: token_path '%s' and path '%s' are two spellings of one path", a.tokenPath, p.pattern)
 		case !strings.Contains(p.pattern, "*") && strings.HasPrefix(strings.ToLower(a.tokenPath), strings.ToLower(p.pattern)+"/"):
 			return fmt.Errorf("doku_app: token_path '%s' is below the path '%s'; write another one, such as %s", a.tokenPath, p.pattern,
-				defaultTokenPath)
+				directive.DefaultTokenPath)
 		}
 	}
 	return nil
@@ -252,13 +235,13 @@ func (a *app) routes() caddyhttp.RouteList {
 		all = append(all, p.pattern)
 	}
 	list := caddyhttp.RouteList{route(all,
-		caddyconfig.JSONModuleObject(inbound.UntrustedTrace{}, "handler", dirUntrustedTrace, nil),
-		caddyconfig.JSONModuleObject(Tracing{}, "handler", dirTracing, nil))}
+		caddyconfig.JSONModuleObject(inbound.UntrustedTrace{}, "handler", directive.UntrustedTrace, nil),
+		caddyconfig.JSONModuleObject(Tracing{}, "handler", directive.Tracing, nil))}
 	if a.tokenPath != "" {
 		token := inbound.Token{Account: a.verify.Account}
-		list = append(list, route([]string{a.tokenPath}, caddyconfig.JSONModuleObject(token, "handler", dirToken, nil)))
+		list = append(list, route([]string{a.tokenPath}, caddyconfig.JSONModuleObject(token, "handler", directive.Token, nil)))
 	}
-	inbox := caddyconfig.JSONModuleObject(a.inbox, "handler", dirInbox, nil)
+	inbox := caddyconfig.JSONModuleObject(a.inbox, "handler", directive.Inbox, nil)
 	for i := 0; i < len(a.paths); {
 		first := a.paths[i]
 		var patterns []string
@@ -267,9 +250,9 @@ func (a *app) routes() caddyhttp.RouteList {
 		}
 		verify := *a.verify
 		verify.Service = cmp.Or(first.service, verify.Service)
-		list = append(list, route(patterns, caddyconfig.JSONModuleObject(&verify, "handler", dirVerify, nil), inbox))
+		list = append(list, route(patterns, caddyconfig.JSONModuleObject(&verify, "handler", directive.Verify, nil), inbox))
 	}
-	return append(list, route(nil, caddyconfig.JSONModuleObject(Unhandled{}, "handler", dirUnhandled, nil)))
+	return append(list, route(nil, caddyconfig.JSONModuleObject(Unhandled{}, "handler", directive.Unhandled, nil)))
 }
 
 // route returns a route for paths, or for all if there are none.
@@ -284,7 +267,7 @@ func route(paths []string, handlers ...json.RawMessage) caddyhttp.Route {
 // belongsToVerify reports whether an option is one of doku_verify, and returns what is
 // wrong with it.
 func belongsToVerify(option caddyfile.Segment) (bool, error) {
-	err := new(inbound.Verify).UnmarshalCaddyfile(caddyfile.NewDispenser(block(option[0], dirVerify, nil, option)))
+	err := new(inbound.Verify).UnmarshalCaddyfile(caddyfile.NewDispenser(block(option[0], directive.Verify, nil, option)))
 	if _, ok := errors.AsType[*directive.UnknownError](err); ok {
 		return false, nil
 	}
@@ -296,7 +279,7 @@ func belongsToVerify(option caddyfile.Segment) (bool, error) {
 func unknownOption(of *directive.UnknownError, options []caddyfile.Token) error {
 	allowed := []string{"token_path", "path"}
 	probe := caddyfile.Token{Text: of.Name}
-	err := new(inbound.Verify).UnmarshalCaddyfile(caddyfile.NewDispenser(block(probe, dirVerify, nil, []caddyfile.Token{probe})))
+	err := new(inbound.Verify).UnmarshalCaddyfile(caddyfile.NewDispenser(block(probe, directive.Verify, nil, []caddyfile.Token{probe})))
 	if ofVerify, ok := errors.AsType[*directive.UnknownError](err); ok {
 		allowed = append(allowed, ofVerify.Allowed...)
 	}

@@ -4,19 +4,18 @@ import (
 	"strings"
 
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
-)
 
-// directives are all of ours.
-var directives = []string{dirApp, dirToken, dirVerify, dirInbox, dirSign, dirHealth, dirTracing, dirUnhandled, dirUntrustedTrace}
+	"github.com/caddy-doku/caddy-doku/caddymodule/internal/directive"
+)
 
 // Caddy does not say what an unknown directive may be. It asks the directives that are
 // registered, so the words that are one slip away from ours are, with an error.
 func init() {
 	known := make(map[string]bool)
-	for _, name := range directives {
+	for _, name := range directive.Names {
 		known[name] = true
 	}
-	for _, name := range directives {
+	for _, name := range directive.Names {
 		for _, slip := range slips(name) {
 			if known[slip] {
 				continue

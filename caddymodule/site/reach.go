@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+
+	"github.com/caddy-doku/caddy-doku/caddymodule/internal/directive"
 )
 
 // behindApp are the directives that Caddy sorts behind doku_app. The check of the JSON
@@ -13,7 +15,7 @@ import (
 var behindApp = []string{
 	"basic_auth", "forward_auth", "request_header", "intercept", "invoke", "handle",
 	"handle_path", "route", "abort", "error", "copy_response", "respond", "metrics", "reverse_proxy", "php_fastcgi", "file_server",
-	"acme_server", dirToken, dirVerify, dirSign, dirInbox, dirHealth, dirUnhandled,
+	"acme_server", directive.Token, directive.Verify, directive.Sign, directive.Inbox, directive.Health, directive.Unhandled,
 }
 
 // word is a token of a Caddyfile.
@@ -36,7 +38,7 @@ func neverReached(h httpcaddyfile.Helper) error {
 		if order == nil {
 			return slices.Contains(behindApp, name)
 		}
-		own, other := slices.Index(order, dirApp), slices.Index(order, name)
+		own, other := slices.Index(order, directive.App), slices.Index(order, name)
 		return other > own && own >= 0
 	}
 	for i, neighbour := range append(before, behind...) {
@@ -44,14 +46,23 @@ func neverReached(h httpcaddyfile.Helper) error {
 		switch {
 		case strings.HasPrefix(name, "@"):
 			continue
-		case name == dirApp:
-			return h.Errf("two doku_app stand in one site, at lines %d and %d: the second one is never reached; write all paths in the first one",
-				min(neighbour.line, h.Line()), max(neighbour.line, h.Line()))
+		case name == directive.App:
+			return h.Errf(
+				"two doku_app stand in one site, at lines %d and %d: the second one is never reached; write all paths in the first one",
+				min(neighbour.line, h.Line()),
+				max(neighbour.line, h.Line()),
+			)
 		case in == "route" && i < len(before), in != "route" && !sortedBehind(name):
 			continue
 		}
-		return h.Errf("%s at %s:%d is never reached: doku_app answers every path of its site; remove %s, or write both in a block `route`, "+
-			"with it before doku_app", name, neighbour.file, neighbour.line, name)
+		return h.Errf(
+			"%s at %s:%d is never reached: doku_app answers every path of its site; remove %s, or write both in a block `route`, "+
+				"with it before doku_app",
+			name,
+			neighbour.file,
+			neighbour.line,
+			name,
+		)
 	}
 	return nil
 }

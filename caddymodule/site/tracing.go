@@ -30,7 +30,7 @@ const exporterVariable = "OTEL_TRACES_EXPORTER"
 
 // CaddyModule returns the Caddy module information.
 func (Tracing) CaddyModule() caddy.ModuleInfo {
-	return caddy.ModuleInfo{ID: "http.handlers." + dirTracing, New: func() caddy.Module { return new(Tracing) }}
+	return caddy.ModuleInfo{ID: "http.handlers." + directive.Tracing, New: func() caddy.Module { return new(Tracing) }}
 }
 
 // Provision loads Caddy's tracing, if it is asked for.

@@ -14,6 +14,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/caddy-doku/caddy-doku/caddymodule/internal/directive"
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/httpio"
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/routes"
 	"github.com/caddy-doku/caddy-doku/snap"
@@ -61,7 +62,7 @@ const unhandledInterval = time.Minute
 
 // CaddyModule returns the Caddy module information.
 func (Unhandled) CaddyModule() caddy.ModuleInfo {
-	return caddy.ModuleInfo{ID: "http.handlers." + dirUnhandled, New: func() caddy.Module { return new(Unhandled) }}
+	return caddy.ModuleInfo{ID: "http.handlers." + directive.Unhandled, New: func() caddy.Module { return new(Unhandled) }}
 }
 
 // Provision sets the log.
@@ -126,9 +127,15 @@ func hint(path string, served []string) string {
 	service, _ := snap.ServiceOf(http.MethodPost, plain)
 	switch {
 	case service == snap.ServiceB2BToken:
-		return "if this is the Token URL at DOKU, write `token_path " + printable(path) + "` in doku_app, or `doku_token " + printable(path) + "`"
+		return "if this is the Token URL at DOKU, write `token_path " + printable(
+			path,
+		) + "` in doku_app, or `doku_token " + printable(
+			path,
+		) + "`"
 	case service == snap.ServiceVAInquiry || service.Notification():
-		return "if this is the URL at DOKU, write `path " + printable(path) + "` in doku_app, or this path behind doku_verify and doku_inbox"
+		return "if this is the URL at DOKU, write `path " + printable(
+			path,
+		) + "` in doku_app, or this path behind doku_verify and doku_inbox"
 	}
 	return "if this is the URL of payment notifications at DOKU, write `path " + printable(path) +
 		" service 25` in doku_app (24 for inquiries); otherwise somebody else is calling"
@@ -138,7 +145,7 @@ func hint(path string, served []string) string {
 // at, the longest first.
 func servedPaths(server *caddyhttp.Server) []string {
 	var all []string
-	for _, place := range routes.New(server, nil).Places(isNamed(dirToken, dirVerify)) {
+	for _, place := range routes.New(server, nil).Places(routes.Named(directive.Token, directive.Verify)) {
 		all = append(all, place.Paths...)
 	}
 	slices.SortFunc(all, func(a, b string) int { return cmp.Or(cmp.Compare(len(b), len(a)), strings.Compare(a, b)) })

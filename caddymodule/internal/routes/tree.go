@@ -23,6 +23,11 @@ type Handler struct {
 	Value any    // the module, which may not be provisioned; or nil
 }
 
+// Named returns a test for handlers of some names.
+func Named(names ...string) func(Handler) bool {
+	return func(h Handler) bool { return slices.Contains(names, h.Name) }
+}
+
 // Handlers returns the handlers of a route.
 func (w *Walker) Handlers(r *caddyhttp.Route) []Handler {
 	all, known := w.handlers[r]

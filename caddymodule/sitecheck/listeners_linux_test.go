@@ -1,4 +1,4 @@
-package site
+package sitecheck
 
 import (
 	"net/netip"

@@ -1,6 +1,6 @@
 //go:build !linux
 
-package site
+package sitecheck
 
 import "github.com/caddyserver/caddy/v2"
 

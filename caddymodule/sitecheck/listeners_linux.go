@@ -1,4 +1,4 @@
-package site
+package sitecheck
 
 import (
 	"bufio"
@@ -13,6 +13,8 @@ import (
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-doku/caddy-doku/caddymodule/internal/telemetry"
 )
 
 // knowsListeners reports whether the system tells which sockets listen.
@@ -155,7 +157,7 @@ func processOf(inode string) string {
 		if err != nil {
 			return fmt.Sprintf(" (process %s)", p.Name())
 		}
-		return fmt.Sprintf(" (process %s, %s)", p.Name(), printable(strings.TrimSpace(string(name))))
+		return fmt.Sprintf(" (process %s, %s)", p.Name(), telemetry.Printable(strings.TrimSpace(string(name))))
 	}
 	return ""
 }

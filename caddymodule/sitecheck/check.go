@@ -1,4 +1,8 @@
-package site
+// Package sitecheck looks at the sites of a configuration as a whole, and at the ports they
+// listen on: it sees what no handler sees of its neighbours. It refuses a configuration in
+// which calls would reach the app unverified, or DOKU's calls not at all, and warns of what
+// is probably wrong.
+package sitecheck
 
 import (
 	"fmt"
@@ -10,6 +14,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-doku/caddy-doku/caddymodule/doku"
+	"github.com/caddy-doku/caddy-doku/caddymodule/internal/directive"
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/routes"
 )
 
@@ -61,13 +66,14 @@ type warning struct{ site, problem, hint string }
 
 // kinds are what our handlers do with a request.
 var kinds = map[string]routes.Kind{
-	dirUntrustedTrace: routes.Passes, dirTracing: routes.Passes, dirSign: routes.Passes, dirHealth: routes.Passes, dirVerify: routes.Passes,
-	dirToken: routes.Answers, dirInbox: routes.Answers, dirUnhandled: routes.Answers,
+	directive.UntrustedTrace: routes.Passes, directive.Tracing: routes.Passes,
+	directive.Sign: routes.Passes, directive.Health: routes.Passes, directive.Verify: routes.Passes,
+	directive.Token: routes.Answers, directive.Inbox: routes.Answers, directive.Unhandled: routes.Answers,
 }
 
 func newSiteCheck(server *caddyhttp.Server) *siteCheck {
 	walker := routes.New(server, kinds)
-	return &siteCheck{server: server, walker: walker, ours: walker.Places(isNamed(dirToken, dirVerify, dirInbox))}
+	return &siteCheck{server: server, walker: walker, ours: walker.Places(routes.Named(directive.Token, directive.Verify, directive.Inbox))}
 }
 
 // check returns why the server must not start, and collects warnings. all are the checks of
@@ -147,7 +153,7 @@ const deepest = 32
 
 // answersAll reports whether a handler answers every request with doku_unhandled at last.
 func (c *siteCheck) answersAll(h routes.Handler, depth int) bool {
-	if h.Name == dirUnhandled {
+	if h.Name == directive.Unhandled {
 		return true
 	}
 	nested := c.walker.Nested(h)

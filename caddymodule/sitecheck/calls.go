@@ -1,4 +1,4 @@
-package site
+package sitecheck
 
 import (
 	"cmp"
@@ -14,6 +14,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
 	"github.com/caddy-doku/caddy-doku/caddymodule/inbound"
+	"github.com/caddy-doku/caddy-doku/caddymodule/internal/directive"
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/routes"
 	"github.com/caddy-doku/caddy-doku/snap"
 	"github.com/caddy-doku/caddy-doku/verifier"
@@ -21,7 +22,8 @@ import (
 
 // dokuPaths are paths that DOKU may call.
 var dokuPaths = []string{
-	defaultTokenPath, "/v1.1/transfer-va/payment", "/v1/transfer-va/payment", "/v1.0/transfer-va/payment", "/v1.1/transfer-va/inquiry",
+	directive.DefaultTokenPath,
+	"/v1.1/transfer-va/payment", "/v1/transfer-va/payment", "/v1.0/transfer-va/payment", "/v1.1/transfer-va/inquiry",
 	"/v1/transfer-va/inquiry", "/v1.0/transfer-va/inquiry", "/v1.0/debit/notify", "/v1/debit/notify",
 }
 
@@ -108,8 +110,11 @@ func (c *siteCheck) followCalls() {
 	for _, host := range c.hosts() {
 		calls, complete := c.follow(host)
 		if !complete {
-			c.warn(c.siteOf(host), "give DOKU's calls a site of their own with doku_app, or write their lines in a `route` before the rewrites",
-				"the site has too many matchers to check whether calls can reach the app unverified")
+			c.warn(
+				c.siteOf(host),
+				"give DOKU's calls a site of their own with doku_app, or write their lines in a `route` before the rewrites",
+				"the site has too many matchers to check whether calls can reach the app unverified",
+			)
 			continue
 		}
 		c.calls[host] = calls
@@ -203,12 +208,12 @@ func (c *siteCheck) isOutOfReach(place routes.Place) error {
 
 // isOurs reports whether an arrival is one of DOKU's calls at a handler of ours, or behind it.
 func isOurs(a routes.Arrival) bool {
-	return a.Name == dirToken || a.Name == dirInbox || verifyOf(a) != nil
+	return a.Name == directive.Token || a.Name == directive.Inbox || verifyOf(a) != nil
 }
 
 // verifyOf returns the doku_verify that a call has come through, or nil.
 func verifyOf(a routes.Arrival) *inbound.Verify {
-	at := slices.IndexFunc(a.Behind, isNamed(dirVerify))
+	at := slices.IndexFunc(a.Behind, routes.Named(directive.Verify))
 	if at < 0 {
 		return nil
 	}
@@ -218,14 +223,10 @@ func verifyOf(a routes.Arrival) *inbound.Verify {
 	return new(inbound.Verify)
 }
 
-func isNamed(names ...string) func(routes.Handler) bool {
-	return func(h routes.Handler) bool { return slices.Contains(names, h.Name) }
-}
-
 // toApp reports whether an arrival is a proxy that passes calls to one of the apps which
 // nobody has verified. The one of doku_sign passes them to DOKU.
 func toApp(a routes.Arrival, apps []string) bool {
-	return a.Name == routes.Proxy && verifyOf(a) == nil && !slices.ContainsFunc(a.Behind, isNamed(dirSign)) &&
+	return a.Name == routes.Proxy && verifyOf(a) == nil && !slices.ContainsFunc(a.Behind, routes.Named(directive.Sign)) &&
 		slices.ContainsFunc(addressesOf(a.Handler), func(address string) bool { return slices.Contains(apps, address) })
 }
 
@@ -240,8 +241,13 @@ func isHidden(site string, call followed) error {
 		by, before = cmp.Or(by, end.Name), cmp.Or(before, target)
 	}
 	if by == "" {
-		return fmt.Errorf("site %s: DOKU's calls to %s get an empty 200 from Caddy, since a block that answers nothing takes them before %s; "+
-			"write doku_app, or doku_verify and doku_inbox, in that block", site, call.Path, before)
+		return fmt.Errorf(
+			"site %s: DOKU's calls to %s get an empty 200 from Caddy, since a block that answers nothing takes them before %s; "+
+				"write doku_app, or doku_verify and doku_inbox, in that block",
+			site,
+			call.Path,
+			before,
+		)
 	}
 	return fmt.Errorf("site %s: %s answers DOKU's calls to %s before %s, which never gets them; give %[2]s a matcher that leaves DOKU's "+
 		"paths out, or write doku_unhandled in its place, at the end of the site", site, asWritten(by), call.Path, before)
@@ -252,15 +258,17 @@ func isHidden(site string, call followed) error {
 func missed(end routes.Arrival, wanted []routes.Arrival) string {
 	verified := verifyOf(end) != nil
 	switch {
-	case end.Guessed, verified && (end.Name == routes.Proxy || end.Name == ""), isNamed(dirToken, dirInbox, dirUnhandled)(end.Handler):
+	case end.Guessed,
+		verified && (end.Name == routes.Proxy || end.Name == ""),
+		routes.Named(directive.Token, directive.Inbox, directive.Unhandled)(end.Handler):
 		return ""
 	case !verified && verifyOf(wanted[0]) != nil:
-		return dirVerify
+		return directive.Verify
 	case !verified:
 		return wanted[0].Name
 	}
 	behind := slices.IndexFunc(wanted, func(a routes.Arrival) bool {
-		return (a.Name == dirInbox || a.Name == routes.Proxy) &&
+		return (a.Name == directive.Inbox || a.Name == routes.Proxy) &&
 			slices.ContainsFunc(a.Behind, func(h routes.Handler) bool { return h.Value != nil && h.Value == end.Value })
 	})
 	if behind < 0 {
@@ -272,7 +280,7 @@ func missed(end routes.Arrival, wanted []routes.Arrival) string {
 // unverified returns an error if a call reaches the app that doku_verify should have seen,
 // and has not.
 func (c *siteCheck) unverified(site string, call followed, apps []string) error {
-	if !slices.ContainsFunc(call.wanted, func(a routes.Arrival) bool { return a.Name == dirInbox || verifyOf(a) != nil }) {
+	if !slices.ContainsFunc(call.wanted, func(a routes.Arrival) bool { return a.Name == directive.Inbox || verifyOf(a) != nil }) {
 		return nil
 	}
 	const advice = "write `doku_verify` with paths only, or let `doku_unhandled` answer what it leaves out"
@@ -281,9 +289,10 @@ func (c *siteCheck) unverified(site string, call followed, apps []string) error 
 		request.Method = method
 		ends, _ := c.walker.Answerers(request)
 		for _, end := range ends {
-			deliberate := slices.ContainsFunc(end.Into, isNamed(routes.Proxy)) && !slices.ContainsFunc(end.Past, isNamed(dirVerify))
+			deliberate := slices.ContainsFunc(end.Into, routes.Named(routes.Proxy)) &&
+				!slices.ContainsFunc(end.Past, routes.Named(directive.Verify))
 			switch {
-			case end.Name == dirInbox && verifyOf(end) == nil:
+			case end.Name == directive.Inbox && verifyOf(end) == nil:
 				return fmt.Errorf("site %s: doku_inbox gets calls to %s that doku_verify has not verified; "+
 					"write `doku_verify %s` in the same site, for every path of doku_inbox, or use doku_app", site, call.Path, c.patternOf(call.Path))
 			case !toApp(end, apps):
@@ -291,8 +300,13 @@ func (c *siteCheck) unverified(site string, call followed, apps []string) error 
 				c.warn(site, "remove this reverse_proxy, or let its matcher leave DOKU's paths out",
 					"a matcher leads calls to %s past doku_verify: reverse_proxy passes them to the app unverified", call.Path)
 			case method != http.MethodPost:
-				return fmt.Errorf("site %s: reverse_proxy passes %s calls to %s to the app unverified, since doku_verify gets other methods only; %s",
-					site, method, call.Path, advice)
+				return fmt.Errorf(
+					"site %s: reverse_proxy passes %s calls to %s to the app unverified, since doku_verify gets other methods only; %s",
+					site,
+					method,
+					call.Path,
+					advice,
+				)
 			default:
 				return fmt.Errorf("site %s: reverse_proxy passes calls to %s to the app unverified, before doku_verify or if its matcher "+
 					"does not match; %s", site, call.Path, advice)
@@ -309,7 +323,7 @@ func (c *siteCheck) warnOfPasswords(site string, call followed) {
 		if !isOurs(end) && end.Name != routes.Proxy {
 			continue
 		}
-		if !slices.ContainsFunc(end.Behind, isNamed(routes.Authentication)) {
+		if !slices.ContainsFunc(end.Behind, routes.Named(routes.Authentication)) {
 			return
 		}
 		asked = true
@@ -339,7 +353,7 @@ func replies2xx(h routes.Handler, usual int) bool {
 func (c *siteCheck) patternOf(path string) string {
 	for _, place := range c.ours {
 		for _, pattern := range place.Paths {
-			if place.Name != dirToken && routes.MatchPath(pattern, path) {
+			if place.Name != directive.Token && routes.MatchPath(pattern, path) {
 				return pattern
 			}
 		}
@@ -381,7 +395,7 @@ func (c *siteCheck) warnOfTokens(place routes.Place, all []*siteCheck) {
 	if !ok {
 		return
 	}
-	hasToken := func(p routes.Place) bool { return p.Name == dirToken }
+	hasToken := func(p routes.Place) bool { return p.Name == directive.Token }
 	if verify.Enforce == "report" {
 		if slices.ContainsFunc(c.ours, hasToken) {
 			c.warn(c.name(place.Hosts), "while `enforce report` is on, leave DOKU's token requests to the app: remove doku_token",
@@ -400,6 +414,9 @@ func (c *siteCheck) warnOfTokens(place routes.Place, all []*siteCheck) {
 			}
 		}
 	}
-	c.warn(c.name(place.Hosts), "add `doku_token "+defaultTokenPath+"`, with the path of the Token URL at DOKU, unless another sidecar has it",
-		"doku_verify expects tokens that doku_token has issued, and there is no doku_token: DOKU gets none, and all its calls are refused")
+	c.warn(
+		c.name(place.Hosts),
+		"add `doku_token "+directive.DefaultTokenPath+"`, with the path of the Token URL at DOKU, unless another sidecar has it",
+		"doku_verify expects tokens that doku_token has issued, and there is no doku_token: DOKU gets none, and all its calls are refused",
+	)
 }

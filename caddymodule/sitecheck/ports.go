@@ -1,4 +1,4 @@
-package site
+package sitecheck
 
 import (
 	"context"
@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/caddy-doku/caddy-doku/caddymodule/doku"
+	"github.com/caddy-doku/caddy-doku/caddymodule/internal/directive"
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/routes"
 )
 
@@ -59,7 +60,7 @@ func (p *ports) Close() error { return nil }
 func (p *ports) taken(ctx context.Context) string {
 	for _, name := range slices.Sorted(maps.Keys(p.sites.Servers)) {
 		server := p.sites.Servers[name]
-		if len(routes.New(server, nil).Places(isNamed(directives...))) == 0 {
+		if len(routes.New(server, nil).Places(routes.Named(directive.Names...))) == 0 {
 			continue
 		}
 		for _, text := range server.Listen {

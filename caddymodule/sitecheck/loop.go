@@ -1,4 +1,4 @@
-package site
+package sitecheck
 
 import (
 	"fmt"
@@ -14,6 +14,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
 	"github.com/caddy-doku/caddy-doku/caddymodule/doku"
+	"github.com/caddy-doku/caddy-doku/caddymodule/internal/directive"
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/routes"
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/upstream"
 )
@@ -49,9 +50,9 @@ func verifiedProxies(server *caddyhttp.Server) (all []*reverseproxy.Handler) {
 		}
 	}
 	walker := routes.New(server, kinds)
-	for _, place := range walker.Places(isNamed(dirVerify, dirInbox)) {
+	for _, place := range walker.Places(routes.Named(directive.Verify, directive.Inbox)) {
 		if inbox, ok := place.Value.(interface{ Proxies() caddyhttp.RouteList }); ok {
-			for _, p := range routes.New(&caddyhttp.Server{Routes: inbox.Proxies()}, nil).Places(isNamed(routes.Proxy)) {
+			for _, p := range routes.New(&caddyhttp.Server{Routes: inbox.Proxies()}, nil).Places(routes.Named(routes.Proxy)) {
 				add(p.Handler)
 			}
 			continue
@@ -84,7 +85,7 @@ func loop(dial string, sites *caddyhttp.App) error {
 	}
 	for _, name := range slices.Sorted(maps.Keys(sites.Servers)) {
 		server := sites.Servers[name]
-		places := routes.New(server, kinds).Places(isNamed(dirToken, dirVerify, dirInbox, dirSign))
+		places := routes.New(server, kinds).Places(routes.Named(directive.Token, directive.Verify, directive.Inbox, directive.Sign))
 		if len(places) == 0 {
 			continue
 		}
@@ -94,7 +95,7 @@ func loop(dial string, sites *caddyhttp.App) error {
 				continue
 			}
 			whose := "DOKU's calls"
-			if places[0].Name == dirSign {
+			if places[0].Name == directive.Sign {
 				whose = "the app's calls to DOKU (doku_sign)"
 			}
 			return fmt.Errorf("expected the app's address, found %q: there the sidecar itself listens (%s), for %s, so the call would "+

@@ -1,4 +1,4 @@
-package site
+package sitecheck
 
 import (
 	"fmt"
@@ -9,6 +9,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/intercept"
 
+	"github.com/caddy-doku/caddy-doku/caddymodule/internal/directive"
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/routes"
 )
 
@@ -22,11 +23,15 @@ func (c *siteCheck) turnedIntoYes(site string, call followed) error {
 			continue
 		}
 		for _, h := range end.Behind {
-			if h.Name == dirVerify {
+			if h.Name == directive.Verify {
 				break
 			}
 			around, ok := h.Value.(*intercept.Intercept)
-			if ok && slices.ContainsFunc(around.HandleResponse, func(r caddyhttp.ResponseHandler) bool { return c.mayAnswer2xx(r, call.Request) }) {
+			if ok &&
+				slices.ContainsFunc(
+					around.HandleResponse,
+					func(r caddyhttp.ResponseHandler) bool { return c.mayAnswer2xx(r, call.Request) },
+				) {
 				return fmt.Errorf("site %s: intercept may answer DOKU's calls to %s with a 2xx in place of the sidecar, "+
 					"and DOKU takes any 2xx for a success; remove it, or give it a matcher that leaves DOKU's paths out", site, call.Path)
 			}
@@ -59,7 +64,11 @@ func (c *siteCheck) checkFailures(site string, call routes.Request, apps []strin
 			c.warn(site, "let it answer with the error's own status: `respond {err.status_code}`",
 				"handle_errors answers errors with a 2xx, which DOKU takes for a success")
 		case end.Name == routes.Proxy && !toApp(end, apps):
-			c.warn(site, "leave DOKU's paths out, or remove it", "handle_errors passes calls to a reverse_proxy, whose 2xx DOKU takes for a success")
+			c.warn(
+				site,
+				"leave DOKU's paths out, or remove it",
+				"handle_errors passes calls to a reverse_proxy, whose 2xx DOKU takes for a success",
+			)
 		}
 	}
 }
@@ -93,11 +102,16 @@ func (o *openPaths) warn(c *siteCheck) {
 		return strings.Join(paths, ", ")
 	}
 	last := "add a last line to the site, outside of its blocks: `doku_unhandled`"
-	if len(c.walker.Places(isNamed(dirUnhandled))) == 0 {
+	if len(c.walker.Places(routes.Named(directive.Unhandled))) == 0 {
 		last += " (or use doku_app, which has it)"
 	}
 	if len(o.empty) > 0 {
-		c.warn(o.site, last, "a path that no handler answers gets an empty 200 from Caddy, which DOKU takes for a success: %s", named(o.empty))
+		c.warn(
+			o.site,
+			last,
+			"a path that no handler answers gets an empty 200 from Caddy, which DOKU takes for a success: %s",
+			named(o.empty),
+		)
 	}
 	if len(o.replied2xx) > 0 {
 		c.warn(o.site, "let it answer 404, or write `doku_unhandled` in its place",
@@ -124,8 +138,11 @@ func (c *siteCheck) warnOfOtherHosts() {
 						c.warn(c.name(nil), "add a site for all other names: `"+otherSite(c.server)+" {`, `doku_unhandled`, `}`",
 							"a call with another Host than the sites' names gets an empty 200 from Caddy, which DOKU takes for a success")
 					default:
-						c.warn(host+" ("+strings.Join(c.server.Listen, ", ")+")", "add a last line to this site: `doku_unhandled`",
-							"a call to a path of DOKU's with this Host gets a 2xx, which DOKU takes for a success, and not the site that has doku_verify")
+						c.warn(
+							host+" ("+strings.Join(c.server.Listen, ", ")+")",
+							"add a last line to this site: `doku_unhandled`",
+							"a call to a path of DOKU's with this Host gets a 2xx, which DOKU takes for a success, and not the site that has doku_verify",
+						)
 					}
 				}
 			}

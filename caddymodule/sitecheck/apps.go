@@ -1,4 +1,4 @@
-package site
+package sitecheck
 
 import (
 	"encoding/json"
@@ -20,7 +20,7 @@ const markVerified = "X-Doku-Verified"
 
 // proxied returns the addresses of all proxies in routes.
 func proxied(list caddyhttp.RouteList) (all []string) {
-	for _, place := range routes.New(&caddyhttp.Server{Routes: list}, nil).Places(isNamed(routes.Proxy)) {
+	for _, place := range routes.New(&caddyhttp.Server{Routes: list}, nil).Places(routes.Named(routes.Proxy)) {
 		all = append(all, addressesOf(place.Handler)...)
 	}
 	return all

@@ -1,4 +1,4 @@
-package site_test
+package sitecheck_test
 
 import (
 	"bytes"
@@ -11,9 +11,20 @@ import (
 	"testing"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	_ "github.com/caddyserver/caddy/v2/modules/standard" // the directives beside ours
 
+	_ "github.com/caddy-doku/caddy-doku/caddymodule" // the directives and their order
 	"github.com/caddy-doku/caddy-doku/internal/doktest"
 )
+
+// adapt returns the JSON of a Caddyfile, or its error.
+func adapt(config string) (string, error) {
+	adapter := caddyfile.Adapter{ServerType: httpcaddyfile.ServerType{}}
+	got, _, err := adapter.Adapt([]byte(config), map[string]any{"filename": "Caddyfile"})
+	return string(got), err
+}
 
 var validating sync.Mutex // Caddy provisions one configuration at a time
 
@@ -303,7 +314,11 @@ func TestAJSONConfigurationIsCheckedToo(t *testing.T) {
 	}
 	const inbox = `{"handler":"doku_inbox","deliver":{"routes":[{"handle":[
 		{"handler":"reverse_proxy","upstreams":[{"dial":"127.0.0.1:1"}]}]}]}}`
-	_, err := validateJSON(t, config(`{"match":[{"path":["/pay"]}],"handle":[{"handler":"subroute","routes":[{"handle":[`+inbox+`]}]}]}`), log)
+	_, err := validateJSON(
+		t,
+		config(`{"match":[{"path":["/pay"]}],"handle":[{"handler":"subroute","routes":[{"handle":[`+inbox+`]}]}]}`),
+		log,
+	)
 	if err == nil || !strings.Contains(err.Error(), "has not verified") {
 		t.Errorf("found %v", err)
 	}
