@@ -14,9 +14,6 @@ func init() {
 	doku.RegisterPart(func(app *doku.App) doku.Part { return newGuard(app) })
 }
 
-// linesPerSecond is how many refusals of one reason the log gets in a second.
-const linesPerSecond = 5
-
 // guard bounds what callers cost who have not proved to be DOKU yet. All handlers of a
 // configuration share it.
 type guard struct {
@@ -28,7 +25,7 @@ type guard struct {
 
 func newGuard(app *doku.App) *guard {
 	calls, size := app.UnverifiedLimits()
-	return &guard{telemetry.NewFew(app.Log(), linesPerSecond), httpio.NewBudget(calls, size), httpio.NewBudget(calls, size)}
+	return &guard{telemetry.NewFew(app.Log()), httpio.NewBudget(calls, size), httpio.NewBudget(calls, size)}
 }
 
 // Start implements [doku.Part].

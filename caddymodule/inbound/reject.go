@@ -103,6 +103,11 @@ func (rej rejecter) reject(w http.ResponseWriter, r *http.Request, why *reasons.
 	return httpio.Reject(w, rej.service, why.Case, outside(why))
 }
 
+// like returns the refusals whose log lines are like this one's.
+func (rej rejecter) like(reason string) telemetry.Refusals {
+	return telemetry.Refusals{Reason: reason, Service: string(rej.service), Account: rej.account}
+}
+
 // count counts the call by its outcome.
 func (rej rejecter) count(outcome string) {
 	telemetry.Calls.WithLabelValues(telemetry.Inbound, rej.account, string(rej.service), outcome).Inc()
@@ -117,7 +122,7 @@ func (rej rejecter) report(r *http.Request, message, outcome string, why *reason
 		repl.Set("http.doku.reason", why.Reason)
 	}
 	externalID := func() string { return telemetry.Printable(fmt.Sprintf("%.128s", r.Header.Get(snap.HeaderExternalID))) }
-	if rej.few == nil || rej.few.Allow(why.Reason) { //nolint:contextcheck // its own line is of many calls
+	if rej.few == nil || rej.few.Allow(rej.like(why.Reason)) { //nolint:contextcheck // its own line is of many calls
 		rej.Log.LogAttrs(r.Context(), slog.LevelWarn, message, //nolint:sloglint // one of two
 			slog.String("account", rej.account),
 			slog.String("service", string(rej.service)),

@@ -338,7 +338,7 @@ func (v *Verify) check(in *call, w http.ResponseWriter, r *http.Request) *reason
 	in.read = true
 	if in.verified, err = head.Verify(in.body, httpio.GetBuffer(len(in.body))); err != nil {
 		rejection := rejectionOf(err)
-		if !v.guard.log.Silent(rejection.Reason) {
+		if !v.guard.log.Silent(telemetry.Refusals{Reason: rejection.Reason, Service: string(in.service), Account: account.Name}) {
 			rejection.Hint = v.hint(in, &head, r.Header, rejection)
 		}
 		return rejection

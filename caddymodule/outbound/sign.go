@@ -118,12 +118,13 @@ type Sign struct {
 	// How long a call may wait for a token. Default: `10s`.
 	TokenTimeout caddy.Duration `json:"token_timeout,omitempty"`
 
-	app      *doku.App
-	selector *doku.Selector
-	allowed  []string // AllowHosts, as they are compared
-	log      *slog.Logger
-	now      func() time.Time
-	random   io.Reader
+	app       *doku.App
+	strangers *telemetry.Few // of refused calls
+	selector  *doku.Selector
+	allowed   []string // AllowHosts, as they are compared
+	log       *slog.Logger
+	now       func() time.Time
+	random    io.Reader
 }
 
 // The values of the option body.
@@ -166,6 +167,7 @@ func (s *Sign) Provision(ctx caddy.Context) error {
 		s.TokenTimeout = caddy.Duration(10 * time.Second)
 	}
 	s.log, s.now, s.random = telemetry.Log(ctx.Slogger()), time.Now, rand.Reader
+	s.strangers = telemetry.NewFew(s.log)
 	if server, served := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); served {
 		s.warnOfOtherListeners(server.Listen)
 	}
@@ -208,6 +210,7 @@ func (s *Sign) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.
 	began := s.now()
 	ctx, cancel := context.WithTimeout(r.Context(), time.Duration(s.Timeout))
 	defer cancel()
+	telemetry.Cleanse(trace.SpanFromContext(ctx))
 	c, err := s.prepare(ctx, w, r)
 	c.began = began
 	defer c.free()
@@ -234,14 +237,30 @@ func (s *Sign) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.
 		return err
 	}
 	c.outcome = failed.Reason
-	s.log.LogAttrs(ctx, slog.LevelWarn, "call not made", c.logAttrs(
-		slog.String("reason", failed.Reason), slog.String("error", failed.Error()),
-		slog.String("hint", reasons.Outbound.Hint(failed.Reason)))...)
+	if !isStrangers(failed.Reason) || s.strangers.Allow(telemetry.Refusals{Reason: failed.Reason}) { //nolint:contextcheck // see inbound
+		s.log.LogAttrs(ctx, slog.LevelWarn, "call not made", c.logAttrs(
+			slog.String("reason", failed.Reason), slog.String("error", failed.Error()),
+			slog.String("hint", reasons.Outbound.Hint(failed.Reason)))...)
+	}
 	err = httpio.Reject(w, c.service, failed.Case, failed.Reason)
 	if c.keyed != nil {
 		_ = http.NewResponseController(w).Flush() // the app need not wait until the outcome is noted
 	}
 	return err
+}
+
+// isStrangers reports whether a call was refused that is probably not the app's: a web page
+// can make thousands of them.
+func isStrangers(reason string) bool {
+	return reason == reasons.Browser || reason == reasons.Host || reason == reasons.Method
+}
+
+// Cleanup writes to the log how many more calls were refused.
+func (s *Sign) Cleanup() error {
+	if s.strangers != nil {
+		s.strangers.Close()
+	}
+	return nil
 }
 
 // send passes the call on to the transport.
@@ -325,5 +344,6 @@ func (s *Sign) logOutcome(ctx context.Context, c *call) {
 var (
 	_ caddy.Provisioner           = (*Sign)(nil)
 	_ caddy.Validator             = (*Sign)(nil)
+	_ caddy.CleanerUpper          = (*Sign)(nil)
 	_ caddyhttp.MiddlewareHandler = (*Sign)(nil)
 )

@@ -11,8 +11,10 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/directive"
+	"github.com/caddy-doku/caddy-doku/caddymodule/internal/telemetry"
 )
 
 func init() {
@@ -61,7 +63,10 @@ func (t *Tracing) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if t.tracing == nil {
 		return next.ServeHTTP(w, r)
 	}
-	return t.tracing.ServeHTTP(w, r, next)
+	return t.tracing.ServeHTTP(w, r, caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+		telemetry.Cleanse(trace.SpanFromContext(r.Context())) // whoever handles the request
+		return next.ServeHTTP(w, r)
+	}))
 }
 
 func parseTracing(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {

@@ -13,10 +13,12 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/directive"
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/httpio"
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/routes"
+	"github.com/caddy-doku/caddy-doku/caddymodule/internal/telemetry"
 	"github.com/caddy-doku/caddy-doku/snap"
 )
 
@@ -73,6 +75,7 @@ func (u *Unhandled) Provision(ctx caddy.Context) error {
 
 // ServeHTTP answers 404. It never calls next.
 func (u *Unhandled) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
+	telemetry.Cleanse(trace.SpanFromContext(r.Context()))
 	if original, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request); ok && signed(r.Header) {
 		u.warn(r, original.Method, original.RequestURI)
 	}

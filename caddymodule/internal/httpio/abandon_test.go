@@ -30,6 +30,7 @@ func TestAConnectionGoesOnIfTheBodyOfARefusedCallHasArrived(t *testing.T) {
 		"a part of the body": {"Content-Length: 200\r\n\r\nxxx", true},
 		"nothing of it":      {"Content-Length: 200\r\n\r\n", true},
 		"a large body":       {"Content-Length: 200000\r\n\r\n" + strings.Repeat("x", 100), true},
+		"a question":         {"Expect: 100-continue\r\nContent-Length: 200\r\n\r\n", true},
 		"chunks":             {"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n", true},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -91,9 +91,11 @@ func Abandon(w http.ResponseWriter, r *http.Request) {
 	_ = control.SetReadDeadline(time.Now().Add(abandonWithin)) // see [Budget.Read]
 }
 
-// arrived discards a body that has arrived with its headers, without waiting for more.
+// arrived discards a body that has arrived with its headers, without waiting for more. A
+// caller that asks first whether to send it (Expect) gets no invitation.
 func arrived(control *http.ResponseController, r *http.Request) bool {
-	if r.ContentLength < 0 || r.ContentLength > arrivedAtMost || control.SetReadDeadline(time.Unix(1, 0)) != nil {
+	if r.ContentLength < 0 || r.ContentLength > arrivedAtMost || r.Header.Get("Expect") != "" ||
+		control.SetReadDeadline(time.Unix(1, 0)) != nil {
 		return false
 	}
 	n, err := io.Copy(io.Discard, r.Body)
