@@ -15,8 +15,9 @@ import (
 
 // site is what the configuration says about the site block of a handler.
 type site struct {
-	name     string    // that the site block states; "localhost" or "" if it states none
-	verifies []*Verify // in it
+	name     string                      // that the site block states; "localhost" or "" if it states none
+	verifies []*Verify                   // in it
+	tracing  caddyhttp.MiddlewareHandler // the first in it that begins spans, or nil
 }
 
 // findSite finds the site block of a handler among the routes of its server, which must
@@ -30,6 +31,9 @@ func findSite(server *caddyhttp.Server, handler caddyhttp.MiddlewareHandler) sit
 		here, addressless := false, false
 		eachHandler(route.Handlers, func(h caddyhttp.MiddlewareHandler) {
 			here = here || h == handler
+			if found.tracing == nil && isTracing(h) {
+				found.tracing = h
+			}
 			switch h := h.(type) {
 			case *Verify:
 				found.verifies = append(found.verifies, h)

@@ -347,7 +347,7 @@ func (e inboxError) Rejection() *reasons.Rejection {
 		rejection.Hint = "see that the user that runs the sidecar may write to the folder " + e.folder +
 			" (`folder` of doku_inbox or doku_app), that its disk has room, and that the file is smaller than max_size"
 	}
-	if errors.Is(e.error, inbox.ErrMaybeTaken) {
+	if e.reason == reasons.Kept && errors.Is(e.error, inbox.ErrMaybeTaken) {
 		rejection.Message = "a notification is kept: it is genuine, and the app may have booked it without saying so"
 	}
 	return rejection

@@ -130,6 +130,7 @@ func (b *instance) run(ctx context.Context) {
 		return // the start of the configuration has failed with it
 	}
 	b.backend.log.Use(b.app.Log())
+	b.findProvider(ctx)
 	var warning sync.WaitGroup
 	warning.Go(func() { // deliveries do not wait for a Redis that loads its data
 		b.warnOfOrphans(ctx)
@@ -137,6 +138,18 @@ func (b *instance) run(ctx context.Context) {
 	})
 	opened.Run(ctx)
 	warning.Wait()
+}
+
+// findProvider makes the provider of the site's spans known to the accounts. The deliveries
+// begin with the start, and no request may have come yet that leads to it.
+func (b *instance) findProvider(ctx context.Context) {
+	provider := b.kept().TracerProvider(ctx, b.handler.server)
+	if provider == nil {
+		return
+	}
+	for _, account := range b.app.Accounts {
+		account.Provider().Use(provider)
+	}
 }
 
 // retain keeps the inbox open until the function that it returns is called: requests

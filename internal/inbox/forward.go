@@ -41,7 +41,7 @@ func (i *Inbox) Forward(ctx context.Context, c callstore.Call) (store.Answer, er
 	case owed != nil && owed.answer != nil:
 		return *owed.answer, nil
 	case owed != nil:
-		return store.Answer{}, fmt.Errorf("%w: %w", ErrLost, ErrMaybeTaken)
+		return store.Answer{}, fmt.Errorf("%w: %w at an earlier attempt", ErrLost, ErrMaybeTaken)
 	}
 	slot, err := i.cfg.Slots.acquire(ctx, c.Inbox, c.OrderingKey)
 	switch {

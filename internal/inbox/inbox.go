@@ -88,8 +88,8 @@ var (
 	// wraps the app's last answer, a [appanswer.Judgement], if there is one.
 	ErrKept = errors.New("the app has not said yes to the call; it is kept and will be delivered")
 
-	// ErrMaybeTaken means that the app may have taken a call that is kept. It comes with
-	// ErrKept.
+	// ErrMaybeTaken means that the app may have taken a call, and has not said so. It comes
+	// with ErrKept or ErrLost.
 	ErrMaybeTaken = errors.New("the app may have booked it")
 
 	// ErrLost means that the app has not said yes to a call in time, and that the call could

@@ -24,6 +24,9 @@ func (p *LastProvider) See(span trace.Span) {
 	}
 }
 
+// Use remembers a provider, if none is known.
+func (p *LastProvider) Use(provider trace.TracerProvider) { p.last.CompareAndSwap(nil, &provider) }
+
 // Get returns the provider, or one that records nothing.
 func (p *LastProvider) Get() trace.TracerProvider {
 	if last := p.last.Load(); last != nil {
