@@ -13,6 +13,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -246,7 +247,9 @@ func TestTheConnectionClosesAfterAChunkedCall(t *testing.T) {
 
 func TestNobodyWritesToATerminal(t *testing.T) {
 	t.Parallel()
-	env := start(t, options{inbox: "{\n answer_within 100ms\n}"})
+	env := newEnv(t)
+	config := env.caddyfile(options{inbox: "{\n answer_within 100ms\n}"})
+	env.run(t, config[:strings.LastIndex(config, "}")]+"\tdoku_unhandled\n}\n")
 	odd := "\u009b31m\u202e\u2066\u2028\u2029\u200b\x9b"
 	for _, name := range append([]string{"X-EXTERNAL-ID", "Content-Encoding", "User-Agent"}, signedNames...) {
 		env.notify(t, simulator.Outgoing{Mutate: func(r *http.Request) {
@@ -258,6 +261,15 @@ func TestNobodyWritesToATerminal(t *testing.T) {
 	_, err := env.doku.RequestToken(t.Context(), func(r *http.Request) { r.Header.Set("X-CLIENT-KEY", odd) })
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, site := range []string{env.inward, env.outward} { // what neither DOKU nor the app would call
+		conn := connect(t, site)
+		fmt.Fprintf(conn, "POST /elsewhere%s HTTP/1.1\r\nHost: 127.0.0.1\r\nUser-Agent: %s\r\nOrigin: http://%[1]s\r\nContent-Length: 0\r\n\r\n",
+			url.PathEscape(odd), odd)
+		if _, err := http.ReadResponse(bufio.NewReader(conn), nil); err != nil {
+			t.Error(err)
+		}
+		conn.Close()
 	}
 	// What DOKU itself has signed is kept, shown and traced.
 	env.app.setAnswer(answering(http.StatusServiceUnavailable))
