@@ -68,8 +68,10 @@ race: programs ## run all tests with the race detector (needs a C compiler)
 	go test -race -count=1 -timeout=$(or $(TIMEOUT),20m) $(PACKAGES)
 
 soak: export DOKU_KILLS = $(KILLS)
-soak: $(BINARY) programs ## kill sidecars KILLS (200) times under load, on both stores, take Redis away in all ways, and count lost and doubled payments
+soak: $(BINARY) programs ## kill sidecars KILLS (200) times under load, on both stores, take Redis away, stop sidecars, damage files, and count lost and doubled payments
 	go test -count=1 -timeout=2h -run '^TestNoKillLosesAPayment$$' -v ./integration
+	DOKU_DAMAGES=$(KILLS) go test -count=1 -timeout=2h -run '^TestWhateverIsDamagedTheRestIsSaved$$' -v ./internal/inbox/callstore
+	go test -count=1 -timeout=2h -run '^TestWhateverHappensToTheInboxInUseNothingHangs$$' -v ./integration
 	DOKU_OUTAGES=all go test -count=1 -timeout=2h -parallel=9 -run '^(TestAnOutageOfRedisDoublesNothing|TestAStoppedSidecarLosesNothing)$$' -v ./integration
 
 fuzz: ## look for inputs that break the parsers, FUZZTIME (30s) for each fuzz test

@@ -29,7 +29,7 @@ func adapt(config string) (string, error) {
 var validating sync.Mutex // Caddy provisions one configuration at a time
 
 // orders is how often a configuration is provisioned: Caddy takes its apps in a random order.
-const orders = 12
+const orders = 6
 
 // validate validates sites as `caddy-doku validate` does, and returns the warnings about
 // them. It fails if the result depends on the order of the apps.

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -162,7 +163,9 @@ func TestWhateverIsDamagedTheRestIsSaved(t *testing.T) {
 		t.Fatal(err)
 	}
 	rounds := 16
-	if testing.Short() {
+	if n, err := strconv.Atoi(os.Getenv("DOKU_DAMAGES")); err == nil {
+		rounds = n
+	} else if testing.Short() {
 		rounds = 2
 	}
 	for place, choose := range places {
