@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"io"
 	"io/fs"
 	"net"
 	"net/http"
@@ -102,6 +103,24 @@ func TestTheExampleListensForTheAppOnThisMachineOnly(t *testing.T) {
 	env.sidecar.Stop() // so that its log is complete
 	if env.hasLine(`"level":"warn"`, listensField) {
 		t.Error("there is a warning for the example")
+	}
+}
+
+func TestTheExampleSpeaksHTTP1Only(t *testing.T) {
+	t.Parallel()
+	env := newEnv(t)
+	env.run(t, env.example(t))
+	for _, site := range []string{env.inward, env.outward} {
+		conn := connect(t, strings.Replace(site, "localhost", "127.0.0.1", 1))
+		if _, err := io.WriteString(conn, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00"); err != nil { // and empty settings
+			t.Fatal(err)
+		}
+		answer := make([]byte, 9)
+		n, _ := io.ReadFull(conn, answer)
+		if n == len(answer) && answer[3] == 4 { // a frame of settings
+			t.Errorf("%s speaks HTTP/2", site)
+		}
+		conn.Close()
 	}
 }
 
