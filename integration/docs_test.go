@@ -112,7 +112,8 @@ func TestTheExampleSpeaksHTTP1Only(t *testing.T) {
 	env.run(t, env.example(t))
 	for _, site := range []string{env.inward, env.outward} {
 		conn := connect(t, strings.Replace(site, "localhost", "127.0.0.1", 1))
-		if _, err := io.WriteString(conn, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00"); err != nil { // and empty settings
+		const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00" // and empty settings
+		if _, err := io.WriteString(conn, preface); err != nil {
 			t.Fatal(err)
 		}
 		answer := make([]byte, 9)
