@@ -32,7 +32,7 @@ run: $(BINARY) ## take the tour: simulator, sidecar and demo app on this machine
 	@$(BINARY) doku tour $(ARGS)
 
 test: $(BINARY) programs ## run all tests, those against the built binary too
-	go test -count=1 -timeout=$(or $(TIMEOUT),10m) $(PACKAGES)
+	go test -count=1 -parallel=4 -timeout=$(or $(TIMEOUT),10m) $(PACKAGES)
 
 test-busy: $(BINARY) programs ## run `make test` and `make race` on a busy machine, and what waits for time 20 times (hours)
 	@tools/busy.sh
@@ -65,7 +65,7 @@ race: export CGO_ENABLED = 1
 race: export GORACE = halt_on_error=1
 race: programs ## run all tests with the race detector (needs a C compiler)
 	go build -race -buildvcs=false -o $(BINARY)-race ./cmd/caddy
-	go test -race -count=1 -timeout=$(or $(TIMEOUT),20m) $(PACKAGES)
+	go test -race -count=1 -parallel=4 -timeout=$(or $(TIMEOUT),30m) $(PACKAGES)
 
 soak: export DOKU_KILLS = $(KILLS)
 soak: $(BINARY) programs ## kill sidecars KILLS (200) times under load, on both stores, take Redis away, stop sidecars, damage files, and count lost and doubled payments
