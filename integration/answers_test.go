@@ -306,12 +306,15 @@ func TestAnInquiryIsAnsweredWithABillOrA5xx(t *testing.T) {
 	}
 }
 
+// looseAnswers are the configurations in which a bare answer of the app can be a yes.
+var looseAnswers = map[string]options{
+	"of doku_inbox":  {inbox: "{\n app_answers loose\n answer_within 300ms\n}"},
+	"of doku_verify": {verify: "app_answers loose"},
+}
+
 func TestABareYesCountsOnlyIfTheConfigurationSaysSo(t *testing.T) {
 	t.Parallel()
-	for name, o := range map[string]options{
-		"of doku_inbox":  {inbox: "{\n app_answers loose\n answer_within 300ms\n}"},
-		"of doku_verify": {verify: "app_answers loose"},
-	} {
+	for name, o := range looseAnswers {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			app := newWireApp(t)

@@ -68,7 +68,7 @@ func (b *books) Write(p []byte) (int, error) {
 // app answers as the app: slowly at times and, until it is healthy, with an error to the
 // first call and to every tenth or so.
 func (b *books) app(call appCall) (int, string) {
-	id, _, _ := strings.Cut(call.body[strings.Index(call.body, `"paymentRequestId":"`)+20:], `"`)
+	id := paymentOf(call)
 	key := call.header.Get("Idempotency-Key")
 	b.mu.Lock()
 	b.calls++
@@ -94,6 +94,12 @@ func (b *books) app(call appCall) (int, string) {
 	defer b.mu.Unlock()
 	b.taken[id]++
 	return http.StatusOK, `{"responseCode":"2002500","responseMessage":"Successful"}`
+}
+
+// paymentOf returns the id of the payment that a call tells of.
+func paymentOf(call appCall) string {
+	id, _, _ := strings.Cut(call.body[strings.Index(call.body, `"paymentRequestId":"`)+20:], `"`)
+	return id
 }
 
 func (b *books) acknowledge(id string) {

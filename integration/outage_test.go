@@ -7,7 +7,6 @@ import (
 	"maps"
 	"net/http"
 	"os"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -103,7 +102,7 @@ type counted struct {
 }
 
 func (c *counted) answer(call appCall) (int, string) {
-	id, _, _ := strings.Cut(call.body[strings.Index(call.body, `"paymentRequestId":"`)+20:], `"`)
+	id := paymentOf(call)
 	c.mu.Lock()
 	c.begun[id]++
 	c.mu.Unlock()
@@ -135,19 +134,17 @@ func (o outage) startTwo(t *testing.T) (all [2]*testEnv, redis *doktest.Redis) {
 	return all, redis
 }
 
-func (o outage) run(t *testing.T) {
+// sendUntilTaken sends payments for some virtual accounts at once. DOKU tries each again until
+// it gets a yes, whichever sidecar it comes to. The group ends when all have got theirs.
+func sendUntilTaken(t *testing.T, all []*testEnv, token string, payments, lanes int) *sync.WaitGroup {
 	t.Helper()
-	all, redis := o.startTwo(t)
-	app := &counted{takes: o.app, begun: make(map[string]int)}
-	all[0].app.setAnswer(app.answer)
-	token := all[0].token(t)
-	var load sync.WaitGroup
-	for n := range o.load {
+	load := new(sync.WaitGroup)
+	for n := range payments {
 		load.Go(func() {
 			id := fmt.Sprint("P-", n)
-			call := simulator.Outgoing{Bearer: token, ExternalID: fmt.Sprint("E-", n), Body: paymentTo(fmt.Sprint(1000+n%o.lanes), id)}
-			for try := n; ; try++ { // DOKU tries again, whichever sidecar it comes to
-				call.URL = all[try%2].inward + paymentPath
+			call := simulator.Outgoing{Bearer: token, ExternalID: fmt.Sprint("E-", n), Body: paymentTo(fmt.Sprint(1000+n%lanes), id)}
+			for try := n; ; try++ {
+				call.URL = all[try%len(all)].inward + paymentPath
 				if got, err := all[0].doku.Call(t.Context(), call); err == nil && got.OK() || t.Context().Err() != nil {
 					return
 				}
@@ -155,6 +152,16 @@ func (o outage) run(t *testing.T) {
 			}
 		})
 	}
+	return load
+}
+
+func (o outage) run(t *testing.T) {
+	t.Helper()
+	all, redis := o.startTwo(t)
+	app := &counted{takes: o.app, begun: make(map[string]int)}
+	all[0].app.setAnswer(app.answer)
+	token := all[0].token(t)
+	load := sendUntilTaken(t, all[:], token, o.load, o.lanes)
 	doktest.Eventually(t, "payments at the app", func() bool { return len(app.calls()) >= o.lanes/3 })
 	outages[o.kind].begin(t, redis)
 	time.Sleep(o.away)

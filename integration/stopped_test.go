@@ -6,13 +6,11 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/caddy-doku/caddy-doku/internal/doktest"
-	"github.com/caddy-doku/caddy-doku/simulator"
 )
 
 // stop is a sidecar that is stopped while payments are under way, and goes on later: as with
@@ -76,7 +74,7 @@ func (s stop) run(t *testing.T) {
 	keys := make(map[string]map[string]bool) // by payment
 	var mu sync.Mutex
 	all[0].app.setAnswer(func(call appCall) (int, string) {
-		id, _, _ := strings.Cut(call.body[strings.Index(call.body, `"paymentRequestId":"`)+20:], `"`)
+		id := paymentOf(call)
 		mu.Lock()
 		if keys[id] == nil {
 			keys[id] = make(map[string]bool)
@@ -86,19 +84,7 @@ func (s stop) run(t *testing.T) {
 		return app.answer(call)
 	})
 	token := all[0].token(t)
-	var load sync.WaitGroup
-	for n := range payments {
-		load.Go(func() {
-			call := simulator.Outgoing{Bearer: token, ExternalID: fmt.Sprint("E-", n), Body: paymentTo(fmt.Sprint(1000+n%8), fmt.Sprint("P-", n))}
-			for try := n; ; try++ {
-				call.URL = all[try%len(all)].inward + paymentPath
-				if got, err := all[0].doku.Call(t.Context(), call); err == nil && got.OK() || t.Context().Err() != nil {
-					return
-				}
-				time.Sleep(100 * time.Millisecond)
-			}
-		})
-	}
+	load := sendUntilTaken(t, all, token, payments, 8)
 	doktest.Eventually(t, "payments at the app", func() bool { return len(app.calls()) >= 3 })
 	began := time.Now()
 	all[0].sidecar.Pause(t)

@@ -119,10 +119,7 @@ func TestTheLogSaysWhyAnInquiryGotNoBill(t *testing.T) {
 
 func TestWhatMayBeANoIsNoBareYes(t *testing.T) {
 	t.Parallel()
-	for name, o := range map[string]options{
-		"of doku_inbox":  {inbox: "{\n app_answers loose\n answer_within 300ms\n}"},
-		"of doku_verify": {verify: "app_answers loose"},
-	} {
+	for name, o := range looseAnswers {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			app := newWireApp(t)

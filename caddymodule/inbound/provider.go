@@ -8,6 +8,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/caddy-doku/caddy-doku/caddymodule/internal/directive"
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/httpio"
 )
 
@@ -18,7 +19,7 @@ func isTracing(h caddyhttp.MiddlewareHandler) bool {
 		return false
 	}
 	id := module.CaddyModule().ID
-	return id == "http.handlers.tracing" || id == "http.handlers.doku_tracing"
+	return id == "http.handlers.tracing" || id == "http.handlers."+directive.Tracing
 }
 
 // TracerProvider returns the provider of the site's spans, or nil if the site has none. Caddy

@@ -8,31 +8,16 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
+	"github.com/caddy-doku/caddy-doku/caddymodule/internal/httpio"
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/routes"
 )
 
-// markVerified is the header by which the app knows a verified call.
-const markVerified = "X-Doku-Verified"
-
-// proxied returns the addresses of all proxies in routes.
-func proxied(list caddyhttp.RouteList) (all []string) {
-	for _, place := range routes.New(&caddyhttp.Server{Routes: list}, nil).Places(routes.Named(routes.Proxy)) {
-		all = append(all, addressesOf(place.Handler)...)
-	}
-	return all
-}
-
 // addressesOf returns the addresses that a proxy passes requests to, in one form for all
 // that mean the same.
-func addressesOf(h routes.Handler) (all []string) {
-	proxy, ok := h.Value.(*reverseproxy.Handler)
-	if !ok {
-		return nil
-	}
+func addressesOf(proxy *reverseproxy.Handler) (all []string) {
 	for _, upstream := range proxy.Upstreams {
 		all = append(all, oneAddress(upstream.Dial))
 	}
@@ -81,9 +66,9 @@ func (c *siteCheck) warnOfOtherDoors(apps []string) {
 				site = host + " (" + strings.Join(c.server.Listen, ", ") + ")"
 			}
 			c.warn(site, fmt.Sprintf("write `header_up -%s` in this reverse_proxy, and let the app require the header for DOKU's calls; "+
-				"or give DOKU's calls a port of the app's own", markVerified),
+				"or give DOKU's calls a port of the app's own", httpio.HeaderVerified),
 				"reverse_proxy passes calls that nobody has verified to the app that gets DOKU's calls: "+
-					"whoever makes them can write `%s: true` too", markVerified)
+					"whoever makes them can write `%s: true` too", httpio.HeaderVerified)
 		}
 	}
 }
@@ -116,8 +101,8 @@ func unmarks(end routes.Arrival) bool {
 		if ops == nil {
 			continue
 		}
-		if ops.Set.Get(markVerified) != "" || slices.ContainsFunc(ops.Delete, func(name string) bool {
-			return routes.MatchPath(name, markVerified)
+		if ops.Set.Get(httpio.HeaderVerified) != "" || slices.ContainsFunc(ops.Delete, func(name string) bool {
+			return routes.MatchPath(name, httpio.HeaderVerified)
 		}) {
 			return true
 		}

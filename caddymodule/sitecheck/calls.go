@@ -45,7 +45,7 @@ func (c *siteCheck) hosts() (all []string) {
 			all = append(all, otherHost)
 		}
 		for _, pattern := range place.Hosts {
-			all = append(all, strings.ReplaceAll(pattern, "*", "any"))
+			all = append(all, routes.SampleHost(pattern))
 		}
 	}
 	slices.Sort(all)
@@ -115,21 +115,30 @@ func (c *siteCheck) followCalls() {
 				"give DOKU's calls a site of their own with doku_app, or write their lines in a `route` before the rewrites",
 				"the site has too many matchers to check whether calls can reach the app unverified",
 			)
-			continue
+		} else {
+			c.calls[host] = calls
 		}
-		c.calls[host] = calls
 		for _, call := range calls {
 			for _, end := range call.ends {
-				if end.Name == routes.Proxy && verifyOf(end) != nil {
-					c.apps = append(c.apps, addressesOf(end.Handler)...)
+				if verifyOf(end) != nil {
+					c.addProxy(end.Handler)
 				}
 			}
 		}
 	}
 	for _, place := range c.ours {
 		if inbox, ok := place.Value.(interface{ Proxies() caddyhttp.RouteList }); ok {
-			c.apps = append(c.apps, proxied(inbox.Proxies())...)
+			for _, of := range routes.New(&caddyhttp.Server{Routes: inbox.Proxies()}, nil).Places(routes.Named(routes.Proxy)) {
+				c.addProxy(of.Handler)
+			}
 		}
+	}
+}
+
+// addProxy remembers a handler that gets verified calls, if it is a proxy.
+func (c *siteCheck) addProxy(h routes.Handler) {
+	if proxy, ok := h.Value.(*reverseproxy.Handler); ok && !slices.Contains(c.proxies, proxy) {
+		c.proxies = append(c.proxies, proxy)
 	}
 }
 
@@ -226,8 +235,9 @@ func verifyOf(a routes.Arrival) *inbound.Verify {
 // toApp reports whether an arrival is a proxy that passes calls to one of the apps which
 // nobody has verified. The one of doku_sign passes them to DOKU.
 func toApp(a routes.Arrival, apps []string) bool {
-	return a.Name == routes.Proxy && verifyOf(a) == nil && !slices.ContainsFunc(a.Behind, routes.Named(directive.Sign)) &&
-		slices.ContainsFunc(addressesOf(a.Handler), func(address string) bool { return slices.Contains(apps, address) })
+	proxy, ok := a.Value.(*reverseproxy.Handler)
+	return ok && verifyOf(a) == nil && !slices.ContainsFunc(a.Behind, routes.Named(directive.Sign)) &&
+		slices.ContainsFunc(addressesOf(proxy), func(address string) bool { return slices.Contains(apps, address) })
 }
 
 // isHidden returns an error if other handlers answer all of DOKU's calls to a path.

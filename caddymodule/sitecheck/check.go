@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
 	"github.com/caddy-doku/caddy-doku/caddymodule/doku"
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/directive"
@@ -35,12 +36,17 @@ func check(app *doku.App, sites *caddyhttp.App) error {
 	var apps []string
 	for _, c := range checks {
 		c.followCalls()
-		apps = append(apps, c.apps...)
+		for _, proxy := range c.proxies {
+			apps = append(apps, addressesOf(proxy)...)
+		}
 	}
 	for _, c := range checks {
 		if err := c.check(checks, apps); err != nil {
 			return err
 		}
+	}
+	if err := checkLoops(checks, sites); err != nil {
+		return err
 	}
 	for _, c := range checks {
 		for _, warning := range c.found {
@@ -53,12 +59,12 @@ func check(app *doku.App, sites *caddyhttp.App) error {
 
 // siteCheck looks at the routes of one server.
 type siteCheck struct {
-	server *caddyhttp.Server
-	walker *routes.Walker
-	ours   []routes.Place        // of the handlers of DOKU's calls
-	calls  map[string][]followed // by host
-	apps   []string              // addresses that get verified calls
-	found  []warning
+	server  *caddyhttp.Server
+	walker  *routes.Walker
+	ours    []routes.Place          // of the handlers of DOKU's calls
+	calls   map[string][]followed   // by host
+	proxies []*reverseproxy.Handler // that get verified calls
+	found   []warning
 }
 
 // warning is something that is allowed and probably wrong.
@@ -123,7 +129,7 @@ func asWritten(name string) string {
 
 // unreached returns an error if something stands behind a handler that answers everything.
 func (c *siteCheck) unreached(list caddyhttp.RouteList, depth int) error {
-	if depth > deepest {
+	if depth > routes.Deepest {
 		return nil
 	}
 	for i := range list {
@@ -148,9 +154,6 @@ func (c *siteCheck) unreached(list caddyhttp.RouteList, depth int) error {
 	return nil
 }
 
-// deepest is how many routes may be nested; named routes can invoke each other for ever.
-const deepest = 32
-
 // answersAll reports whether a handler answers every request with doku_unhandled at last.
 func (c *siteCheck) answersAll(h routes.Handler, depth int) bool {
 	if h.Name == directive.Unhandled {
@@ -158,7 +161,7 @@ func (c *siteCheck) answersAll(h routes.Handler, depth int) bool {
 	}
 	nested := c.walker.Nested(h)
 	for i := range nested {
-		if depth > deepest || routes.HasMatcher(&nested[i]) {
+		if depth > routes.Deepest || routes.HasMatcher(&nested[i]) {
 			continue
 		}
 		if slices.ContainsFunc(c.walker.Handlers(&nested[i]), func(h routes.Handler) bool { return c.answersAll(h, depth+1) }) {

@@ -4,73 +4,34 @@ import (
 	"fmt"
 	"maps"
 	"net"
-	"net/http"
 	"net/netip"
 	"slices"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
-	"github.com/caddy-doku/caddy-doku/caddymodule/doku"
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/directive"
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/routes"
 	"github.com/caddy-doku/caddy-doku/caddymodule/internal/upstream"
 )
 
-func init() {
-	doku.RegisterCheck(checkLoops)
-}
-
 // checkLoops returns an error if the address of an app is that of a site of ours: DOKU's
 // call would come back to the sidecar, or go to DOKU, and never reach the app.
-func checkLoops(_ *doku.App, sites *caddyhttp.App) error {
-	for _, name := range slices.Sorted(maps.Keys(sites.Servers)) {
-		for _, proxy := range verifiedProxies(sites.Servers[name]) {
+func checkLoops(checks []*siteCheck, sites *caddyhttp.App) error {
+	for _, c := range checks {
+		for _, proxy := range c.proxies {
 			if err := upstream.CheckProxy(proxy, true); err != nil {
-				return fmt.Errorf("site %s: %w", strings.Join(sites.Servers[name].Listen, ", "), err)
+				return fmt.Errorf("site %s: %w", c.name(nil), err)
 			}
 			for _, to := range proxy.Upstreams {
 				if err := loop(to.Dial, sites); err != nil {
-					return fmt.Errorf("site %s: %w", strings.Join(sites.Servers[name].Listen, ", "), err)
+					return fmt.Errorf("site %s: %w", c.name(nil), err)
 				}
 			}
 		}
 	}
 	return nil
-}
-
-// verifiedProxies returns the proxies of a server that pass DOKU's calls to the app: in
-// doku_inbox, and behind doku_verify.
-func verifiedProxies(server *caddyhttp.Server) (all []*reverseproxy.Handler) {
-	add := func(h routes.Handler) {
-		if proxy, ok := h.Value.(*reverseproxy.Handler); ok && !slices.Contains(all, proxy) {
-			all = append(all, proxy)
-		}
-	}
-	walker := routes.New(server, kinds)
-	for _, place := range walker.Places(routes.Named(directive.Verify, directive.Inbox)) {
-		if inbox, ok := place.Value.(interface{ Proxies() caddyhttp.RouteList }); ok {
-			for _, p := range routes.New(&caddyhttp.Server{Routes: inbox.Proxies()}, nil).Places(routes.Named(routes.Proxy)) {
-				add(p.Handler)
-			}
-			continue
-		}
-		host := otherHost
-		if len(place.Hosts) > 0 {
-			host = strings.ReplaceAll(place.Hosts[0], "*", "any")
-		}
-		for _, pattern := range place.Paths {
-			ends, _ := walker.Answerers(routes.Request{Host: host, Method: http.MethodPost, Path: routes.Sample(pattern)})
-			for _, end := range ends {
-				if end.Name == routes.Proxy && verifyOf(end) != nil {
-					add(end.Handler)
-				}
-			}
-		}
-	}
-	return all
 }
 
 // loop returns an error if a server of ours listens at an address.

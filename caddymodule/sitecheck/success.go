@@ -154,7 +154,7 @@ func (c *siteCheck) warnOfOtherHosts() {
 func (c *siteCheck) otherHosts() (all []string) {
 	own := c.hosts()
 	for _, pattern := range c.walker.Hosts() {
-		all = append(all, strings.ReplaceAll(pattern, "*", "any"))
+		all = append(all, routes.SampleHost(pattern))
 	}
 	if len(own) > 0 {
 		all = append(all, otherHost)

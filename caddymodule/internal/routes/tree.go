@@ -76,8 +76,8 @@ func decoded(id string, raw json.RawMessage) any {
 	return module
 }
 
-// deepest is how many routes may be nested; named routes can invoke each other for ever.
-const deepest = 32
+// Deepest is how many routes may be nested; named routes can invoke each other for ever.
+const Deepest = 32
 
 // Nested returns the routes within a handler, or none.
 func (w *Walker) Nested(h Handler) caddyhttp.RouteList {
@@ -111,7 +111,7 @@ func (w *Walker) Places(wanted func(Handler) bool) (all []Place) {
 }
 
 func (w *Walker) collect(routes caddyhttp.RouteList, within Place, prefix string, depth int, visit func(Place)) {
-	if depth > deepest {
+	if depth > Deepest {
 		return
 	}
 	for i := range routes {
@@ -156,7 +156,7 @@ func (w *Walker) eachRoute(list caddyhttp.RouteList, depth int, visit func(*cadd
 	for i := range list {
 		visit(&list[i])
 		for _, h := range w.Handlers(&list[i]) {
-			if depth < deepest {
+			if depth < Deepest {
 				w.eachRoute(w.Nested(h), depth+1, visit)
 			}
 		}
@@ -198,6 +198,9 @@ func (w *Walker) matchersOf(r *caddyhttp.Route) [][]any {
 func HasMatcher(r *caddyhttp.Route) bool {
 	return len(r.MatcherSets)+len(r.MatcherSetsRaw) > 0
 }
+
+// SampleHost returns a name that Caddy's host pattern matches.
+func SampleHost(pattern string) string { return strings.ReplaceAll(pattern, "*", "any") }
 
 // anyOne stands for the parts of a pattern that match any text.
 var anyOne = regexp.MustCompile(`\*|\?|\[[^^\]][^\]]*\]`)

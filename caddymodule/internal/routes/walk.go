@@ -67,7 +67,6 @@ func New(server *caddyhttp.Server, others map[string]Kind) *Walker {
 // end of the routes, where Caddy answers with an empty 200.
 type Arrival struct {
 	Handler
-	Path    string    // that the handler sees
 	Behind  []Handler // that the request has come through
 	Guessed bool      // a rewrite has changed the path in a way that is not followed here
 
@@ -118,7 +117,7 @@ func (w *Walker) walk(req Request, what follow) (all []Arrival, complete bool) {
 		if what == failures && !t.inError {
 			return
 		}
-		t.Handler, t.Arrival.Path = h, t.Request.Path
+		t.Handler = h
 		all = append(all, t.Arrival)
 	}}
 	start := trail{Request: req}
@@ -140,7 +139,7 @@ type walk struct {
 
 func (w *walk) routes(routes caddyhttp.RouteList, t trail, depth int, next func(trail)) {
 	w.steps++
-	if w.steps > mostSteps || depth > deepest {
+	if w.steps > mostSteps || depth > Deepest {
 		return
 	}
 	if len(routes) == 0 {
@@ -219,14 +218,14 @@ func (w *walk) fileOf(r *caddyhttp.Route, t trail) string {
 func (w *walk) matters(r *caddyhttp.Route, depth int) bool {
 	return r.Group != "" || r.Terminal || slices.ContainsFunc(w.within(r, depth), func(h Handler) bool {
 		_, others := w.kinds[h.Name]
-		changed, _ := changes(h)
-		return others || h.Name == "rewrite" || h.Name == "intercept" || h.Name == Authentication || len(changed) > 0 || w.kind(h) == Answers
+		return others || h.Name == "rewrite" || h.Name == "intercept" || h.Name == Authentication || len(changes(h)) > 0 ||
+			w.kind(h) == Answers
 	})
 }
 
 // within returns all handlers in a route.
 func (w *walk) within(r *caddyhttp.Route, depth int) (all []Handler) {
-	if depth > deepest {
+	if depth > Deepest {
 		return nil
 	}
 	for _, h := range w.Handlers(r) {
@@ -304,7 +303,7 @@ func (w *Walker) kind(h Handler) Kind {
 
 // changes returns the names of what a handler changes about a request that matchers may ask
 // for, without its path.
-func changes(h Handler) (names []string, found bool) {
+func changes(h Handler) (names []string) {
 	switch value := h.Value.(type) {
 	case *headers.Handler:
 		if ops := value.Request; ops != nil {
@@ -318,14 +317,14 @@ func changes(h Handler) (names []string, found bool) {
 	case *maphandler.Handler:
 		names = value.Destinations
 	}
-	return names, len(names) > 0
+	return names
 }
 
 // forget returns the facts without those about matchers that ask for what a handler
 // changes.
 func forget(facts []fact, h Handler) []fact {
-	names, found := changes(h)
-	if !found {
+	names := changes(h)
+	if len(names) == 0 {
 		return facts
 	}
 	return slices.DeleteFunc(slices.Clone(facts), func(f fact) bool {
